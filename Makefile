@@ -1,0 +1,83 @@
+# Everything a developer runs. `make help` lists the targets.
+#
+# The virtual environment is made once (.venv/.setup is its stamp); the extension is rebuilt when a Rust source is newer
+# than python/dither/_core.abi3.so. Versions come from requirements.lock; `make setup CONSTRAINTS=` ignores it.
+
+PYTHON      ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+                 $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+CONSTRAINTS ?= -c requirements.lock
+CONFIG      ?= examples/quickstart.toml
+OUT         ?= runs/quickstart
+PYTEST_ARGS ?=
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.setup
+MODULE := python/dither/_core.abi3.so
+RUST   := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
+
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup build demo test test-rust test-python test-slow lint format bench lock clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## create .venv, install what the lock file names, build the extension
+
+$(STAMP): pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; install one or name it: make setup PYTHON=/path/to/python3"; exit 1; }
+	@command -v cargo >/dev/null || { echo "make: no cargo found; install Rust: https://rustup.rs"; exit 1; }
+	@echo "setup: installing into $(VENV) (the first time downloads torch: about 3 GB on x86-64 Linux)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) maturin
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) --no-build-isolation -e '.[dev]'
+	@touch $(MODULE) $(STAMP)
+
+build: $(MODULE)  ## rebuild the Rust extension if a source changed
+
+$(MODULE): $(RUST) | $(STAMP)
+	$(BIN)/maturin develop --release --skip-install -q
+	@touch $(MODULE)
+
+demo: build  ## the main job: compare fp32, MXFP8, MXFP4, PTQ, QAT and LOTION on a small language model
+	$(BIN)/dither compare $(CONFIG) --out $(OUT)
+
+test: test-rust test-python  ## Rust tests, then the fast Python tests
+
+test-rust: $(STAMP)
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	   echo "cargo nextest run --workspace"; cargo nextest run --workspace --cargo-quiet --status-level fail; \
+	 else echo "cargo test --workspace"; cargo test --workspace --quiet; fi
+
+test-python: build
+	$(BIN)/pytest -m 'not slow' --benchmark-disable $(PYTEST_ARGS) python/tests
+
+test-slow: build  ## what is marked slow: compilation, long exhaustive checks, whole comparisons
+	$(BIN)/pytest -m slow --benchmark-disable $(PYTEST_ARGS) python/tests
+
+lint: build  ## formatting, clippy, ruff, pyright and the import rules
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+
+format:  ## rewrite Rust and Python sources in the house format
+	cargo fmt --all
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+bench: build  ## the speed tables, peers beside us in the same run
+	$(BIN)/pytest benches --benchmark-only --benchmark-columns=min,median,rounds --benchmark-sort=min $(PYTEST_ARGS)
+
+lock: $(STAMP)  ## write requirements.lock from what is installed in .venv
+	$(BIN)/python -m pip freeze --exclude-editable --exclude dither | grep -E '^[A-Za-z0-9._-]+==[^ ]+$$' > requirements.lock
+
+clean:  ## remove build products and caches (keeps .venv and runs)
+	rm -rf target dist $(MODULE) .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
+	find python benches -name __pycache__ -type d -prune -exec rm -rf {} +
