@@ -1,0 +1,1 @@
+"""The `dither` command: one file a subcommand, dispatched by `dither.cli.main`."""

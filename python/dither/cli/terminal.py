@@ -1,0 +1,25 @@
+"""What every command shares: parsing its arguments and writing to the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+from rich.console import Console
+
+Arguments = TypeVar("Arguments")
+
+
+def parse(command: str, kind: type[Arguments], arguments: Sequence[str], default: Arguments | None = None) -> Arguments:
+    """Parse the arguments of `dither COMMAND` into the dataclass `kind`; wrong ones exit with code 2."""
+    options = {} if default is None else {"default": default}
+    return tyro.cli(
+        kind, prog=f"dither {command}", args=list(arguments), config=(tyro.conf.FlagCreatePairsOff,), **options
+    )
+
+
+def console() -> Console:
+    """A console that prints whole lines into pipes and files instead of folding them at 80 columns."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
