@@ -1,0 +1,25 @@
+//! The truth about numbers: formats, rounding, scale rules and addressed random bits.
+//!
+//! Everything here is scalar, exact and slow enough to read. Fast paths elsewhere (SIMD, torch, CUDA) are
+//! tested bit for bit against these functions. No dependencies, no I/O, no unsafe code.
+//!
+//! * [`format`]: what a format is, and the table of named ones (OFP8, MX, IEEE, any eXmY, integers).
+//! * [`rounding`]: rounding one real number onto a format's grid.
+//! * [`random`]: Philox4x32-10 and the address of every random bit.
+//! * [`scale`]: which scale a block gets from its absmax.
+//! * [`quantizer`]: all of it together on one block.
+
+#![forbid(unsafe_code)]
+
+mod exact;
+pub mod format;
+pub mod quantizer;
+pub mod random;
+pub mod rounding;
+pub mod scale;
+
+pub use exact::{Real, floor_log2, pow2};
+pub use format::Format;
+pub use quantizer::{Block, Quantizer, Scaling};
+pub use rounding::{Overflow, Rounding};
+pub use scale::{Scale, ScaleFormat, ScaleRule, TensorScale};
