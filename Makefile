@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(CONSTRAINTS) maturin
 	$(BIN)/python -m pip install -q $(CONSTRAINTS) --no-build-isolation -e '.[dev]'
-	@touch $(MODULE) $(STAMP)
+	@touch -c $(MODULE) && touch $(STAMP)
 
 build: $(MODULE)  ## rebuild the Rust extension if a source changed
 

@@ -1,7 +1,7 @@
 """The errors a user can cause, and how they read.
 
-The command line prints the message of these errors without a traceback and exits with code 2; every other error is a
-defect and keeps its traceback. A message says what is wrong, where, and what to do.
+The command line prints the message of these errors without a traceback and exits with code 2; every other
+error is a defect and keeps its traceback. A message says what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import ModuleType
 
 
 class UserError(ValueError):
-    """The input (a name, a file, a configuration, a directory) cannot be used; the message says what to do."""
+    """The input (a name, a file, a configuration, a folder) cannot be used; the message says what to do."""
 
 
 class MissingExtraError(ImportError):
@@ -27,7 +27,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import and return `module`; where it is missing, raise MissingExtraError naming the extra that brings it."""
+    """Import and return `module`; where it is missing, raise MissingExtraError with the install line."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -44,7 +44,8 @@ def specials(fmt: Format) -> str:
 def exact_in(fmt: Format, carrier: Format) -> bool:
     """Whether every finite value of `fmt` is a value of `carrier`.
 
-    A value of `fmt` is a multiple of 2^(emin - mbits) with at most mbits + 1 significant bits and at most `max`.
+    A value of `fmt` is a multiple of 2^(emin - mbits) with at most mbits + 1 significant bits and at most
+    `max`.
     """
     return (
         fmt.mbits <= carrier.mbits
@@ -89,7 +90,15 @@ def block_words(q: Quantizer) -> str:
 
 def presets_table() -> Table:
     table = Table(title="presets (Quantizer names)", title_justify="left")
-    for heading in ("name", "element", "scale shared by", "scale format", "scale rule", "rounding", "overflow"):
+    for heading in (
+        "name",
+        "element",
+        "scale shared by",
+        "scale format",
+        "scale rule",
+        "rounding",
+        "overflow",
+    ):
         table.add_column(heading, no_wrap=True)
     for name in Quantizer.presets():
         q = Quantizer(name)
@@ -121,11 +130,18 @@ def value_table(fmt: Format) -> Table:
 
 
 def show_format(out: Console, fmt: Format) -> None:
-    parts = f"{fmt.ebits} exponent and {fmt.mbits} mantissa bits, bias {fmt.bias}" if fmt.kind == "float" else "integer"
+    parts = (
+        f"{fmt.ebits} exponent and {fmt.mbits} mantissa bits, bias {fmt.bias}"
+        if fmt.kind == "float"
+        else "integer"
+    )
     out.print(f"[bold]{fmt.name}[/bold]: {fmt.bits} bits, {'signed' if fmt.signed else 'unsigned'}, {parts}")
-    out.print(f"largest {number(fmt.max)}, smallest positive {number(fmt.min_positive)}, specials: {specials(fmt)}")
+    out.print(
+        f"largest {number(fmt.max)}, smallest positive {number(fmt.min_positive)}, specials: {specials(fmt)}"
+    )
     if fmt.kind == "float":
-        out.print(f"smallest normal {number(2.0**fmt.emin)}; spacing at 1: {number(2.0 ** max(-fmt.mbits, fmt.emin - fmt.mbits))}")
+        spacing = 2.0 ** (max(0, fmt.emin) - fmt.mbits)
+        out.print(f"smallest normal {number(2.0**fmt.emin)}, spacing from 1 to 2 {number(spacing)}")
     out.print(f"every value is exact in: {carriers(fmt)}")
     if fmt.bits <= 8:
         out.print(value_table(fmt))
@@ -133,7 +149,9 @@ def show_format(out: Console, fmt: Format) -> None:
 
 def show_preset(out: Console, name: str) -> None:
     q = Quantizer(name)
-    scale = "no scale (a plain cast)" if q.block is None else f"{q.scale_format} scale shared by {block_words(q)}"
+    scale = (
+        "no scale (a plain cast)" if q.block is None else f"{q.scale_format} scale shared by {block_words(q)}"
+    )
     out.print(f"[bold]{name}[/bold]: {q.format.name} elements, {scale}")
     if q.block is not None:
         second = ", and an fp32 scale for the whole tensor" if q.tensor_scale else ""
@@ -151,7 +169,9 @@ def main(arguments: Sequence[str]) -> int:
     if name is None:
         out.print(formats_table())
         out.print(presets_table())
-        out.print("any other eXmY (1 <= X <= 8, 0 <= Y <= 10) is a format too; `dither formats NAME` shows its values")
+        out.print(
+            "any other eXmY (1 <= X <= 8, 0 <= Y <= 10) is a format too; `dither formats NAME` shows one"
+        )
     elif name in Quantizer.presets() and name not in formats.names():
         show_preset(out, name)
     else:
@@ -159,6 +179,8 @@ def main(arguments: Sequence[str]) -> int:
             fmt = formats.get(name)
         except ValueError as error:
             known = [*formats.names(), *Quantizer.presets()]
-            raise UserError(f"no format or preset is called {name!r}{suggest(name, known)} (`dither formats` lists them)") from error
+            raise UserError(
+                f"no format or preset is called {name!r}{suggest(name, known)} (`dither formats` lists them)"
+            ) from error
         show_format(out, fmt)
     return 0

@@ -1,7 +1,8 @@
 """Dispatch `dither COMMAND ...` and turn what a user can cause into one clear message.
 
-Exit codes: 0 done, 2 the input cannot be used (or an extra is missing), 130 interrupted. A command module is imported
-only when it is called, so that `dither formats` starts without torch, and has one function `main(arguments) -> int`.
+Exit codes: 0 done, 2 the input cannot be used (or an extra is missing), 130 interrupted. A command module
+is imported only when it is called, so that `dither formats` starts without torch, and has one function
+`main(arguments) -> int`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ COMMANDS = {
 
 # Files and folders the user named; any other OSError is a defect or names its own cause.
 _FILE_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-_DISK_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "read-only"}
+_DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "read-only",
+}
 
 
 def usage() -> str:
@@ -74,7 +79,9 @@ def dispatch(arguments: Sequence[str]) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        raise UserError(f"unknown command {name!r}{suggest(name, COMMANDS)} (`dither --help` lists the commands)")
+        raise UserError(
+            f"unknown command {name!r}{suggest(name, COMMANDS)} (`dither --help` lists the commands)"
+        )
     return importlib.import_module(f"dither.cli.{name}").main(rest)
 
 
