@@ -1,0 +1,243 @@
+"""Quantizer = format + scaling + rounding + overflow: a frozen value, hashable, printable, parsed from its print.
+
+    Quantizer("mxfp4")                                               a preset
+    Quantizer("mxfp4", rounding="stochastic", scale_rule="ceil")     a preset with overrides
+    Quantizer(format="e3m2", block=64, scale_format="e8m0")          from parts
+    Quantizer("mxfp4:rounding=stochastic,scale_rule=ceil")           the printed form of the second
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, Literal
+
+from dither import formats
+from dither.errors import UserError, suggest
+from dither.formats import Format
+
+ROUNDINGS = ("nearest_even", "nearest_away", "toward_zero", "up", "down", "stochastic")
+OVERFLOWS = ("saturate", "ieee", "propagate")
+POWER_RULES = ("floor", "ceil", "rceil", "even")
+VALUE_RULES = ("absmax", "rceil")
+SCALE_FORMATS = ("e8m0", "e4m3", "ue5m3", "fp32")
+DEFAULT_RULE = {"e8m0": "floor", "e4m3": "absmax", "ue5m3": "absmax", "fp32": "absmax"}
+
+Block = int | Literal["row", "tensor"] | None
+
+
+def _mx(fmt: str) -> dict[str, Any]:
+    return {"format": fmt, "block": 32, "scale_format": "e8m0"}
+
+
+def _fp32_scale(fmt: str, block: Block) -> dict[str, Any]:
+    return {"format": fmt, "block": block, "scale_format": "fp32"}
+
+
+def _int_presets() -> dict[str, dict[str, Any]]:
+    blocks: dict[str, Block] = {"_g128": 128, "_g32": 32, "_row": "row", "_tensor": "tensor", "": 128}
+    names = ("int8", "int4", "int3", "int2")
+    return {fmt + suffix: _fp32_scale(fmt, block) for fmt in names for suffix, block in blocks.items()}
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    **{name: {"format": name} for name in ("fp32", "tf32", "bf16", "fp16")},
+    "fp8_e4m3": _fp32_scale("e4m3", "tensor"),
+    "fp8_e5m2": _fp32_scale("e5m2", "tensor"),
+    "fp8_1x128": _fp32_scale("e4m3", 128),
+    "mxfp8_e4m3": _mx("e4m3"),
+    "mxfp8_e5m2": _mx("e5m2"),
+    "mxfp6_e3m2": _mx("e3m2"),
+    "mxfp6_e2m3": _mx("e2m3"),
+    "mxfp4": _mx("e2m1"),
+    "mxint8": _mx("mxint8"),
+    "nvfp4": {"format": "e2m1", "block": 16, "scale_format": "e4m3", "tensor_scale": True},
+    "fp4_g32": _fp32_scale("e2m1", 32),
+    **_int_presets(),
+}
+"""Every preset as the parts it is made of. MX presets use the floor rule of OCP MX v1.0 section 6.3."""
+
+
+@dataclass(frozen=True, init=False, slots=True)
+class Quantizer:
+    """How an array is quantized.
+
+    Args:
+        preset: a preset name, or the printed form of any quantizer. Omit it to build from parts.
+        format: element format (see `dither.formats`).
+        block: elements that share a scale: a number along the axis (a ragged last block is allowed), `"row"` (the whole
+            axis), `"tensor"`, or None for a plain cast.
+        scale_format: `"e8m0"`, `"e4m3"`, `"ue5m3"` or `"fp32"`.
+        scale_rule: for e8m0 `floor` (OCP), `ceil`, `rceil`, `even`; for the others `absmax` (nearest) or `rceil` (the
+            smallest scale that does not clip).
+        tensor_scale: a second-level fp32 scale over the whole tensor (NVFP4, in Transformer Engine's order).
+        rounding: of the elements; `stochastic` is StochasticB of IEEE P3109 with `bits` random bits.
+        bits: random bits an element, 1..32 (default 16 for bf16, fp16 and tf32, else 8).
+        overflow: `saturate` (default to 8 bits and under a scale), `ieee` (default for wider casts), `propagate`.
+
+    Raises UserError for unknown names and combinations that mean nothing.
+    """
+
+    format: Format
+    block: Block
+    scale_format: str | None
+    scale_rule: str | None
+    tensor_scale: bool
+    rounding: str
+    bits: int
+    overflow: str
+
+    def __init__(self, preset: str | Quantizer | None = None, **parts: Any) -> None:
+        unknown = next((k for k in parts if k not in _FIELDS), None)
+        if unknown is not None:
+            raise UserError(
+                f"a quantizer has no field {unknown!r}{suggest(unknown, _FIELDS)}. Fields: {', '.join(_FIELDS)}"
+            )
+        for name, value in _resolve(_parts_of(preset) | parts).items():
+            object.__setattr__(self, name, value)
+
+    @staticmethod
+    def presets() -> list[str]:
+        """Names of the presets."""
+        return list(PRESETS)
+
+    @property
+    def preset(self) -> str | None:
+        """The preset that this quantizer is, or None."""
+        name = str(self)
+        return name if name in PRESETS else None
+
+    @property
+    def clips(self) -> bool:
+        """Whether the scale can leave |x| above the largest value: a plain cast, `floor`, `even`, and scales that are
+        rounded to nearest in 8 bits. (An fp32 absmax scale is within rounding of exact.)"""
+        if self.scale_rule in ("ceil", "rceil"):
+            return False
+        return not (self.scale_rule == "absmax" and self.scale_format == "fp32")
+
+    def replace(self, **parts: Any) -> Quantizer:
+        """The same quantizer with some fields changed."""
+        return Quantizer(self, **parts)
+
+    def exact_in(self, dtype: str) -> bool:
+        """Whether every dequantized value within `dtype`'s normal range ("bf16", "fp16", "tf32", "fp32") is exact in it."""
+        if self.block is None:
+            return self.format.exact_in(dtype)
+        if self.tensor_scale or self.scale_format == "fp32":
+            return dtype == "fp64"
+        significand = max(self.format.top_mbits, 0) + 1
+        if self.scale_format != "e8m0":
+            significand += formats.get(str(self.scale_format)).mbits + 1
+        return significand <= formats.get(dtype).mbits + 1
+
+    def __str__(self) -> str:
+        return _print(self)
+
+    def __repr__(self) -> str:
+        return f"Quantizer({str(self)!r})"
+
+
+_FIELDS = tuple(f.name for f in fields(Quantizer))
+
+
+def _parts_of(preset: str | Quantizer | None) -> dict[str, Any]:
+    """The fields that a preset name, a printed form or a quantizer fixes."""
+    if preset is None:
+        return {}
+    if isinstance(preset, Quantizer):
+        return {name: getattr(preset, name) for name in _FIELDS}
+    if not isinstance(preset, str):
+        raise TypeError(f"a quantizer is named by a string or a Quantizer, not by {type(preset).__name__}")
+    name, _, overrides = preset.partition(":") if "=" not in preset.partition(":")[0] else ("", "", preset)
+    if name and name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}{suggest(name, PRESETS)}. Presets: {', '.join(PRESETS)}")
+    parts = dict(PRESETS[name]) if name else {}
+    for item in filter(None, overrides.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or key not in _FIELDS:
+            raise UserError(f"{item!r} in the quantizer {preset!r} is not field=value{suggest(key, _FIELDS)}")
+        parts[key] = _parse_value(key, value)
+    return parts
+
+
+def _parse_value(key: str, value: str) -> Any:
+    if value == "none":
+        return None
+    if key == "tensor_scale":
+        return value == "true"
+    return int(value) if key in ("block", "bits") and value.isdigit() else value
+
+
+def _one_of(what: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"unknown {what} {value!r}{suggest(str(value), known)}. Known: {', '.join(known)}")
+
+
+def _resolve(given: dict[str, Any]) -> dict[str, Any]:
+    """All fields, defaults filled in and checked."""
+    if given.get("format") is None:
+        raise UserError("a quantizer needs a preset name or at least format=, for example Quantizer('mxfp8_e4m3')")
+    fmt = formats.get(given["format"])
+    block = _check_block(given.get("block"))
+    parts = {"format": fmt, "block": block, **_resolve_scaling(block, given)}
+    rounding = given.get("rounding") or "nearest_even"
+    _one_of("rounding", rounding, ROUNDINGS)
+    bits = given.get("bits")
+    bits = (16 if fmt.name in ("bf16", "fp16", "tf32") else 8) if bits is None else bits
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 32:
+        raise UserError(f"bits= is the number of random bits an element, 1 to 32, not {bits!r}")
+    overflow = given.get("overflow") or ("ieee" if block is None and fmt.bits > 8 and fmt.has_inf else "saturate")
+    _one_of("overflow", overflow, OVERFLOWS)
+    if overflow != "saturate" and block is not None:
+        raise UserError(f"overflow={overflow!r} has no meaning under a block scale: elements saturate there")
+    if overflow != "saturate" and not (fmt.has_inf or fmt.has_nan):
+        raise UserError(f"{fmt.name} has neither infinity nor NaN, so it can only saturate: drop overflow={overflow!r}")
+    return parts | {"rounding": rounding, "bits": bits, "overflow": overflow}
+
+
+def _check_block(block: Any) -> Block:
+    if isinstance(block, str):
+        _one_of("block", block, ("row", "tensor"))
+    elif block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
+        raise UserError(f"block= is a positive number of elements, 'row', 'tensor' or None, not {block!r}")
+    return block
+
+
+def _resolve_scaling(block: Block, given: dict[str, Any]) -> dict[str, Any]:
+    scale_format, rule = given.get("scale_format"), given.get("scale_rule")
+    tensor_scale = bool(given.get("tensor_scale", False))
+    if block is None:
+        if scale_format or rule or tensor_scale:
+            raise UserError("a scale needs a block: give block=32, block='row' or block='tensor'")
+        return {"scale_format": None, "scale_rule": None, "tensor_scale": False}
+    scale_format = scale_format or "fp32"
+    _one_of("scale_format", scale_format, SCALE_FORMATS)
+    rule = rule or DEFAULT_RULE[scale_format]
+    known = POWER_RULES if scale_format == "e8m0" else VALUE_RULES
+    if rule not in known and rule in POWER_RULES + VALUE_RULES:
+        raise UserError(f"scale_rule={rule!r} does not apply to {scale_format} scales; use one of {', '.join(known)}")
+    _one_of("scale_rule", rule, known)
+    if tensor_scale and scale_format not in ("e4m3", "ue5m3"):
+        raise UserError(f"tensor_scale=True needs an 8-bit float scale_format (e4m3 or ue5m3), not {scale_format}")
+    return {"scale_format": scale_format, "scale_rule": rule, "tensor_scale": tensor_scale}
+
+
+@lru_cache(maxsize=1024)
+def _print(q: Quantizer) -> str:
+    """The nearest preset and what differs from it, else all that is not default."""
+    for name, parts in PRESETS.items():
+        base = Quantizer(**parts)
+        if all(getattr(base, k) == getattr(q, k) for k in ("format", "block", "scale_format", "tensor_scale")):
+            changed = [k for k in _FIELDS if getattr(base, k) != getattr(q, k)]
+            return ":".join(filter(None, (name, _items(q, changed))))
+    base = Quantizer(format=q.format, block=q.block, scale_format=q.scale_format, tensor_scale=q.tensor_scale)
+    named = [k for k in ("format", "block", "scale_format") if getattr(q, k) is not None]
+    named += ["tensor_scale"] * q.tensor_scale
+    return _items(q, named + [k for k in _FIELDS if getattr(base, k) != getattr(q, k)])
+
+
+def _items(q: Quantizer, keys: list[str]) -> str:
+    def text(value: Any) -> str:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    return ",".join(f"{key}={text(getattr(q, key))}" for key in keys)

@@ -1,0 +1,40 @@
+//! What a format is, for Python.
+
+use dither_numerics::Format;
+use dither_numerics::format::Kind;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// Fields of the named format as a dict, or None for an unknown name.
+#[pyfunction]
+fn format_info<'py>(py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, PyDict>>> {
+    let Some(f) = Format::get(name) else { return Ok(None) };
+    let info = PyDict::new(py);
+    info.set_item("name", &f.name)?;
+    info.set_item("kind", if f.kind == Kind::Int { "int" } else { "float" })?;
+    info.set_item("bits", f.bits())?;
+    info.set_item("ebits", f.ebits)?;
+    info.set_item("mbits", f.mbits)?;
+    info.set_item("bias", f.bias())?;
+    info.set_item("signed", f.signed)?;
+    info.set_item("emin", f.emin)?;
+    info.set_item("emax", f.emax())?;
+    info.set_item("top_mbits", f.top_mbits())?;
+    info.set_item("max", f.max)?;
+    info.set_item("min_positive", f.min_positive())?;
+    info.set_item("has_inf", f.has_inf())?;
+    info.set_item("has_nan", f.has_nan())?;
+    info.set_item("has_zero", f.has_zero())?;
+    info.set_item("has_neg_zero", f.has_neg_zero())?;
+    Ok(Some(info))
+}
+
+#[pyfunction]
+fn format_names() -> Vec<&'static str> {
+    Format::names().to_vec()
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(format_info, m)?)?;
+    m.add_function(wrap_pyfunction!(format_names, m)?)
+}
