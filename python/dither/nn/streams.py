@@ -1,0 +1,34 @@
+"""Which random stream an operand draws from: one formula, so that a resumed, recomputed or re-batched run draws the same bits.
+
+    stream = site << 48 | operand << 44 | microbatch << 32 | step
+
+`site` is the position of the module among all that could be quantized (so exempting one leaves the others' bits alone),
+`operand` the position in OPERANDS, plus 8 for the second product of an attention; `step` counts optimizer steps and
+`microbatch` the forwards within one. The element's position in its operand is the index within the stream.
+"""
+
+from __future__ import annotations
+
+from dither.errors import UserError
+
+OPERANDS = ("fprop_x", "fprop_w", "dgrad_g", "dgrad_w", "wgrad_g", "wgrad_x")
+SECOND_PRODUCT = 8
+
+_FIELDS = (("site", 16), ("operand", 4), ("microbatch", 12), ("step", 32))
+
+
+def stream(site: int, operand: int, microbatch: int, step: int) -> int:
+    """The 64-bit stream of one operand at one position of a run. Raises UserError where a field does not fit."""
+    packed = 0
+    for (name, width), value in zip(_FIELDS, (site, operand, microbatch, step), strict=True):
+        if not 0 <= value < 1 << width:
+            raise UserError(f"{name} = {value} does not fit its {width} bits of the random stream (0..{(1 << width) - 1})")
+        packed = packed << width | value
+    return packed
+
+
+def signed(value: int) -> int:
+    """A 64-bit unsigned value as the int64 that holds the same bits, which is what torch tensors store."""
+    if not -(1 << 63) <= value < 1 << 64:
+        raise UserError(f"{value} is not a 64-bit integer; seeds and streams lie in 0..2**64 - 1")
+    return value - (1 << 64) if value >= 1 << 63 else value

@@ -1,0 +1,223 @@
+"""Fake quantization in pure torch: the twin of the Rust kernels, bit for bit, on any device and under torch.compile.
+
+Written from the arithmetic that rust/numerics states, with integer operations on the bits of floats, so Inductor can fuse
+it and no device needs a kernel of its own. It is what non-CPU tensors use. Bit-equality with Rust is tested on CPU, eager
+and compiled. On other devices it has not been run; the one step that depends on the device is division, which must be
+correctly rounded (eager CUDA is; Triton is where `torch._inductor.config.eager_numerics.division_rounding` is set).
+
+All functions take fp32, bf16, fp16 or fp64 tensors, compute in fp32 (fp64 for fp64) and round once to `out_dtype`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dither.formats import Format
+from dither.nn.floatbits import Layout, layout_of, round_to_grid, scaled_constant
+from dither.nn.philox import random_bits
+from dither.nn.scales import Factors, Power, block_scale
+from dither.quantizer import Quantizer
+
+
+def fake_quant(
+    x: Tensor,
+    q: Quantizer,
+    axis: int = -1,
+    *,
+    rng: Tensor | None = None,
+    offset: int = 0,
+    random: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Quantize and dequantize `x` with blocks along `axis`; a quantizer without a scale is a plain cast.
+
+    `rng` is the int64 tensor [seed, stream] of a stochastic rounding and `offset` the logical index of the first element;
+    `random` gives the bits themselves (integers of x's shape). Returns a contiguous tensor of x's shape.
+    """
+    if x.numel() == 0:
+        return torch.empty_like(x, dtype=out_dtype, memory_format=torch.contiguous_format)
+    layout = layout_of(x.dtype)
+    blocks = _Blocks(x.shape, q.block, axis)
+    z = blocks.split(x.to(layout.dtype))
+    bits = _bits_for(q, x, rng, offset, random)
+    if bits is not None:
+        bits = blocks.split(bits)
+    y = _quantize(z, q, layout, q.rounding, bits)
+    return blocks.join(y).to(out_dtype or x.dtype)
+
+
+def neighbours(x: Tensor, q: Quantizer, axis: int = -1) -> tuple[Tensor, Tensor]:
+    """The largest value of x's block grid that is at most x and the smallest that is at least x, in x's dtype.
+
+    Outside the grid both are its nearest end; in a block with NaN or Inf both are NaN.
+    """
+    if x.numel() == 0:
+        return torch.empty_like(x), torch.empty_like(x)
+    layout = layout_of(x.dtype)
+    blocks = _Blocks(x.shape, q.block, axis)
+    lo, hi = _neighbours(blocks.split(x.to(layout.dtype)), q, layout)
+    return blocks.join(lo).to(x.dtype), blocks.join(hi).to(x.dtype)
+
+
+class _Blocks:
+    """Views a tensor as (before, block, element, after) with a zero-padded last block, and back."""
+
+    def __init__(self, shape: torch.Size, block: int | str | None, axis: int) -> None:
+        self.shape, self.plain = shape, block is None
+        if block == "tensor":
+            self.before, self.length, self.after = 1, shape.numel(), 1
+        else:
+            axis %= max(len(shape), 1)
+            self.before, self.after = shape[:axis].numel(), shape[axis + 1 :].numel()
+            self.length = shape[axis] if shape else 1
+        self.size = block if isinstance(block, int) else max(self.length, 1)
+        self.padding = -self.length % self.size
+
+    def split(self, x: Tensor) -> Tensor:
+        if self.plain:
+            return x
+        x = x.reshape(self.before, self.length, self.after)
+        if self.padding:
+            x = torch.nn.functional.pad(x, (0, 0, 0, self.padding))
+        return x.view(self.before, -1, self.size, self.after)
+
+    def join(self, y: Tensor) -> Tensor:
+        if self.plain:
+            return y.contiguous()
+        y = y.reshape(self.before, self.length + self.padding, self.after)
+        return y[:, : self.length].reshape(self.shape).contiguous()
+
+
+def _bits_for(q: Quantizer, x: Tensor, rng: Tensor | None, offset: int, random: Tensor | None) -> Tensor | None:
+    if q.rounding != "stochastic":
+        return None
+    if random is not None:
+        return random.to(torch.int64)
+    if rng is None:
+        raise ValueError("stochastic rounding needs `rng` or `random`")
+    return random_bits(x.numel(), q.bits, rng.to(x.device), offset).view(x.shape)
+
+
+def _peaks(x: Tensor, q: Quantizer, layout: Layout) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Peak magnitude bits per block and, for a second-level scale, of everything; and where the result is NaN.
+
+    As integers NaN > Inf > every number, so one maximum finds the absmax and the specials.
+    """
+    magnitude = layout.bits(x) & layout.magnitude
+    block = magnitude.amax(dim=2, keepdim=True)
+    if not q.tensor_scale:
+        return block, None, block >= layout.infinity
+    whole = block.amax()
+    return block, whole, whole >= layout.infinity
+
+
+def _quantize(x: Tensor, q: Quantizer, layout: Layout, rounding: str, random: Tensor | None) -> Tensor:
+    """Fake-quantized values of a blocked (or, for a plain cast, any) tensor of the compute type."""
+    if q.block is None:
+        return _round(x, q.format, 0, rounding, q.overflow, layout, random, q.bits)
+    absmax, whole, poisoned = _peaks(x, q, layout)
+    scale = block_scale(q, absmax, whole, layout)
+    if isinstance(scale, Power):
+        y = _round(x, q.format, scale.exponent, rounding, q.overflow, layout, random, q.bits)
+    else:
+        y = _round(_encode(x, scale, layout), q.format, 0, rounding, q.overflow, layout, random, q.bits) * scale.decode
+    return torch.where(poisoned, float("nan"), y)
+
+
+def _encode(x: Tensor, scale: Factors, layout: Layout) -> Tensor:
+    z = x * scale.encode if scale.reciprocal else x / scale.encode
+    return torch.where(scale.zero, layout.value(layout.bits(x) & layout.sign), z)
+
+
+def _round(
+    x: Tensor,
+    fmt: Format,
+    shift: int | Tensor,
+    rounding: str,
+    overflow: str,
+    layout: Layout,
+    random: Tensor | None = None,
+    bits: int = 0,
+) -> Tensor:
+    """`x` on the format's grid times 2^shift, with what the overflow mode says above its maximum; NaN stays NaN."""
+    source = layout.bits(x)
+    magnitude, sign, negative = source & layout.magnitude, source & layout.sign, source < 0
+    least = shift + fmt.emin
+    rounded = round_to_grid(magnitude, negative, least, fmt.mbits, rounding, layout, random, bits)
+    exponent = shift if isinstance(shift, Tensor) else torch.full((), shift, dtype=layout.integer, device=x.device)
+    top = scaled_constant(fmt.max, exponent, layout)
+    infinite = magnitude == layout.infinity
+    over = (rounded > top) | infinite
+    rounded = torch.where(over, _overflowed(top, infinite, negative, fmt, rounding, overflow, layout), rounded)
+    if not fmt.has_neg_zero:
+        sign = torch.where(rounded == 0, 0, sign)
+    if not fmt.signed:
+        rounded, sign = _unsigned(rounded, magnitude, negative, exponent, fmt, overflow, layout)
+    return torch.where(magnitude > layout.infinity, float("nan"), layout.value(rounded | sign))
+
+
+def _overflowed(
+    top: Tensor, infinite: Tensor, negative: Tensor, fmt: Format, rounding: str, overflow: str, layout: Layout
+) -> Tensor:
+    """Magnitude bits for values above the maximum: it, infinity, or NaN where the format has no infinity."""
+    if overflow == "saturate":
+        return top
+    special = layout.infinity + (0 if fmt.has_inf else 1)
+    if overflow == "propagate":
+        return torch.where(infinite, special, top)
+    if rounding == "toward_zero":
+        inwards = torch.ones_like(negative)
+    elif rounding in ("up", "down"):
+        inwards = negative if rounding == "up" else ~negative
+    else:
+        return torch.full_like(top, special)
+    return torch.where(inwards & ~infinite, top, special)
+
+
+def _unsigned(
+    rounded: Tensor, magnitude: Tensor, negative: Tensor, exponent: Tensor, fmt: Format, overflow: str, layout: Layout
+) -> tuple[Tensor, Tensor]:
+    """Formats without a sign: what lies below their range becomes the lowest value, or NaN under `ieee`."""
+    if fmt.has_zero:
+        lowest, below = torch.zeros_like(rounded), negative & (magnitude > 0)
+    else:
+        lowest, below = scaled_constant(fmt.min_positive, exponent, layout).expand_as(rounded), negative | (rounded == 0)
+    floor = torch.full_like(rounded, layout.infinity + 1) if overflow == "ieee" else lowest
+    return torch.where(below, floor, rounded), torch.zeros_like(rounded)
+
+
+def _neighbours(x: Tensor, q: Quantizer, layout: Layout) -> tuple[Tensor, Tensor]:
+    fmt = q.format
+
+    def on_grid(z: Tensor, rounding: str, shift: int | Tensor = 0) -> Tensor:
+        return _round(z, fmt, shift, rounding, "saturate", layout)
+
+    if q.block is None:
+        return on_grid(x, "down"), on_grid(x, "up")
+    absmax, whole, poisoned = _peaks(x, q, layout)
+    scale = block_scale(q, absmax, whole, layout)
+    if isinstance(scale, Power):
+        lo, hi = on_grid(x, "down", scale.exponent), on_grid(x, "up", scale.exponent)
+        lo, hi = torch.where(absmax == 0, 0, lo), torch.where(absmax == 0, 0, hi)
+    else:
+        # The quotient is rounded, so the true neighbours can be one step away from its own.
+        first = on_grid(_encode(x, scale, layout), "down")
+        below, above = _next(first, on_grid, -1, layout), _next(first, on_grid, 1, layout)
+        code = torch.where(
+            first * scale.decode > x, below, torch.where(above * scale.decode <= x, above, first)
+        )
+        upper = torch.where(code * scale.decode >= x, code, _next(code, on_grid, 1, layout))
+        lo = torch.where(scale.zero, 0, code * scale.decode)
+        hi = torch.where(scale.zero, 0, upper * scale.decode)
+    nan = poisoned | torch.isnan(x)
+    return torch.where(nan, float("nan"), lo), torch.where(nan, float("nan"), hi)
+
+
+def _next(r: Tensor, on_grid, side: int, layout: Layout) -> Tensor:
+    """The next grid value above (side 1) or below (side -1) the grid value r, or r at the end of the grid."""
+    bits = layout.bits(r)
+    step = torch.where((bits < 0) == (side < 0), 1, -1)  # away from zero or towards it
+    nearest = (layout.sign if side < 0 else 0) | 1  # the number next to zero
+    moved = torch.where((bits & layout.magnitude) == 0, nearest, bits + step)
+    return on_grid(layout.value(moved.to(layout.integer)), "up" if side > 0 else "down")
