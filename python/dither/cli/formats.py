@@ -26,7 +26,7 @@ class Arguments:
     """Show every number format and preset, or one of them with its values."""
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None
-    """a format (e4m3, int4, any eXmY) or a preset (mxfp8_e4m3, int4_g32); without it: all of them"""
+    """a format (e4m3, int4, any eXmY) or a quantizer (mxfp4, int4_g32:scale_rule=rceil); without it: all"""
 
 
 def number(value: float) -> str:
@@ -41,25 +41,13 @@ def specials(fmt: Format) -> str:
     return " ".join(word for word, present in have.items() if present) or "-"
 
 
-def exact_in(fmt: Format, carrier: Format) -> bool:
-    """Whether every finite value of `fmt` is a value of `carrier`.
-
-    A value of `fmt` is a multiple of 2^(emin - mbits) with at most mbits + 1 significant bits and at most
-    `max`.
-    """
-    return (
-        fmt.mbits <= carrier.mbits
-        and fmt.emin - fmt.mbits >= carrier.emin - carrier.mbits
-        and fmt.max <= carrier.max
-    )
-
-
-def carriers(fmt: Format) -> str:
-    return " ".join(name for name in CARRIERS if exact_in(fmt, formats.get(name))) or "-"
+def carriers(values: Format | Quantizer) -> str:
+    """The wider formats that hold every value of a format, or every dequantized value of a quantizer."""
+    return " ".join(name for name in CARRIERS if values.exact_in(name)) or "-"
 
 
 def formats_table() -> Table:
-    table = Table(title="formats", title_justify="left")
+    table = Table()
     for heading in ("name", "bits", "exponent", "mantissa", "bias", "max", "min normal", "min positive"):
         table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
     table.add_column("specials", no_wrap=True)
@@ -74,7 +62,7 @@ def formats_table() -> Table:
             str(fmt.mbits) if float_only else "-",
             str(fmt.bias) if float_only else "-",
             number(fmt.max),
-            number(2.0**fmt.emin) if float_only else "-",
+            number(fmt.min_normal) if fmt.min_normal else "-",
             number(fmt.min_positive),
             specials(fmt),
             carriers(fmt),
@@ -89,15 +77,15 @@ def block_words(q: Quantizer) -> str:
 
 
 def presets_table() -> Table:
-    table = Table(title="presets (Quantizer names)", title_justify="left")
+    table = Table()
     for heading in (
         "name",
         "element",
         "scale shared by",
         "scale format",
         "scale rule",
-        "rounding",
         "overflow",
+        "exact in",
     ):
         table.add_column(heading, no_wrap=True)
     for name in Quantizer.presets():
@@ -109,23 +97,21 @@ def presets_table() -> Table:
             block_words(q),
             f"{scale} + fp32 per tensor" if q.tensor_scale else scale,
             q.scale_rule or "-",
-            q.rounding,
             q.overflow,
+            carriers(q),
         )
     return table
 
 
-def value_table(fmt: Format) -> Table:
-    """All codes of a format of at most 8 bits: rows are the high bits, columns the low four (or fewer)."""
-    low = min(4, fmt.bits - fmt.bits // 2)
-    codes = np.arange(2**fmt.bits, dtype=np.uint8)
-    values = decode(codes, fmt.name).reshape(-1, 2**low)
-    table = Table(title=f"values by code (row + column, {fmt.bits} bits)", title_justify="left")
+def value_table(fmt: Format, columns: int) -> Table:
+    """Every code of a format of at most 8 bits, `columns` codes a row."""
+    values = decode(np.arange(2**fmt.bits, dtype=np.uint8), fmt.name).reshape(-1, min(columns, 2**fmt.bits))
+    table = Table()
     table.add_column("code", no_wrap=True)
-    for column in range(2**low):
-        table.add_column(f"+{column:x}", justify="right", no_wrap=True)
+    for column in range(values.shape[1]):
+        table.add_column(f"+{column}", justify="right", no_wrap=True)
     for row, line in enumerate(values):
-        table.add_row(f"{row << low:02x}", *(f"{value:.4g}" for value in line))
+        table.add_row(f"0x{row * values.shape[1]:02x}", *(number(float(value)) for value in line))
     return table
 
 
@@ -144,26 +130,41 @@ def show_format(out: Console, fmt: Format) -> None:
         out.print(f"smallest normal {number(2.0**fmt.emin)}, spacing from 1 to 2 {number(spacing)}")
     out.print(f"every value is exact in: {carriers(fmt)}")
     if fmt.bits <= 8:
-        out.print(value_table(fmt))
+        out.print(f"the value of each of the {2**fmt.bits} codes (row + column):")
+        out.print(value_table(fmt, columns=8 if out.width >= 132 else 4))
 
 
-def show_preset(out: Console, name: str) -> None:
-    q = Quantizer(name)
-    scale = (
-        "no scale (a plain cast)" if q.block is None else f"{q.scale_format} scale shared by {block_words(q)}"
-    )
+def show_quantizer(out: Console, name: str, q: Quantizer) -> None:
+    scale = "no scale (a plain cast)" if q.block is None else f"{q.scale_format} scale, {block_words(q)}"
     out.print(f"[bold]{name}[/bold]: {q.format.name} elements, {scale}")
     if q.block is not None:
         second = ", and an fp32 scale for the whole tensor" if q.tensor_scale else ""
         clips = "may clip the largest values of a block" if q.clips else "never clips"
         out.print(f"scale rule {q.scale_rule} ({clips}){second}")
-    out.print(f"rounding {q.rounding}, overflow {q.overflow}; as a spec: {q.replace()}")
-    out.print()
+    out.print(f"rounding {q.rounding}, overflow {q.overflow}")
+    out.print(f"dequantized values are exact in: {carriers(q)}\n")
     show_format(out, q.format)
 
 
+def find(name: str) -> Format | Quantizer:
+    """The format or the quantizer of that name. Raises UserError when it is neither."""
+    try:
+        return formats.get(name)
+    except UserError:
+        pass
+    try:
+        return Quantizer(name)
+    except UserError as error:
+        if set(name) & set(":,="):  # meant as a quantizer's printed form: its own error says more
+            raise
+        hint = suggest(name, [*formats.names(), *Quantizer.presets()])
+        raise UserError(
+            f"no format or preset is called {name!r}{hint}; `dither formats` lists them"
+        ) from error
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Run `dither formats`. Raises UserError for a name that is neither a format nor a preset."""
+    """Run `dither formats`. Raises UserError for a name that is neither a format nor a quantizer."""
     name = parse("formats", Arguments, arguments).name
     out = console()
     if name is None:
@@ -172,15 +173,10 @@ def main(arguments: Sequence[str]) -> int:
         out.print(
             "any other eXmY (1 <= X <= 8, 0 <= Y <= 10) is a format too; `dither formats NAME` shows one"
         )
-    elif name in Quantizer.presets() and name not in formats.names():
-        show_preset(out, name)
+        return 0
+    found = find(name)
+    if isinstance(found, Format):
+        show_format(out, found)
     else:
-        try:
-            fmt = formats.get(name)
-        except ValueError as error:
-            known = [*formats.names(), *Quantizer.presets()]
-            raise UserError(
-                f"no format or preset is called {name!r}{suggest(name, known)} (`dither formats` lists them)"
-            ) from error
-        show_format(out, fmt)
+        show_quantizer(out, name, found)
     return 0

@@ -80,7 +80,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     name, *rest = arguments
     if name not in COMMANDS:
         raise UserError(
-            f"unknown command {name!r}{suggest(name, COMMANDS)} (`dither --help` lists the commands)"
+            f"unknown command {name!r}{suggest(name, COMMANDS)}; `dither --help` lists the commands"
         )
     return importlib.import_module(f"dither.cli.{name}").main(rest)
 

@@ -6,7 +6,7 @@ from dither.errors import MissingExtraError, UserError, require, suggest
 
 
 def test_the_nearest_name_is_suggested_and_a_far_one_is_not():
-    assert suggest("mxpf8", ["mxfp8", "nvfp4"]) == "; did you mean 'mxfp8'?"
+    assert suggest("mxpf8", ["mxfp8", "nvfp4"]) == " (did you mean 'mxfp8'?)"
     assert suggest("banana", ["mxfp8", "nvfp4"]) == ""
 
 
