@@ -1,0 +1,247 @@
+"""Train the arms of one comparison from the same data and the same initial weights, and put the results side
+by side.
+
+    OUT/config.toml   the file as it was given     OUT/plan.json   arms and seeds, resolved
+    OUT/<arm>/        a run directory              OUT/seed-<s>/<arm>/ where seeds are listed
+    OUT/comparison.json
+
+Started again with the same file, a comparison goes on where it was: finished arms are kept, an unfinished one
+resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dither.errors import UserError
+from dither.train import config as configuration
+from dither.train import records
+from dither.train.config import RunConfig
+from dither.train.files import disk_errors, write_json, write_text
+from dither.train.loop import DivergedError, train
+from dither.train.plan import Plan, load_plan
+from dither.train.progress import Progress, make_progress
+from dither.train.statistics import Interval, paired_interval
+from dither.train.tokens import open_tokens
+from dither.train.wiring import is_plain
+
+FULL_DISK = "Free some space, then start the comparison again: finished arms are kept."
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Validation loss in nats per token, bits per byte (None where unknown), deviation between random
+    draws."""
+
+    loss: float | None
+    bits_per_byte: float | None
+    sd: float | None = None
+    draws: int | None = None
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm at one seed. `full`: full precision. `recipe`: under the arm's own recipe (None for fp32).
+    `casts`: for each quantizer the weights rounded to nearest and randomized. `status`: "done" or "diverged
+    at step N" (then without figures). `tokens_per_s` is the median over the steps, `slow_down` its ratio
+    against the first plain fp32 arm."""
+
+    name: str
+    seed: int
+    run_dir: str
+    status: str
+    recipe: str
+    method: str
+    same_as: str | None = None
+    full: Measure | None = None
+    own_recipe: Measure | None = None
+    nearest: dict[str, Measure] = field(default_factory=dict)
+    randomized: dict[str, Measure] = field(default_factory=dict)
+    tokens_per_s: float | None = None
+    slow_down: float | None = None
+    peak_rss_mib: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of loss(first) - loss(second) over the seeds, paired. `view`: full, nearest or randomized; `cast`:
+    which."""
+
+    first: str
+    second: str
+    view: str
+    cast: str | None
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What comparison.json holds. `initial_states` maps each seed to the hash of the weights all its arms
+    began from."""
+
+    path: str
+    arms: list[ArmResult]
+    differences: list[Difference]
+    corpus: str
+    comparable: bool | None
+    initial_states: dict[str, str]
+    params: int
+    steps: int
+    tokens: int
+    threads: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(
+    config_path: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run the comparison of a TOML file (dither.train.plan) in `out_dir` and return its record.
+
+    An arm whose loss diverges is recorded as such and the others go on. Raises UserError for a wrong file or
+    option, unusable data, a directory that holds something else, a full disk."""
+    progress = progress or make_progress()
+    plan, out = load_plan(config_path, overrides), Path(out_dir)
+    plan = _claim(plan, Path(config_path), out)
+    shared = plan.arms[0].config
+    tokens = open_tokens(shared.data, progress.say)
+    arms: list[ArmResult] = []
+    states: dict[str, str] = {}
+    for seed in plan.seeds or (shared.train.seed,):
+        folder = out / f"seed-{seed}" if plan.seeds else out
+        results: dict[str, ArmResult] = {}
+        for arm in plan.arms:
+            if arm.same_as is not None:
+                base = results[arm.same_as]
+                results[arm.name] = replace(
+                    base, name=arm.name, same_as=arm.same_as, method=_method(arm.config)
+                )
+                continue
+            config = replace(arm.config, train=replace(arm.config.train, seed=seed))
+            results[arm.name] = _run(arm.name, config, folder / arm.name, tokens, progress)
+            info = json.loads((folder / arm.name / "run.json").read_text())
+            known = states.setdefault(str(seed), info["initial_state"])
+            if info["initial_state"] != known or info["corpus"] != tokens.hash:
+                raise UserError(
+                    f"{folder / arm.name} began from other weights or data than the arms before it; it "
+                    "was not made by this "
+                    "comparison: start again in another directory"
+                )
+        arms += _slow_downs(plan, results)
+    comparison = Comparison(
+        path=str(out), arms=arms, differences=list(_differences(plan, arms)), corpus=tokens.hash,
+        comparable=tokens.hash.startswith(shared.data.reference) if shared.data.reference else None,
+        initial_states=states, params=info["params"], steps=shared.train.steps,
+        tokens=shared.train.steps * shared.train.batch * shared.model.context, threads=shared.train.threads,
+    )  # fmt: skip
+    with disk_errors(out / "comparison.json", FULL_DISK):
+        write_json(out / "comparison.json", comparison.to_dict())
+    return comparison
+
+
+def _claim(plan: Plan, config_path: Path, out: Path) -> Plan:
+    """Take an unused directory or go on in one that holds the same plan; threads are those of the first
+    start."""
+    recorded = None
+    if out.is_file():
+        raise UserError(f"{out} is a file; name a directory for the comparison")
+    if (out / "plan.json").exists():
+        recorded = json.loads((out / "plan.json").read_text())
+    elif out.exists() and any(not p.name.startswith("plan.json.tmp-") for p in out.iterdir()):
+        raise UserError(f"{out} is not empty and holds no comparison; name a new or empty directory")
+    threads = recorded["threads"] if recorded else torch.get_num_threads()
+    resolved = tuple(replace(arm, config=configuration.resolve(arm.config, threads)) for arm in plan.arms)
+    plan = replace(plan, arms=resolved)
+    content = json.loads(json.dumps({"threads": threads, **plan.to_dict()}))
+    if recorded is None:
+        with disk_errors(out, FULL_DISK):
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(out / "plan.json", content)
+            write_text(out / "config.toml", config_path.read_text())
+    elif recorded != content:
+        raise UserError(
+            f"{out} holds a comparison with another plan; to go on with it, give the configuration and "
+            "options it was "
+            "started with (OUT/config.toml, OUT/plan.json), or name another directory".replace(
+                "OUT", str(out)
+            )
+        )
+    return plan
+
+
+def _run(name: str, config: RunConfig, folder: Path, tokens: Any, progress: Progress) -> ArmResult:
+    started = folder.exists()
+    common = {"name": name, "seed": config.train.seed, "run_dir": str(folder), "recipe": config.recipe.name,
+              "method": _method(config)}  # fmt: skip
+    try:
+        summary = train(config, folder, resume=started, progress=progress, tokens=tokens)
+    except DivergedError as error:
+        progress.say(str(error))
+        return ArmResult(**common, status=f"diverged at step {error.step}")
+    measures: dict[tuple[str, str | None, str | None], Measure] = {}
+    for row in summary["final"]:
+        measure = Measure(row["loss"], row["bits_per_byte"], row.get("loss_sd"), row.get("draws"))
+        measures[row["view"], row.get("cast"), row.get("rounding")] = measure
+    rates = [row["tokens_per_s"] for row in records.read(folder) if row["kind"] == "train"]
+    return ArmResult(
+        **common, status="done",
+        full=measures["full", None, None], own_recipe=measures.get(("recipe", None, None)),
+        nearest={c: m for (_, c, how), m in measures.items() if c and how == "nearest_even"},
+        randomized={c: m for (_, c, how), m in measures.items() if c and how == "stochastic"},
+        tokens_per_s=statistics.median(rates), peak_rss_mib=summary["peak_rss_mib"],
+    )  # fmt: skip
+
+
+def _method(config: RunConfig) -> str:
+    return (
+        config.method.name
+        if config.method.name == "none"
+        else f"{config.method.name} {config.method.quantizer}"
+    )
+
+
+def _slow_downs(plan: Plan, results: dict[str, ArmResult]) -> list[ArmResult]:
+    """Divide the rate of the first arm without recipe and method by each arm's."""
+    for arm in plan.arms:
+        rate = results[arm.name].tokens_per_s
+        if is_plain(arm.config.recipe) and arm.config.method.name == "none" and rate:
+            return [
+                replace(r, slow_down=rate / r.tokens_per_s if r.tokens_per_s else None)
+                for r in results.values()
+            ]
+    return list(results.values())
+
+
+def _differences(plan: Plan, arms: list[ArmResult]):
+    """Every measure that both arms have at every seed."""
+    for first, second in plan.differences:
+        pair = [[arm for arm in arms if arm.name == name] for name in (first, second)]
+        for view, cast in _views(pair[0][0]):
+            a, b = ([_loss(arm, view, cast) for arm in side] for side in pair)
+            if all(loss is not None for loss in a + b):
+                yield Difference(first, second, view, cast, paired_interval(a, b))  # type: ignore[arg-type]
+
+
+def _views(arm: ArmResult) -> list[tuple[str, str | None]]:
+    return [
+        ("full", None),
+        *(("nearest", c) for c in arm.nearest),
+        *(("randomized", c) for c in arm.randomized),
+    ]
+
+
+def _loss(arm: ArmResult, view: str, cast: str | None) -> float | None:
+    measure = arm.full if view == "full" else getattr(arm, view).get(cast)
+    return None if measure is None else measure.loss

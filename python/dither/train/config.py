@@ -1,0 +1,329 @@
+"""The configuration of a run: frozen dataclasses read from TOML, checked by hand, written back canonically.
+
+    [model] shape      [data] corpus        [train] optimizer, schedule, length
+    [eval]  what is measured   [recipe] quantizers of the GEMM operands   [method] how the objective treats
+    them
+
+`load` reads a file, applies overrides such as {"train.steps": 100} and raises UserError for anything it does
+not know, with the nearest name. `resolve` fills in what depends on the machine or on other keys (threads,
+steps from tokens), so that the `config.toml` of a run directory repeats the run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from dither.errors import UserError, suggest
+from dither.models.gpt import GPTConfig
+
+STDLIB = "stdlib"  # the source that is the running Python's own standard library
+SCHEDULES = ("cosine", "wsd", "constant")
+OPERANDS = ("fprop_x", "fprop_w", "dgrad_g", "dgrad_w", "wgrad_g", "wgrad_x")
+METHODS = ("none", "ptq", "qat", "rat", "lotion")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """`sources`: files, folders or "stdlib" (the running Python's standard library source). `validation`:
+    share of the documents held out, unless `validation_sources` names them. `tokenizer`: "bytes", the path of
+    a HF tokenizer.json, or "none" for sources that are token ids already (then `vocab` is needed). `include`
+    and `exclude`: globs for the files of a folder. `reference`: content hash (or its beginning) of the corpus
+    that published figures were measured on; a run on another corpus says that it cannot be compared with
+    them."""
+
+    sources: tuple[str, ...] = ("stdlib",)
+    validation_sources: tuple[str, ...] = ()
+    validation: float = 0.1
+    split_seed: int = 0
+    tokenizer: str = "bytes"
+    vocab: int = 0
+    end_of_document: str = ""
+    text_key: str = "text"
+    token_dtype: str = "uint16"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One step consumes `batch` sequences in `accumulate` equal microbatches. Exactly one of `steps` and
+    `tokens` is given. `warmup` counts steps; `final_lr` is a fraction of `lr`; `decay` is the fraction of all
+    steps in which WSD decays. `clip` 0 switches clipping off, `checkpoint_every` 0 leaves one checkpoint at
+    the end."""
+
+    steps: int = 0
+    tokens: int = 0
+    batch: int = 16
+    accumulate: int = 1
+    lr: float = 3e-3
+    betas: tuple[float, ...] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    schedule: str = "cosine"
+    warmup: int = 20
+    final_lr: float = 0.1
+    decay: float = 0.2
+    clip: float = 1.0
+    seed: int = 0
+    threads: int = 0
+    checkpoint_every: int = 100
+    keep: int = 2
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """`every` steps (0: only at the end) on `tokens` tokens of the validation split, at the end on
+    `final_tokens` (0: as `tokens`). `casts` are quantizers the linear weights are cast with: rounded to
+    nearest, and randomized with `draws` draws at the end and one on the way."""
+
+    every: int = 0
+    tokens: int = 65536
+    final_tokens: int = 0
+    casts: tuple[str, ...] = ()
+    draws: int = 4
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """A preset of dither.nn.Recipe; an operand that is set here overrides it (a quantizer, or "none")."""
+
+    name: str = "fp32"
+    fprop_x: str = ""
+    fprop_w: str = ""
+    dgrad_g: str = ""
+    dgrad_w: str = ""
+    wgrad_g: str = ""
+    wgrad_x: str = ""
+    sites: tuple[str, ...] = ("linear",)
+    exempt: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """A method of dither.methods with its quantizer; `options` are handed to it (see dither.train.wiring)."""
+
+    name: str = "none"
+    quantizer: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    model: GPTConfig = field(default_factory=GPTConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+
+
+def load(
+    source: str | os.PathLike[str] | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Read, override and check a configuration (a TOML path, or the dict it would give)."""
+    where = "the configuration" if isinstance(source, Mapping) else os.fspath(source)
+    tree = dict(source) if isinstance(source, Mapping) else read_toml(source)
+    return from_dict(apply_overrides(tree, overrides or {}), where)
+
+
+def from_dict(tree: Mapping[str, Any], where: str) -> RunConfig:
+    """Build and check the dataclasses from nested dicts; `where` stands in the error messages."""
+    config = _build(RunConfig, tree, where, "")
+    try:
+        check(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return config
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Parse a TOML file. Raises UserError for a missing file and, with line and column, for a syntax
+    error."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; examples lie in the folder examples/ of the repository"
+        ) from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a directory; name a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+
+
+def apply_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `tree` with "section.key" set to each value; the keys are checked when the dataclasses are
+    built."""
+    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+    for name, value in overrides.items():
+        *parents, key = name.split(".")
+        node = result
+        for parent in parents:
+            child = node.get(parent, {})
+            if not isinstance(child, Mapping):
+                raise UserError(f"override {name!r}: {parent!r} is not a section")
+            node[parent] = dict(child)
+            node = node[parent]
+        node[key] = value
+    # steps and tokens exclude each other: the one given on the command line wins over the one in the file
+    for given, other in (("steps", "tokens"), ("tokens", "steps")):
+        if f"train.{given}" in overrides and f"train.{other}" not in overrides:
+            result["train"].pop(other, None)
+    return result
+
+
+def _build(kind: type, tree: Any, where: str, section: str) -> Any:
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{where}: {section} must be a table, not {tree!r}")
+    hints = get_type_hints(kind)
+    label = f"[{section}] " if section else ""
+    values = {}
+    for key, value in tree.items():
+        if key not in hints:
+            known = ", ".join(hints)
+            raise UserError(f"{where}: {label}unknown key {key!r}{suggest(key, hints)} (known: {known})")
+        name = f"{section}.{key}" if section else key
+        if is_dataclass(hints[key]):
+            values[key] = _build(hints[key], value, where, name)  # type: ignore[arg-type]
+        else:
+            values[key] = _convert(hints[key], value, f"{where}: {name}")
+    try:
+        return kind(**values)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _convert(kind: Any, value: Any, name: str) -> Any:
+    """`value` as the annotated type; a string for another type (command line) is read as a TOML value."""
+    if isinstance(value, str) and kind is not str:
+        try:
+            value = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            if get_origin(kind) is tuple and get_args(kind)[0] is str:
+                value = value.split(",") if "=" not in value else [value]  # quantizer parts contain commas
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            value = [value]
+        return tuple(_convert(get_args(kind)[0], item, name) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)  # 1e6 tokens
+    if get_origin(kind) is not None:
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name} must be a table, not {value!r}")
+        return dict(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+        raise UserError(f"{name} must be {words[kind]}, not {value!r}")
+    return value
+
+
+def check(config: RunConfig) -> None:
+    """Raise UserError for values that cannot be meant. Quantizers and recipes are checked by their own
+    names."""
+    train, data, evaluation = config.train, config.data, config.eval
+    if bool(train.steps) == bool(train.tokens):
+        raise UserError("set exactly one of train.steps and train.tokens")
+    for name, value, low in (
+        ("train.steps", train.steps, 0), ("train.tokens", train.tokens, 0), ("train.batch", train.batch, 1),
+        ("train.accumulate", train.accumulate, 1), ("train.warmup", train.warmup, 0),
+        ("train.keep", train.keep, 1),
+        ("train.threads", train.threads, 0), ("train.checkpoint_every", train.checkpoint_every, 0),
+        ("train.seed", train.seed, 0), ("data.split_seed", data.split_seed, 0), ("train.clip", train.clip, 0),
+        ("train.weight_decay", train.weight_decay, 0), ("eval.every", evaluation.every, 0),
+        ("eval.tokens", evaluation.tokens, 1), ("eval.final_tokens", evaluation.final_tokens, 0),
+        ("eval.draws", evaluation.draws, 0), ("data.vocab", data.vocab, 0),
+    ):  # fmt: skip
+        if not (value >= low and math.isfinite(value)):
+            raise UserError(f"{name} must be at least {low}, not {value}")
+    if train.batch % train.accumulate:
+        raise UserError(f"train.accumulate = {train.accumulate} must divide train.batch = {train.batch}")
+    if not (train.lr > 0 and math.isfinite(train.lr) and train.eps > 0):
+        raise UserError(f"train.lr = {train.lr} and train.eps = {train.eps} must be positive")
+    if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
+        raise UserError(f"train.betas must be two numbers in [0, 1), not {list(train.betas)}")
+    if train.schedule not in SCHEDULES:
+        raise UserError(
+            f"train.schedule {train.schedule!r} is unknown{suggest(train.schedule, SCHEDULES)} {SCHEDULES}"
+        )
+    if not (0 <= train.final_lr <= 1 and 0 <= train.decay <= 1):
+        raise UserError("train.final_lr and train.decay are fractions between 0 and 1")
+    if not data.sources:
+        raise UserError('data.sources is empty; name files or folders, or "stdlib"')
+    if not 0 < data.validation < 1:
+        raise UserError(f"data.validation must lie between 0 and 1, not {data.validation}")
+    if data.token_dtype not in ("uint16", "uint32"):
+        raise UserError(f"data.token_dtype must be 'uint16' or 'uint32', not {data.token_dtype!r}")
+    if data.tokenizer == "none" and not data.vocab:
+        raise UserError("data.tokenizer = 'none' needs data.vocab, the number of token ids")
+    if config.method.name not in METHODS:
+        raise UserError(
+            f"method.name {config.method.name!r} is unknown{suggest(config.method.name, METHODS)}"
+        )
+    if config.method.name != "none" and not config.method.quantizer:
+        raise UserError(
+            f'method.name = "{config.method.name}" needs method.quantizer, for example "int4_g32"'
+        )
+
+
+def resolve(config: RunConfig, threads: int) -> RunConfig:
+    """Fill in what the run must not depend on later: the steps that `tokens` asks for (rounded up), the
+    number of threads, and absolute paths (given ones are relative to the current directory)."""
+    train, data = config.train, config.data
+    steps = train.steps or math.ceil(train.tokens / (train.batch * config.model.context))
+
+    def absolute(name: str) -> str:
+        return name if name in (STDLIB, "bytes", "none") else str(Path(name).expanduser().absolute())
+
+    data = replace(
+        data, tokenizer=absolute(data.tokenizer), sources=tuple(map(absolute, data.sources)),
+        validation_sources=tuple(map(absolute, data.validation_sources)),
+    )  # fmt: skip
+    train = replace(train, steps=steps, tokens=0, threads=train.threads or threads)
+    return replace(config, data=data, train=train)
+
+
+def to_dict(value: Any) -> Any:
+    """Nested plain dicts and lists, as the TOML file has them."""
+    if is_dataclass(value):
+        return {item.name: to_dict(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_dict(item) for key, item in value.items()}
+    return [to_dict(item) for item in value] if isinstance(value, tuple) else value
+
+
+def dump_toml(tree: Mapping[str, Any], section: str = "") -> str:
+    """Canonical TOML of nested dicts (scalars, lists of scalars, tables)."""
+    lines = [
+        f"{_key(key)} = {_value(value)}" for key, value in tree.items() if not isinstance(value, Mapping)
+    ]
+    text = (f"[{section}]\n" if section and lines else "") + "".join(f"{line}\n" for line in lines)
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            inner = dump_toml(value, f"{section}.{_key(key)}" if section else _key(key))
+            text += ("\n" if text and inner else "") + inner
+    return text
+
+
+def _key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    if isinstance(value, (bool, str)):
+        return json.dumps(value, ensure_ascii=False)
+    return repr(value)

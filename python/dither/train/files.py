@@ -1,0 +1,68 @@
+"""Writing files so that a reader sees the old content or the new one, never a part: write aside, fsync,
+rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dither.errors import UserError
+
+_FULL = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "the disk quota is used up",
+         errno.EFBIG: "the file exceeds the allowed size"}  # fmt: skip
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path, out: str) -> Iterator[None]:
+    """Turn a full disk into a UserError that names the file and ends with the way out.
+
+    safetensors reports I/O errors as text, so its message is searched for the number."""
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if match := re.search(r"os error (\d+)", str(error)):
+            number = int(match[1])
+        if number not in _FULL:
+            raise
+        raise UserError(f"{path} could not be written: {_FULL[number]}. {out}") from error
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a directory that was written by name."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path` to write to; on success it takes the place of `path`, on failure it is
+    removed."""
+    aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        yield aside
+        sync(aside)
+        os.replace(aside, path)
+        sync(path.parent)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Strict JSON: a NaN must have become null before."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

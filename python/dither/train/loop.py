@@ -1,0 +1,261 @@
+"""One training run, start to finish: the whole loop can be read here in one sitting.
+
+Everything a step does is a function of the weights, the optimizer's state and the step's number: the data
+(`Batches`), the learning rate (`learning_rate`), the random bits of stochastic rounding (addressed by the
+clock). So a checkpoint holds weights, optimizer and method state and nothing else, and a run that was killed
+and resumed writes the same metrics, bit for bit, as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import dither.nn as dnn
+from dither.errors import UserError, require
+from dither.train import checkpoint
+from dither.train import config as configuration
+from dither.train.batches import Batches
+from dither.train.config import RunConfig
+from dither.train.evaluate import evaluate
+from dither.train.files import write_json
+from dither.train.progress import Progress, TensorBoard, make_progress
+from dither.train.records import JSONL, Records, finite, peak_memory_mib, reset_peak_memory, write_parquet
+from dither.train.rundir import RUN, SUMMARY, RunDirectory, read_summary
+from dither.train.schedule import learning_rate
+from dither.train.tokens import Tokens, open_tokens
+from dither.train.wiring import attach, check_names, make_model, make_optimizer, plain_twin, state_hash
+
+
+class DivergedError(UserError):
+    """The loss or the gradient became NaN or infinite. `step` is the step (from 1) at which it happened."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+def train(
+    config: RunConfig | str | os.PathLike[str] | Mapping[str, Any] | None,
+    run_dir: str | os.PathLike[str],
+    resume: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    tokens: Tokens | None = None,
+) -> dict[str, Any]:
+    """Train one model into `run_dir` and return its summary (also written there as summary.json).
+
+    `config`: a RunConfig, the path of a TOML file, or the nested dict it would give; with `resume` it may be
+    None and is then read from the directory. `overrides`: {"train.steps": 100}. `tokens`: an opened corpus,
+    to read it once for several runs. A finished run is returned as it is when resumed. Raises UserError for
+    everything the user can cause: bad configuration, unusable data, a used directory, a full disk, a diverged
+    loss (DivergedError).
+    """
+    progress = progress or make_progress()
+    if config is not None and not isinstance(config, RunConfig):
+        config = configuration.load(config, overrides)
+    elif overrides:
+        raise UserError("overrides need a configuration file or dict to be applied to")
+    if config is None and not resume:
+        raise UserError("a new run needs a configuration; without one, only resume=True makes sense")
+    require("pyarrow", "train")
+    with RunDirectory(run_dir) as directory:
+        if config is not None:
+            check_names(config)
+        if resume:
+            config = directory.continue_(config)
+        else:
+            assert config is not None
+            config = directory.claim(config)
+        if (summary := read_summary(run_dir)) is not None:
+            progress.say(f"{run_dir} is finished")
+            return summary
+        threads = torch.get_num_threads()
+        torch.set_num_threads(config.train.threads)
+        try:
+            return Run(
+                config, directory.path, tokens or open_tokens(config.data, progress.say), progress
+            ).go()
+        finally:
+            progress.finish()
+            torch.set_num_threads(threads)
+
+
+class Run:
+    """The objects of a run and the loop over its steps. Use `train`."""
+
+    def __init__(self, config: RunConfig, path: Path, tokens: Tokens, progress: Progress) -> None:
+        self.config, self.path, self.tokens, self.progress = config, path, tokens, progress
+        settings = config.train
+        reset_peak_memory()
+        self.model = make_model(config, tokens.vocab)
+        self.initial = state_hash(self.model)
+        self.twin = plain_twin(self.model)
+        self.optimizer = make_optimizer(self.model, settings)
+        self.method = attach(config, self.model, self.optimizer)
+        self.batches = Batches(
+            tokens.train, config.model.context, settings.batch, settings.accumulate, settings.seed
+        )
+        self.info = {
+            "corpus": tokens.hash, "corpus_documents": tokens.meta["documents"],
+            "train_tokens": len(tokens.train), "validation_tokens": len(tokens.validation),
+            "vocab": tokens.vocab, "initial_state": self.initial, "params": self.model.num_params, "threads": settings.threads,
+            "method": self.method.describe() if self.method else None,
+            "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine(),
+        }  # fmt: skip
+
+    def go(self) -> dict[str, Any]:
+        settings = self.config.train
+        self._check_data()
+        self.step = 0
+        metrics = self.path / JSONL
+        size = metrics.stat().st_size if metrics.exists() else 0
+        loaded = checkpoint.load_newest(self.path, size, self.progress.say)
+        if loaded is not None:
+            state = checkpoint.restore(loaded, self.model, self.optimizer)
+            if self.method is not None:
+                self.method.load_state_dict(state)
+            self.step = loaded.step
+            self.progress.say(f"resuming at step {self.step}")
+        self.records = Records(self.path, loaded.header["metrics_bytes"] if loaded else 0)
+        self.board = TensorBoard(self.path, self.step) if settings.tensorboard else None
+        self.saved = self.step if loaded else None
+        self.begun = time.perf_counter()
+        self.progress.start(self.path.name, settings.steps, self.step)
+        try:
+            while self.step < settings.steps:
+                self._train_step()
+                if self.step == settings.steps:
+                    break
+                if self.config.eval.every and self.step % self.config.eval.every == 0:
+                    self._evaluate(final=False)
+                if settings.checkpoint_every and self.step % settings.checkpoint_every == 0:
+                    self._save()
+            if self.saved != settings.steps:
+                self._save()
+            return self._finish()
+        finally:
+            self.records.close()
+            if self.board is not None:
+                self.board.close()
+
+    def _train_step(self) -> None:
+        settings, step, begun = self.config.train, self.step, time.perf_counter()
+        lr = learning_rate(settings, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        total = 0.0
+        for microbatch in range(settings.accumulate):
+            dnn.set_clock_(self.model, step, microbatch)
+            x_BT, y_BT = self.batches.at(step, microbatch)
+            if self.method is not None:
+                self.method.set_step(step, microbatch)
+                if microbatch == 0:
+                    self.method.observe(step, lambda x_BT=x_BT: self.model(x_BT))
+            loss = (
+                F.cross_entropy(self.model(x_BT).flatten(0, 1).float(), y_BT.flatten()) / settings.accumulate
+            )
+            loss.backward()
+            total += float(loss.detach())
+        penalty = None
+        if self.method is not None:
+            term = self.method.penalty(step)
+            if term.requires_grad:
+                term.backward()
+            self.method.adjust_grad_(step)
+            penalty = float(term.detach())
+        bound = settings.clip or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound))
+        self._check_finite(total, norm, step + 1)
+        self.optimizer.step()
+        if self.method is not None:
+            self.method.after_step_(step, lr)
+        self.optimizer.zero_grad()
+        self.step += 1
+        elapsed = time.perf_counter() - begun
+        rate = settings.batch * self.config.model.context / elapsed
+        self._record({"kind": "train", "loss": total, "penalty": penalty, "lr": lr, "grad_norm": norm,
+                      "step_seconds": elapsed, "tokens_per_s": rate})  # fmt: skip
+
+    def _evaluate(self, final: bool) -> list[dict[str, Any]]:
+        dnn.set_clock_(self.model, self.step, 0)
+        rows = evaluate(self.model, self.twin, self.config, self.tokens, final)
+        self._check_finite(rows[0]["loss"], 0.0, self.step)
+        for row in rows:
+            self._record({"kind": "eval", **row})
+        return rows
+
+    def _record(self, row: dict[str, Any]) -> None:
+        settings = self.config.train
+        row = {
+            "step": self.step, "tokens": self.step * settings.batch * self.config.model.context, **row,
+            "threads": settings.threads, "seconds": time.perf_counter() - self.begun,
+            "rss_mib": peak_memory_mib(),
+        }  # fmt: skip
+        self.records.write(row)
+        (self.progress.step if row["kind"] == "train" else self.progress.evaluated)(row)
+        if self.board is not None:
+            self.board.row(row)
+
+    def _save(self) -> None:
+        state = self.method.state_dict() if self.method is not None else {}
+        length = self.records.sync()
+        checkpoint.save(
+            self.path, self.step, length, self.model, self.optimizer, state, self.config.train.keep
+        )
+        self.saved = self.step
+
+    def _finish(self) -> dict[str, Any]:
+        """Final evaluation and files. A kill in here repeats it from the last checkpoint, with the same
+        result."""
+        rows = self._evaluate(final=True)
+        self.records.sync()
+        checkpoint.write_model(self.path, self.model)
+        write_parquet(self.path)
+        final = [{key: finite(value) for key, value in row.items()} for row in rows]
+        summary = {**self.info, "steps": self.step, "final": final, "peak_rss_mib": peak_memory_mib()}
+        write_json(self.path / SUMMARY, summary)
+        return summary
+
+    def _check_data(self) -> None:
+        """Record what the run stands on; a resumed run must stand on the same."""
+        path = self.path / RUN
+        if not path.exists():
+            write_json(path, self.info)
+            return
+        recorded = json.loads(path.read_text())
+        for key, what in (
+            ("corpus", "the corpus has changed"),
+            ("initial_state", "the initial weights differ"),
+        ):
+            if recorded[key] != self.info[key]:
+                raise UserError(
+                    f"{self.path} cannot be resumed: {what} since it was started ({recorded[key][:16]} then, "
+                    f"{self.info[key][:16]} now); restore the files and versions of then, or train in "
+                    "another directory"
+                )
+
+    def _check_finite(self, loss: float, norm: float, step: int) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
+        kept = (
+            f"the checkpoint of step {self.saved} is kept"
+            if self.saved
+            else "no checkpoint was written before it"
+        )
+        raise DivergedError(
+            f"{self.path}: {what} at step {step}; {kept}. Lower train.lr, raise train.warmup, lower "
+            "train.clip, "
+            "or use a wider format",
+            step,
+        )

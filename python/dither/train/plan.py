@@ -1,0 +1,174 @@
+"""The plan of a comparison, from one TOML file: shared sections, and an [[arm]] table for each arm.
+
+seeds = [0, 1, 2]                                # optional: every arm once for each seed
+differences = [["lotion", "ptq"]]                # optional: paired differences, first minus second
+
+[model] [data] [train] [eval] [recipe] [method]  # as for one run; shared by the arms
+
+[[arm]]
+name = "fp32"
+
+[[arm]]
+name = "ptq"
+same_as = "fp32"                                 # the same training: its run is used, not repeated
+method = { name = "ptq", quantizer = "int4_g32" }
+
+[[arm]]
+name = "lotion"
+method = { name = "lotion", quantizer = "int4_g32", options = { lam = 1.0 } }
+train = { lr = 2e-3 }                            # any key of a section may differ, but for model, data
+and seed
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dither.errors import UserError, suggest
+from dither.train import config as configuration
+from dither.train.config import MethodConfig, RunConfig
+from dither.train.wiring import check_names
+
+_OWN = ("seeds", "differences", "arm")
+
+
+@dataclass(frozen=True)
+class Arm:
+    name: str
+    config: RunConfig
+    same_as: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`seeds` is empty where the file names none: each arm then runs once with its train.seed."""
+
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...] = ()
+    differences: tuple[tuple[str, str], ...] = ()
+
+    def arm(self, name: str) -> Arm:
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def to_dict(self) -> dict[str, Any]:
+        arms = [
+            {"name": a.name, "same_as": a.same_as, "config": configuration.to_dict(a.config)}
+            for a in self.arms
+        ]
+        return {
+            "seeds": list(self.seeds),
+            "differences": [list(pair) for pair in self.differences],
+            "arms": arms,
+        }
+
+
+def load_plan(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Plan:
+    """Read and check a comparison. `overrides` win over the shared sections and over every arm."""
+    tree, where = configuration.read_toml(path), os.fspath(path)
+    own = {key: tree.pop(key) for key in _OWN if key in tree}
+    shared_overrides = {}
+    for key, value in (overrides or {}).items():
+        if key in ("seeds", "differences"):
+            own[key] = value
+        else:
+            shared_overrides[key] = value
+    tables = own.get("arm")
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, Mapping) for table in tables):
+        raise UserError(
+            f"{where} has no [[arm]] table; a comparison needs at least one (for one run: dither train)"
+        )
+    arms: list[Arm] = []
+    for number, table in enumerate(tables, start=1):
+        arms.append(_arm(dict(table), tree, shared_overrides, f"{where}, arm {number}", arms))
+    for arm in arms:
+        for key in ("model", "data"):
+            if getattr(arm.config, key) != getattr(arms[0].config, key):
+                raise UserError(
+                    f"{where}: arm {arm.name!r} has another [{key}] than {arms[0].name!r}; arms are "
+                    "compared from the same "
+                    "data and the same initial weights"
+                )
+        if arm.config.train.seed != arms[0].config.train.seed:
+            raise UserError(
+                f"{where}: arm {arm.name!r} has its own train.seed; list seeds = [...] for all arms instead"
+            )
+        check_names(arm.config)
+    seeds = own.get("seeds", [])
+    if isinstance(seeds, str):
+        seeds = [int(seed) if seed.strip().isdigit() else seed for seed in seeds.strip("[]").split(",")]
+    if not isinstance(seeds, (list, tuple)) or not all(type(s) is int and s >= 0 for s in seeds) or len(
+        set(seeds)
+    ) < len(seeds):  # fmt: skip
+        raise UserError(f"{where}: seeds must be a list of different whole numbers, not {seeds!r}")
+    pairs = own.get("differences", [])
+    names = [arm.name for arm in arms]
+    if not isinstance(pairs, list):
+        raise UserError(
+            f'{where}: differences must be a list of pairs such as [["lotion", "ptq"]], not {pairs!r}'
+        )
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise UserError(f"{where}: a difference is a pair of arm names, not {pair!r}")
+        for name in pair:
+            if name not in names:
+                raise UserError(
+                    f"{where}: differences name the unknown arm {name!r}{suggest(str(name), names)}"
+                )
+    return Plan(tuple(arms), tuple(seeds), tuple((a, b) for a, b in pairs))
+
+
+def _arm(
+    table: dict[str, Any],
+    shared: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    where: str,
+    before: list[Arm],
+) -> Arm:
+    name, same_as = table.pop("name", None), table.pop("same_as", None)
+    if (
+        not isinstance(name, str)
+        or not name
+        or not all(c.isalnum() or c in "-_.+" for c in name)
+        or name[0] == "."
+    ):
+        raise UserError(
+            f"{where}: an arm needs a name of letters, digits, '-', '_', '+' and '.', not {name!r}"
+        )
+    if name in [arm.name for arm in before]:
+        raise UserError(f"{where}: the name {name!r} is taken by an earlier arm")
+    merged: dict[str, Any] = {key: value for key, value in shared.items()}
+    for key, value in table.items():
+        inherited = merged.get(key, {})
+        if isinstance(value, Mapping) and isinstance(inherited, Mapping):
+            merged[key] = {**inherited, **value}
+            # steps and tokens exclude each other: the arm's own wins
+            for given, other in (("steps", "tokens"), ("tokens", "steps")):
+                if key == "train" and given in value and other not in value:
+                    merged[key].pop(other, None)
+        else:
+            merged[key] = value
+    config = configuration.from_dict(configuration.apply_overrides(merged, overrides), f"{where} ({name})")
+    if same_as is None:
+        return Arm(name, config)
+    base = next((arm for arm in before if arm.name == same_as and arm.same_as is None), None)
+    if base is None:
+        known = [arm.name for arm in before if arm.same_as is None]
+        raise UserError(
+            f"{where}: same_as = {same_as!r} names no earlier arm that is "
+            f"trained{suggest(str(same_as), known)}"
+        )
+    if _training(config) != _training(base.config):
+        raise UserError(
+            f"{where}: {name!r} says same_as = {same_as!r}, but its sections differ in more than a ptq "
+            "method; "
+            "remove same_as or the differences"
+        )
+    return Arm(name, config, same_as)
+
+
+def _training(config: RunConfig) -> RunConfig:
+    """The configuration as far as training goes: PTQ trains like no method."""
+    return replace(config, method=MethodConfig()) if config.method.name == "ptq" else config

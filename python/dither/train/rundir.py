@@ -1,0 +1,124 @@
+"""The run directory: claimed once, never overwritten, explaining itself.
+
+config.toml          the resolved configuration; training from it repeats the run
+run.json             what the run found: corpus hash, hash of the initial weights, parameters, versions
+metrics.jsonl        rows while running      metrics.parquet  all rows when done
+checkpoints/         see dither.train.checkpoint
+model.safetensors    the trained weights     summary.json     written last: its presence says that the run
+is done
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from dither.errors import UserError
+from dither.train import config as configuration
+from dither.train.config import RunConfig
+from dither.train.files import disk_errors, write_text
+
+CONFIG, RUN, SUMMARY, LOCK = "config.toml", "run.json", "summary.json", ".lock"
+# keys that change neither weights nor metrics, and may differ when a run is resumed
+FREE = {("train", "checkpoint_every"), ("train", "keep"), ("train", "tensorboard")}
+
+
+class RunDirectory:
+    """A directory held by this process while the `with` block lasts; a second process is refused."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._lock: int | None = None
+
+    def __enter__(self) -> RunDirectory:
+        try:
+            with disk_errors(self.path, "Free some space or choose a directory on another disk."):
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileExistsError:
+            raise UserError(f"{self.path} is a file; name a directory for the run") from None
+        except PermissionError:
+            raise UserError(
+                f"{self.path} cannot be written (permission denied); name another directory"
+            ) from None
+        try:
+            import fcntl
+        except ImportError:
+            return self  # Windows: no lock
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise UserError(
+                f"{self.path} is in use by another process; wait for it or name another directory"
+            ) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._lock is not None
+        os.close(self._lock)
+
+    def claim(self, config: RunConfig) -> RunConfig:
+        """Take an unused directory and write the resolved config.toml. Raises UserError where anything lies
+        in it."""
+        config = configuration.resolve(config, torch.get_num_threads())
+        self._remove_leftovers()
+        if (self.path / CONFIG).exists():
+            raise UserError(
+                f"{self.path} already holds a run; resume it (resume=True, --resume) or name another "
+                "directory"
+            )
+        if others := sorted(p.name for p in self.path.iterdir() if p.name != LOCK):
+            raise UserError(f"{self.path} is not empty (it holds {others[0]}); name a new or empty directory")
+        with disk_errors(self.path, "Free some space or choose a directory on another disk."):
+            write_text(self.path / CONFIG, configuration.dump_toml(configuration.to_dict(config)))
+        return config
+
+    def continue_(self, config: RunConfig | None) -> RunConfig:
+        """The recorded configuration. Raises UserError where `config` differs in a key that matters."""
+        self._remove_leftovers()
+        if not (self.path / CONFIG).exists():
+            if config is None or any(p.name != LOCK for p in self.path.iterdir()):
+                raise UserError(f"{self.path} holds no run to resume (no {CONFIG}); start it without resume")
+            return self.claim(config)  # killed before its first file was written
+        recorded = configuration.load(self.path / CONFIG)
+        if config is None:
+            return recorded
+        config = configuration.resolve(config, recorded.train.threads)
+        changes = list(_differences(configuration.to_dict(recorded), configuration.to_dict(config), ()))
+        if changes:
+            raise UserError(
+                f"{self.path} was started with another configuration: {'; '.join(changes)}. Resume it "
+                "with its own "
+                "configuration, or start the new one in another directory"
+            )
+        return config
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self.path.glob("*.tmp-*"):
+            leftover.unlink()
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], parents: tuple[str, ...]):
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from _differences(a, b, (*parents, key))
+        elif a != b and (*parents, key) not in FREE:
+            yield f"{'.'.join((*parents, key))} was {a!r} and is now {b!r}"
+
+
+def read_summary(run_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The summary of a finished run, None for one that is not finished."""
+    try:
+        return json.loads((Path(run_dir) / SUMMARY).read_text())
+    except FileNotFoundError:
+        return None

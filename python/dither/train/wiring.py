@@ -1,0 +1,174 @@
+"""From a configuration to the objects of a run: model, optimizer, recipe, method, and the plain twin for
+evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+import dither.nn as dnn
+from dither import methods
+from dither.errors import UserError, suggest
+from dither.models.gpt import GPT
+from dither.quantizer import Quantizer
+from dither.train.config import OPERANDS, RecipeConfig, RunConfig, TrainConfig
+
+PREPARING = ("qat", "rat")  # methods that are a recipe themselves
+
+
+def make_model(config: RunConfig, vocab: int) -> GPT:
+    """The model with its initial weights: they depend on [model], the vocabulary and train.seed alone."""
+    return GPT(config.model, vocab, torch.Generator().manual_seed(config.train.seed))
+
+
+def plain_twin(model: GPT) -> GPT:
+    """A plain model over the very same parameters: evaluation in full precision and under a cast, whatever
+    recipe or method the training model carries."""
+    twin = GPT(model.config, model.vocab)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, _ in list(twin.named_parameters(remove_duplicate=False)):
+        owner, _, leaf = name.rpartition(".")
+        setattr(twin.get_submodule(owner), leaf, parameters[name])
+    return twin
+
+
+def state_hash(model: nn.Module) -> str:
+    """SHA-256 over the names and bytes of all parameters."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode() + b"\0")
+        digest.update(parameter.detach().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
+    """AdamW (arXiv:1711.05101); weight decay on matrices only. One group each, fused into one kernel."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": train.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    betas = (train.betas[0], train.betas[1])
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=train.lr, betas=betas, eps=train.eps, fused=True
+    )
+
+
+def quantizer(spec: str, where: str) -> Quantizer:
+    """Parse a quantizer of the configuration; an error names the key it stands under."""
+    try:
+        return Quantizer(spec)
+    except ValueError as error:
+        raise UserError(f"{where} = {spec!r}: {error}") from None
+
+
+def make_recipe(config: RecipeConfig) -> dnn.Recipe:
+    overrides: dict[str, Any] = {"sites": config.sites}
+    for operand in OPERANDS:
+        spec = getattr(config, operand)
+        if operand == "dgrad_w" and spec == "fprop":
+            overrides[operand] = spec
+        elif spec:
+            overrides[operand] = None if spec == "none" else quantizer(spec, f"recipe.{operand}")
+    try:
+        return dnn.Recipe.get(config.name, **overrides)
+    except ValueError as error:
+        raise UserError(f"[recipe] {error}") from None
+
+
+def is_plain(config: RecipeConfig) -> bool:
+    """True for the fp32 recipe without overrides: nothing is quantized, nothing is prepared."""
+    return config.name == "fp32" and all(getattr(config, operand) in ("", "none") for operand in OPERANDS)
+
+
+def check_names(config: RunConfig) -> None:
+    """Raise UserError for an unknown quantizer, recipe or method option before any data is read."""
+    for spec in config.eval.casts:
+        quantizer(spec, "eval.casts")
+    make_recipe(config.recipe)
+    method = config.method
+    if method.quantizer:
+        quantizer(method.quantizer, "method.quantizer")
+    if method.name in PREPARING and not is_plain(config.recipe):
+        raise UserError(
+            f'method "{method.name}" is a recipe of its own and cannot be combined with recipe '
+            f'"{config.recipe.name}"; '
+            "set recipe.fprop_w to the quantizer instead, or leave the recipe at fp32"
+        )
+    if method.name != "none":
+        known = _known_options(method.name)
+        for option in method.options:
+            if option not in known:
+                raise UserError(
+                    f"[method.options] unknown option {option!r} of {method.name}{suggest(option, known)} "
+                    f"(known: {', '.join(known) or 'none'})"
+                )
+
+
+_LOTION = ("curvature", "n_eff", "every", "decay", "lam", "silent")
+
+
+def _known_options(name: str) -> list[str]:
+    parameters = inspect.signature(methods.get(name)).parameters
+    own = [
+        key
+        for key in parameters
+        if key not in ("model", "quantizer", "seed", "optimizer", "curvature", "lam")
+    ]
+    return [*own, *_LOTION] if name == "lotion" else own
+
+
+def attach(config: RunConfig, model: GPT, optimizer: torch.optim.Optimizer) -> methods.Method | None:
+    """Prepare the model for its recipe and attach its method. None for no method.
+
+    Options of LOTION in [method.options]: `curvature` "adam" (default; `n_eff`, by default the tokens of one
+    step) or "fisher" (sampled labels; `every`, `decay`), `lam` (default 1), `silent` (the part of the run
+    before a linear ramp of lambda; without it lambda is constant), and those of dither.methods.Lotion."""
+    if not is_plain(config.recipe):
+        try:
+            dnn.prepare_(
+                model, make_recipe(config.recipe), exempt=config.recipe.exempt, seed=config.train.seed
+            )
+        except ValueError as error:
+            raise UserError(f"[recipe] {error}") from None
+    if config.method.name == "none":
+        return None
+    options: dict[str, Any] = dict(config.method.options)
+    try:
+        if config.method.name == "lotion":
+            options |= _lotion_options(options, config, optimizer)
+        elif config.method.name in PREPARING:
+            options["seed"] = config.train.seed
+        return methods.get(config.method.name)(model, config.method.quantizer, **options)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"[method] {error}") from None
+
+
+def _lotion_options(
+    options: dict[str, Any], config: RunConfig, optimizer: torch.optim.Optimizer
+) -> Mapping[str, Any]:
+    """Replace the names that stand in the TOML file by the objects that Lotion takes (they are popped from
+    it)."""
+    kind, lam = options.pop("curvature", "adam"), float(options.pop("lam", 1.0))
+    if kind == "adam":
+        for option in ("every", "decay"):
+            if option in options:
+                raise ValueError(f"{option} belongs to curvature 'fisher'")
+        n_eff = options.pop("n_eff", config.train.batch * config.model.context)
+        curvature: methods.Curvature = methods.AdamSecondMoment(optimizer, n_eff=n_eff)
+    elif kind == "fisher":
+        picked = {option: options.pop(option) for option in ("every", "decay") if option in options}
+        if "n_eff" in options:
+            raise ValueError("n_eff belongs to curvature 'adam'")
+        curvature = methods.SampledFisher(seed=config.train.seed, **picked)
+    else:
+        raise ValueError(f"unknown curvature {kind!r}{suggest(str(kind), ('adam', 'fisher'))} (adam, fisher)")
+    silent = options.pop("silent", None)
+    ramp = lam if silent is None else methods.Ramp(lam, config.train.steps, silent=float(silent))
+    return {"curvature": curvature, "lam": ramp, "optimizer": optimizer}
