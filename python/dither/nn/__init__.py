@@ -1,0 +1,30 @@
+"""Low-precision training of torch models: recipes, quantized layers and the ops beneath them.
+
+    dither.nn.prepare_(model, "mxfp8", exempt=["*.head"])     # in place; dither.nn.restore_(model) undoes it
+    dither.nn.set_clock_(model, step, microbatch)             # in the loop, where a rounding is stochastic
+
+A module that is called twice within one microbatch draws the same random bits both times.
+"""
+
+from dither.errors import require
+
+require("torch", "torch")
+
+from dither.nn import ops, streams, twin  # noqa: E402
+from dither.nn.layers import AttentionProducts  # noqa: E402
+from dither.nn.prepare import Site, candidates, prepare_, restore_, set_clock_, sites  # noqa: E402
+from dither.nn.recipe import Recipe  # noqa: E402
+
+__all__ = [
+    "AttentionProducts",
+    "Recipe",
+    "Site",
+    "candidates",
+    "ops",
+    "prepare_",
+    "restore_",
+    "set_clock_",
+    "sites",
+    "streams",
+    "twin",
+]

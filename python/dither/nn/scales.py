@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dither.formats import Format, get
+from dither.formats import get
 from dither.nn.floatbits import FP32, Layout, normalised, odd_part, round_to_grid, split
 from dither.quantizer import Quantizer
 
 _LARGEST = 3.4028234663852886e38  # of fp32
+_STORED = {name: get(name) for name in ("e4m3", "ue5m3")}
 
 
 class Power(NamedTuple):
@@ -74,7 +75,7 @@ def _power_of_two(q: Quantizer, absmax: Tensor, layout: Layout) -> Tensor:
 
 def _second_level(q: Quantizer, absmax: Tensor, tensor_absmax: Tensor, layout: Layout) -> Factors:
     """NVFP4's two levels in Transformer Engine's order of operations; fp32 but for products with fp64 input."""
-    stored, top, one = get(str(q.scale_format)), q.format.max, torch.ones((), device=absmax.device)
+    stored, top, one = _STORED[str(q.scale_format)], q.format.max, torch.ones((), device=absmax.device)
     whole = tensor_absmax.to(torch.float32)
     encode = (one * (stored.max * top) / whole).clamp(max=_LARGEST)
     encode = torch.where((whole == 0) | (encode == 0), 1, encode)
@@ -88,7 +89,7 @@ def _second_level(q: Quantizer, absmax: Tensor, tensor_absmax: Tensor, layout: L
 
 def _round_scale(wanted: Tensor, q: Quantizer, layout: Layout) -> Tensor:
     """`wanted` >= 0 rounded to the scale's 8-bit float (up under rceil), saturating; fp32."""
-    stored: Format = get(str(q.scale_format))
+    stored = _STORED[str(q.scale_format)]
     rounding = "up" if q.scale_rule == "rceil" else "nearest_even"
     bits = layout.bits(wanted)
     rounded = round_to_grid(bits, bits < 0, stored.emin, stored.mbits, rounding, layout)
