@@ -1,0 +1,60 @@
+"""What to do about the quantizer in the objective: PTQ, QAT, RAT and LOTION under one interface.
+
+    curvature = AdamSecondMoment(optimizer, n_eff=tokens)
+    lotion = dither.methods.Lotion(model, "int4_g32", curvature=curvature, lam=Ramp(1.0, steps))
+    loss = task_loss + lotion.penalty(step)
+
+    with dither.methods.cast_weights(model, "int4_g32"):  # what the model is worth with its weights cast
+        evaluate(model)
+
+On any `nn.Module`; `dither.methods.base` lists the calls a training loop makes.
+"""
+
+from __future__ import annotations
+
+from dither.errors import UserError, suggest
+from dither.methods.base import Method
+from dither.methods.casting import cast_weights, randomized
+from dither.methods.curvature import AdamSecondMoment, Curvature, SampledFisher
+from dither.methods.lotion import Lotion
+from dither.methods.ptq import Ptq
+from dither.methods.qat import Qat
+from dither.methods.ramp import Ramp
+from dither.methods.rat import Rat
+from dither.methods.targets import Target, find_targets
+
+__all__ = [
+    "AdamSecondMoment",
+    "Curvature",
+    "Lotion",
+    "Method",
+    "Ptq",
+    "Qat",
+    "Ramp",
+    "Rat",
+    "SampledFisher",
+    "Target",
+    "cast_weights",
+    "find_targets",
+    "get",
+    "names",
+    "randomized",
+]
+
+_METHODS: dict[str, type[Method]] = {method.name: method for method in (Ptq, Qat, Rat, Lotion)}
+
+
+def names() -> list[str]:
+    """The names that `get` knows."""
+    return list(_METHODS)
+
+
+def get(name: str) -> type[Method]:
+    """The method of that name, to be called as `get(name)(model, quantizer, **options)`. UserError for an
+    unknown name.
+    """
+    if name not in _METHODS:
+        raise UserError(
+            f"unknown method {name!r}{suggest(name, _METHODS)}; methods are {', '.join(_METHODS)}"
+        )
+    return _METHODS[name]

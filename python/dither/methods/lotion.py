@@ -1,0 +1,204 @@
+"""LOTION (arXiv 2510.08757): descend the loss as randomized rounding would see it, smoothed to second order (Eq. 3).
+
+    L_GN(w) = L(w) + lambda R(w),   R(w) = 1/2 sum_i g_ii sigma_i^2,   sigma_i^2 = (w_i - lo_i)(hi_i - w_i)
+
+L is the task loss at the full-precision weights. R vanishes on the grid, its minima are grid points, and the
+global minima of the quantized problem are kept. The curvature g is held fixed in the gradient.
+The scale of a block moves with the block's largest weight; `scale_grad` (default) differentiates through it,
+`scale_grad=False` freezes the lattice. In our replication this choice decides whether LOTION beats
+straight-through training under round-to-nearest.
+
+Where the penalty is applied:
+
+    "loss"       penalty(step) returns lambda R(w) with its graph
+    "grad"       adjust_grad_ adds lambda dR/dw to .grad: the same step as "loss" without a graph
+    "decoupled"  after_step_ moves the weights that the optimizer has just written, by the optimizer's measure,
+                     w <- w - lr lambda P dR/dw,     P = 1 / (sqrt(v / (1 - beta2^t)) + eps)
+                 for Adam and AdamW, with v after this step's update, and P = 1 for SGD. The penalty enters
+                 neither momentum nor v. With g = n_eff v / (1 - beta2^t) and a frozen lattice a weight moves by
+                  lr lambda n_eff/2 sqrt(v / (1 - beta2^t)) (lo + hi - 2w).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dither.errors import UserError, suggest
+from dither.methods.base import Method
+from dither.methods.curvature import Curvature, group_numbers, second_moment
+from dither.methods.noise import Penalty, penalty_and_gradient
+from dither.quantizer import Quantizer
+
+MODES = ("loss", "grad", "decoupled")
+
+
+class Lotion(Method):
+    """The penalty 1/2 lambda sum g sigma^2 on the target weights.
+
+    `curvature`: a `Curvature`. `lam`: a number, or a function of the step such as `Ramp`. `scale_grad`:
+    differentiate through the scales. `mode`: "loss", "grad" or "decoupled" (module docstring). `optimizer`:
+    needed by "decoupled" unless the curvature is `AdamSecondMoment`, which knows it.
+
+    UserError for a quantizer that clips, frozen target weights, or an optimizer whose preconditioner is
+    unknown.
+    """
+
+    name = "lotion"
+    needs_unbiased = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        quantizer: Quantizer | str,
+        *,
+        curvature: Curvature,
+        lam: float | Callable[[int], float] = 1.0,
+        scale_grad: bool = True,
+        mode: str = "loss",
+        optimizer: torch.optim.Optimizer | None = None,
+        sites: Sequence[str] = ("linear",),
+        exempt: Sequence[str] = (),
+    ) -> None:
+        super().__init__(model, quantizer, sites=sites, exempt=exempt)
+        if mode not in MODES:
+            raise UserError(f"unknown mode {mode!r}{suggest(mode, MODES)}; known: {', '.join(MODES)}")
+        frozen = [name for name, weight in self.targets.items() if not weight.requires_grad]
+        if frozen:
+            raise UserError(
+                "LOTION trains the weights it is given, but these are frozen (requires_grad=False): "
+                + ", ".join(frozen)
+                + "; unfreeze them or exempt them"
+            )
+        if not callable(lam) and not lam >= 0.0:
+            raise UserError(f"lam must be at least 0, got {lam}")
+        self.curvature, self.lam, self.scale_grad, self.mode = curvature, lam, scale_grad, mode
+        curvature.bind(self.targets)
+        self.optimizer = optimizer if optimizer is not None else getattr(curvature, "optimizer", None)
+        self._adam = _adam_groups(self.optimizer, self.targets) if mode == "decoupled" else None
+
+    @property
+    def scale_derivative(self) -> str:
+        """What stands for ds/damax: "exact" (fp32 scale), "proportional" (s/amax, the scale before rounding)
+        or "frozen".
+        """
+        if not self.scale_grad:
+            return "frozen"
+        return "exact" if self.quantizer.scale_format == "fp32" else "proportional"
+
+    @property
+    def label(self) -> str:
+        """ "LOTION"; the frozen lattice and the extension to quantized scales are named."""
+        if self.quantizer.scale_format != "fp32":
+            return (
+                f"LOTION (extension: {self.quantizer.scale_format} scale, {self.scale_derivative} derivative)"
+            )
+        return "LOTION" if self.scale_grad else "LOTION (frozen scale)"
+
+    def describe(self) -> str:
+        """One line: quantizer, targets, curvature, lambda, mode and scale derivative."""
+        text = (
+            f"{super().describe()}; curvature: {self.curvature}; "
+            f"lambda: {getattr(self.lam, '__name__', self.lam)}; "
+            f"mode: {self.mode}; scale derivative: {self.scale_derivative}"
+        )
+        if self.quantizer.scale_format != "fp32":
+            text += "; the paper treats scales of full precision only: this is an extension of its method"
+        return text
+
+    def lam_at(self, step: int) -> float:
+        """lambda at `step`; UserError where the schedule gives a negative number or NaN."""
+        value = float(self.lam(step)) if callable(self.lam) else float(self.lam)
+        if not value >= 0.0:
+            raise UserError(f"lam({step}) = {value}; it must be at least 0")
+        return value
+
+    def value(self, step: int) -> float:
+        """lambda R(w) as a number, in every mode: for records."""
+        with torch.no_grad():
+            return float(self._weighted_penalty(self.lam_at(step)))
+
+    def observe(self, step: int, logits: Callable[[], Tensor]) -> None:
+        self.curvature.observe(step, logits)
+
+    def penalty(self, step: int) -> Tensor:
+        if self.mode != "loss":
+            return super().penalty(step)
+        return self._weighted_penalty(self.lam_at(step))
+
+    def adjust_grad_(self, step: int) -> None:
+        if self.mode != "grad":
+            return
+        for _, weight, gradient in self._gradients(self.lam_at(step)):
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            weight.grad += gradient.to(weight.dtype)
+
+    @torch.no_grad()
+    def after_step_(self, step: int, lr: float) -> None:
+        if self.mode != "decoupled":
+            return
+        assert self.optimizer is not None
+        for name, weight, gradient in self._gradients(self.lam_at(step)):
+            if self._adam is not None:
+                group = self.optimizer.param_groups[self._adam[name]]
+                moment = second_moment(self.optimizer, weight, group)
+                if moment is None:
+                    continue  # no step was taken for this weight yet
+                gradient.div_(moment.sqrt_().add_(group["eps"]))
+            weight.add_(gradient.to(weight.dtype), alpha=-lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {
+            f"curvature.{key}": value for key, value in self.curvature.state_dict().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        prefix = "curvature."
+        self.curvature.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        )
+
+    def _active(self, lam: float) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
+        """The targets whose curvature is known; none at all while lambda is 0."""
+        for name, weight in self.targets.items() if lam > 0.0 else ():
+            diagonal = self.curvature.diagonal(name, weight)
+            if diagonal is not None:
+                yield name, weight, diagonal
+
+    def _weighted_penalty(self, lam: float) -> Tensor:
+        total = super().penalty(0)
+        for _, weight, diagonal in self._active(lam):
+            value: Tensor = Penalty.apply(weight, diagonal, self.quantizer, self.scale_grad)  # type: ignore[assignment]
+            total = total + lam * value.to(total.device)
+        return total
+
+    def _gradients(self, lam: float) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
+        """lambda dR/dw of every active target, one at a time so that only one is alive."""
+        for name, weight, diagonal in self._active(lam):
+            _, gradient = penalty_and_gradient(weight, diagonal, self.quantizer, scale_grad=self.scale_grad)
+            yield name, weight, gradient.mul_(lam)
+
+
+def _adam_groups(
+    optimizer: torch.optim.Optimizer | None, targets: Mapping[str, nn.Parameter]
+) -> dict[str, int] | None:
+    """The parameter group whose Adam denominators precondition each target; None for SGD, which has no
+    denominators.
+    """
+    if optimizer is None:
+        raise UserError('mode="decoupled" moves the weights beside the optimizer: pass optimizer=')
+    groups = group_numbers(optimizer, targets)
+    if isinstance(optimizer, torch.optim.SGD):
+        return None
+    if not all("betas" in group and "eps" in group for group in optimizer.param_groups):
+        raise UserError(
+            'mode="decoupled" knows the preconditioners of Adam, AdamW and SGD, '
+            f"not of {type(optimizer).__name__}; "
+            'use mode="grad"'
+        )
+    return groups

@@ -1,0 +1,109 @@
+"""LOTION's penalty and its gradient: what randomized rounding would cost, to second order.
+
+Randomized rounding sends a weight w between its neighbours lo <= w <= hi to either of them, without bias; the
+variance is
+
+    sigma^2 = (w - lo)(hi - w)                                   (arXiv 2510.08757, section 3; codebook form)
+
+and the penalty is R(w) = 1/2 sum_i g_i sigma_i^2 with the curvature g held fixed (Eq. 3). Its gradient has
+two parts:
+
+    lattice      dR/dw_i    = 1/2 g_i (lo_i + hi_i - 2 w_i)
+    scale        dR/ds      = 1/2 sum_{i in block} g_i (c_hi,i (w_i - lo_i) - c_lo,i (hi_i - w_i)), c = point/s
+
+and the scale moves with the block's largest weight alone, ds/dw_max = sign(w_max) s/amax (= sign(w_max)/max,
+since s = amax/max). The s cancels, so the block maximum receives
+
+    sign(w_max)/amax * 1/2 sum_{i in block} g_i (hi_i (w_i - lo_i) - lo_i (hi_i - w_i)),
+
+which needs the neighbours only, whatever the format. With a quantized scale (E8M0, E4M3) s is a step function
+of amax; the same expression is then the *proportional* surrogate: the derivative of the scale before it was
+rounded.
+
+Three conventions where R has a kink or the maximum is not unique:
+* on the lattice lo = hi = w, so both parts are 0 there (R has a minimum with one-sided slopes -+ 1/2 g s);
+* with an fp32 scale the block maximum is a lattice point by construction, and is treated as one even where
+  fl(amax/max)*max misses it by a rounding error: it feels the scale part only;
+* several maxima in a block share the scale part equally, as `torch.amax` does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dither.nn import ops
+from dither.quantizer import Quantizer
+
+
+def penalty_and_gradient(
+    weight: Tensor, curvature: Tensor, quantizer: Quantizer, *, scale_grad: bool
+) -> tuple[Tensor, Tensor]:
+    """Return R (a scalar) and dR/dw (shape of `weight`), both in fp32, or fp64 for an fp64 weight.
+
+    `weight`: any shape, blocks along the last axis. `curvature`: g >= 0, the same shape. With `scale_grad`
+    the gradient includes the part that goes through the block's scale. Nothing is recorded by autograd.
+    """
+    with torch.no_grad():
+        compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        w = weight.detach().to(compute)
+        half_g = curvature.detach().to(compute) * 0.5
+        lo, hi = ops.neighbours(w, quantizer, axis=-1)
+        below, above = w - lo, hi - w
+
+        magnitude = _blocks(w.abs(), quantizer)
+        amax = magnitude.amax(-1, keepdim=True)
+        is_max = magnitude == amax
+        if quantizer.scale_format == "fp32":
+            on_lattice = _unblock(is_max, w, quantizer)
+            below.masked_fill_(on_lattice, 0.0)
+            above.masked_fill_(on_lattice, 0.0)
+
+        penalty = (half_g * below * above).sum()
+        gradient = (above - below).mul_(half_g)
+        if scale_grad:
+            through_scale = hi.mul_(below).sub_(lo.mul_(above)).mul_(half_g)
+            block_sum = _blocks(through_scale, quantizer).sum(-1, keepdim=True)
+            share = block_sum / (amax * is_max.sum(-1, keepdim=True))
+            share.masked_fill_(amax == 0, 0.0)
+            gradient += _unblock(share * is_max, w, quantizer).mul_(w.sign())
+        return penalty, gradient
+
+
+class Penalty(torch.autograd.Function):
+    """R(w) for autograd; the gradient is computed beside the value, in the same pass."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx, weight: Tensor, curvature: Tensor, quantizer: Quantizer, scale_grad: bool
+    ) -> Tensor:
+        penalty, gradient = penalty_and_gradient(weight, curvature, quantizer, scale_grad=scale_grad)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(gradient.to(weight.dtype))
+        return penalty
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_output: Tensor):  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_output.to(gradient.dtype), None, None, None
+
+
+def _blocks(x: Tensor, quantizer: Quantizer) -> Tensor:
+    """View `x` as [..., blocks, block]; a ragged last block is filled with zeros, which change no maximum and
+    no sum.
+    """
+    if quantizer.block == "tensor":
+        return x.reshape(1, -1)
+    if quantizer.block == "row":
+        return x
+    size = int(quantizer.block)  # type: ignore[arg-type]
+    return F.pad(x, (0, -x.shape[-1] % size)).unflatten(-1, (-1, size))
+
+
+def _unblock(blocks: Tensor, like: Tensor, quantizer: Quantizer) -> Tensor:
+    """The inverse of `_blocks`: back to the shape of `like`, without the filling."""
+    if quantizer.block in ("tensor", "row"):
+        return blocks.reshape(like.shape)
+    return blocks.flatten(-2)[..., : like.shape[-1]]

@@ -1,0 +1,39 @@
+"""A schedule for lambda: silence, then a linear ramp."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dither.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """lambda(step): 0 for the first `silent` part of `steps`, then linear up to `value` at `steps`, constant
+    after it.
+
+    A penalty at full strength from the first step can hold the weights at the lattice points near their
+    initialisation; a silent first half lets the task place them first (the same idea as CAGE's silence ratio,
+    arXiv 2510.18784).
+
+    `value`: the final lambda. `steps`: optimizer steps of the run. `silent`: fraction of `steps` in [0, 1).
+    """
+
+    value: float
+    steps: int
+    silent: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"Ramp needs steps >= 1, got {self.steps}")
+        if not 0.0 <= self.silent < 1.0:
+            raise UserError(f"Ramp needs 0 <= silent < 1, got {self.silent}")
+        if not self.value >= 0.0:
+            raise UserError(f"Ramp needs value >= 0, got {self.value}")
+
+    def __call__(self, step: int) -> float:
+        start = self.silent * self.steps
+        return self.value * min(1.0, max(0.0, (step - start) / (self.steps - start)))
+
+    def __str__(self) -> str:
+        return f"0 for {self.silent:.0%} of {self.steps} steps, then linear to {self.value:g}"

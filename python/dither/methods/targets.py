@@ -1,0 +1,63 @@
+"""Which weights a method treats: those of the model's sites, each parameter once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from dither.errors import UserError, suggest
+from dither.nn.prepare import _matches as matching
+from dither.nn.prepare import candidates
+from dither.nn.recipe import SITES
+
+WEIGHT_SITES = tuple(site for site in SITES if site != "attention")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One weight: its name in the model, its position among all sites (for random streams), and the
+    parameter.
+    """
+
+    name: str
+    index: int
+    weight: nn.Parameter
+
+
+def find_targets(
+    model: nn.Module, *, sites: Sequence[str] = ("linear",), exempt: Sequence[str] = ()
+) -> list[Target]:
+    """The weights of the sites of kinds `sites` (linear, head, embedding, norm) whose module name no glob of
+    `exempt` covers.
+
+    A weight that several modules share is listed once, under its first name, and is left out where any of
+    them is exempt or of another kind. Raises UserError for an unknown kind, a glob that matches nothing, or
+    where nothing is left.
+    """
+    for site in sites:
+        if site not in WEIGHT_SITES:
+            raise UserError(
+                f"no method for the weights of {site!r}{suggest(site, WEIGHT_SITES)}; "
+                f"sites are {', '.join(WEIGHT_SITES)}"
+            )
+    found = candidates(model)
+    left_out = matching(found, list(exempt))
+    chosen: dict[int, Target] = {}
+    barred: set[int] = set()
+    for index, (name, module, kind) in enumerate(found):
+        weight = getattr(module, "weight", None)
+        if weight is None:
+            continue
+        if kind not in sites or name in left_out:
+            barred.add(id(weight))
+        elif id(weight) not in chosen:
+            chosen[id(weight)] = Target(f"{name}.weight" if name else "weight", index, weight)
+    targets = [target for key, target in chosen.items() if key not in barred]
+    if not targets:
+        raise UserError(
+            f"no weight of the sites {', '.join(sites)} is left after exempt={list(exempt)}; the model has: "
+            + (", ".join(f"{name or '(the model)'} ({kind})" for name, _, kind in found) or "none")
+        )
+    return targets
