@@ -11,17 +11,16 @@ steps from tokens), so that the `config.toml` of a run directory repeats the run
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from dither.errors import UserError, suggest
 from dither.models.gpt import GPTConfig
+from dither.train.toml import build, read_toml, set_keys
 
 STDLIB = "stdlib"  # the source that is the running Python's own standard library
 SCHEDULES = ("cosine", "wsd", "constant")
@@ -135,99 +134,24 @@ def load(
     return from_dict(apply_overrides(tree, overrides or {}), where)
 
 
-def from_dict(tree: Mapping[str, Any], where: str) -> RunConfig:
-    """Build and check the dataclasses from nested dicts; `where` stands in the error messages."""
-    config = _build(RunConfig, tree, where, "")
-    try:
-        check(config)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    return config
-
-
-def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Parse a TOML file. Raises UserError for a missing file and, with line and column, for a syntax
-    error."""
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; examples lie in the folder examples/ of the repository"
-        ) from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a directory; name a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
-
-
 def apply_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `tree` with "section.key" set to each value; the keys are checked when the dataclasses are
-    built."""
-    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
-    for name, value in overrides.items():
-        *parents, key = name.split(".")
-        node = result
-        for parent in parents:
-            child = node.get(parent, {})
-            if not isinstance(child, Mapping):
-                raise UserError(f"override {name!r}: {parent!r} is not a section")
-            node[parent] = dict(child)
-            node = node[parent]
-        node[key] = value
-    # steps and tokens exclude each other: the one given on the command line wins over the one in the file
+    """A copy of `tree` with "section.key" set to each value. Of steps and tokens, which exclude each other,
+    the one given here wins over the one in the file."""
+    result = set_keys(tree, overrides)
     for given, other in (("steps", "tokens"), ("tokens", "steps")):
         if f"train.{given}" in overrides and f"train.{other}" not in overrides:
             result["train"].pop(other, None)
     return result
 
 
-def _build(kind: type, tree: Any, where: str, section: str) -> Any:
-    if not isinstance(tree, Mapping):
-        raise UserError(f"{where}: {section} must be a table, not {tree!r}")
-    hints = get_type_hints(kind)
-    label = f"[{section}] " if section else ""
-    values = {}
-    for key, value in tree.items():
-        if key not in hints:
-            known = ", ".join(hints)
-            raise UserError(f"{where}: {label}unknown key {key!r}{suggest(key, hints)} (known: {known})")
-        name = f"{section}.{key}" if section else key
-        if is_dataclass(hints[key]):
-            values[key] = _build(hints[key], value, where, name)  # type: ignore[arg-type]
-        else:
-            values[key] = _convert(hints[key], value, f"{where}: {name}")
+def from_dict(tree: Mapping[str, Any], where: str) -> RunConfig:
+    """Build and check the dataclasses from nested dicts; `where` stands in the error messages."""
+    config = build(RunConfig, tree, where)
     try:
-        return kind(**values)
+        check(config)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-
-
-def _convert(kind: Any, value: Any, name: str) -> Any:
-    """`value` as the annotated type; a string for another type (command line) is read as a TOML value."""
-    if isinstance(value, str) and kind is not str:
-        try:
-            value = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            if get_origin(kind) is tuple and get_args(kind)[0] is str:
-                value = value.split(",") if "=" not in value else [value]  # quantizer parts contain commas
-    if get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            value = [value]
-        return tuple(_convert(get_args(kind)[0], item, name) for item in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)  # 1e6 tokens
-    if get_origin(kind) is not None:
-        if not isinstance(value, Mapping):
-            raise UserError(f"{name} must be a table, not {value!r}")
-        return dict(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
-        raise UserError(f"{name} must be {words[kind]}, not {value!r}")
-    return value
+    return config
 
 
 def check(config: RunConfig) -> None:
@@ -255,9 +179,8 @@ def check(config: RunConfig) -> None:
     if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
         raise UserError(f"train.betas must be two numbers in [0, 1), not {list(train.betas)}")
     if train.schedule not in SCHEDULES:
-        raise UserError(
-            f"train.schedule {train.schedule!r} is unknown{suggest(train.schedule, SCHEDULES)} {SCHEDULES}"
-        )
+        near = suggest(train.schedule, SCHEDULES)
+        raise UserError(f"train.schedule {train.schedule!r} is unknown{near}; known: {', '.join(SCHEDULES)}")
     if not (0 <= train.final_lr <= 1 and 0 <= train.decay <= 1):
         raise UserError("train.final_lr and train.decay are fractions between 0 and 1")
     if not data.sources:
@@ -269,9 +192,8 @@ def check(config: RunConfig) -> None:
     if data.tokenizer == "none" and not data.vocab:
         raise UserError("data.tokenizer = 'none' needs data.vocab, the number of token ids")
     if config.method.name not in METHODS:
-        raise UserError(
-            f"method.name {config.method.name!r} is unknown{suggest(config.method.name, METHODS)}"
-        )
+        near = suggest(config.method.name, METHODS)
+        raise UserError(f"method.name {config.method.name!r} is unknown{near}; known: {', '.join(METHODS)}")
     if config.method.name != "none" and not config.method.quantizer:
         raise UserError(
             f'method.name = "{config.method.name}" needs method.quantizer, for example "int4_g32"'
@@ -293,37 +215,3 @@ def resolve(config: RunConfig, threads: int) -> RunConfig:
     )  # fmt: skip
     train = replace(train, steps=steps, tokens=0, threads=train.threads or threads)
     return replace(config, data=data, train=train)
-
-
-def to_dict(value: Any) -> Any:
-    """Nested plain dicts and lists, as the TOML file has them."""
-    if is_dataclass(value):
-        return {item.name: to_dict(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: to_dict(item) for key, item in value.items()}
-    return [to_dict(item) for item in value] if isinstance(value, tuple) else value
-
-
-def dump_toml(tree: Mapping[str, Any], section: str = "") -> str:
-    """Canonical TOML of nested dicts (scalars, lists of scalars, tables)."""
-    lines = [
-        f"{_key(key)} = {_value(value)}" for key, value in tree.items() if not isinstance(value, Mapping)
-    ]
-    text = (f"[{section}]\n" if section and lines else "") + "".join(f"{line}\n" for line in lines)
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            inner = dump_toml(value, f"{section}.{_key(key)}" if section else _key(key))
-            text += ("\n" if text and inner else "") + inner
-    return text
-
-
-def _key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
-    if isinstance(value, (bool, str)):
-        return json.dumps(value, ensure_ascii=False)
-    return repr(value)

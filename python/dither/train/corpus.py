@@ -31,8 +31,8 @@ from dither.train.config import STDLIB, DataConfig
 STDLIB_SKIP = {"test", "tests", "idle_test", "encodings", "site-packages", "dist-packages", "__pycache__"}
 TEXT_SUFFIXES = set(
     ".txt .md .rst .tex .csv .tsv .html .xml .css .toml .yaml .yml .ini .cfg .py .pyi .rs .c .h .cc "
-    ".cpp .hpp .cu "
-    ".cuh .go .java .kt .js .ts .jsx .tsx .rb .php .pl .sh .sql .r .jl .lua .swift .scala .hs .ml .zig".split()
+    ".cpp .hpp "
+    ".cu .cuh .go .java .kt .js .ts .jsx .tsx .rb .php .pl .sh .sql .r .jl .lua .swift .scala .hs .ml".split()
 )
 DATA_SUFFIXES = {".jsonl", ".parquet", ".bin", ".npy", ".gz"}
 

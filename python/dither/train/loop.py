@@ -108,7 +108,8 @@ class Run:
         self.info = {
             "corpus": tokens.hash, "corpus_documents": tokens.meta["documents"],
             "train_tokens": len(tokens.train), "validation_tokens": len(tokens.validation),
-            "vocab": tokens.vocab, "initial_state": self.initial, "params": self.model.num_params, "threads": settings.threads,
+            "vocab": tokens.vocab, "initial_state": self.initial, "params": self.model.num_params,
+            "threads": settings.threads,
             "method": self.method.describe() if self.method else None,
             "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine(),
         }  # fmt: skip

@@ -30,6 +30,7 @@ from typing import Any
 from dither.errors import UserError, suggest
 from dither.train import config as configuration
 from dither.train.config import MethodConfig, RunConfig
+from dither.train.toml import read_toml, to_dict
 from dither.train.wiring import check_names
 
 _OWN = ("seeds", "differences", "arm")
@@ -54,10 +55,7 @@ class Plan:
         return next(arm for arm in self.arms if arm.name == name)
 
     def to_dict(self) -> dict[str, Any]:
-        arms = [
-            {"name": a.name, "same_as": a.same_as, "config": configuration.to_dict(a.config)}
-            for a in self.arms
-        ]
+        arms = [{"name": a.name, "same_as": a.same_as, "config": to_dict(a.config)} for a in self.arms]
         return {
             "seeds": list(self.seeds),
             "differences": [list(pair) for pair in self.differences],
@@ -67,7 +65,7 @@ class Plan:
 
 def load_plan(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Plan:
     """Read and check a comparison. `overrides` win over the shared sections and over every arm."""
-    tree, where = configuration.read_toml(path), os.fspath(path)
+    tree, where = read_toml(path), os.fspath(path)
     own = {key: tree.pop(key) for key in _OWN if key in tree}
     shared_overrides = {}
     for key, value in (overrides or {}).items():

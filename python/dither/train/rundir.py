@@ -23,6 +23,7 @@ from dither.errors import UserError
 from dither.train import config as configuration
 from dither.train.config import RunConfig
 from dither.train.files import disk_errors, write_text
+from dither.train.toml import dump_toml, to_dict
 
 CONFIG, RUN, SUMMARY, LOCK = "config.toml", "run.json", "summary.json", ".lock"
 # keys that change neither weights nor metrics, and may differ when a run is resumed
@@ -79,7 +80,7 @@ class RunDirectory:
         if others := sorted(p.name for p in self.path.iterdir() if p.name != LOCK):
             raise UserError(f"{self.path} is not empty (it holds {others[0]}); name a new or empty directory")
         with disk_errors(self.path, "Free some space or choose a directory on another disk."):
-            write_text(self.path / CONFIG, configuration.dump_toml(configuration.to_dict(config)))
+            write_text(self.path / CONFIG, dump_toml(to_dict(config)))
         return config
 
     def continue_(self, config: RunConfig | None) -> RunConfig:
@@ -93,7 +94,7 @@ class RunDirectory:
         if config is None:
             return recorded
         config = configuration.resolve(config, recorded.train.threads)
-        changes = list(_differences(configuration.to_dict(recorded), configuration.to_dict(config), ()))
+        changes = list(_differences(to_dict(recorded), to_dict(config), ()))
         if changes:
             raise UserError(
                 f"{self.path} was started with another configuration: {'; '.join(changes)}. Resume it "

@@ -106,8 +106,8 @@ def check_names(config: RunConfig) -> None:
         for option in method.options:
             if option not in known:
                 raise UserError(
-                    f"[method.options] unknown option {option!r} of {method.name}{suggest(option, known)} "
-                    f"(known: {', '.join(known) or 'none'})"
+                    f"[method.options] unknown option {option!r} of {method.name}{suggest(option, known)}; "
+                    f"known: {', '.join(known) or 'none'}"
                 )
 
 
@@ -168,7 +168,9 @@ def _lotion_options(
             raise ValueError("n_eff belongs to curvature 'adam'")
         curvature = methods.SampledFisher(seed=config.train.seed, **picked)
     else:
-        raise ValueError(f"unknown curvature {kind!r}{suggest(str(kind), ('adam', 'fisher'))} (adam, fisher)")
+        raise ValueError(
+            f"unknown curvature {kind!r}{suggest(str(kind), ('adam', 'fisher'))}; known: adam, fisher"
+        )
     silent = options.pop("silent", None)
     ramp = lam if silent is None else methods.Ramp(lam, config.train.steps, silent=float(silent))
     return {"curvature": curvature, "lam": ramp, "optimizer": optimizer}
