@@ -198,7 +198,7 @@ impl Format {
         if self.kind == Kind::Int {
             let steps = x / self.min_positive();
             let mask = (1u32 << self.bits()) - 1;
-            return (steps == steps.trunc()).then(|| steps as i32 as u32 & mask);
+            return (steps == steps.trunc()).then_some(steps as i32 as u32 & mask);
         }
         if x == 0.0 {
             return Some(sign);
@@ -213,7 +213,7 @@ impl Format {
             return Some((e - self.emin) as u32);
         }
         // The hidden one, where present, carries into the exponent field.
-        Some(sign | (((e - self.emin) as u32) << self.mbits) + significand)
+        Some(sign | ((((e - self.emin) as u32) << self.mbits) + significand))
     }
 
     /// The value of a code; bits above the format's width are ignored.

@@ -39,8 +39,11 @@ pub struct TensorScale {
 }
 
 impl TensorScale {
-    /// From the absmax of the whole tensor (finite).
+    /// From the absmax of the whole tensor. NaN or infinity there poisons every block.
     pub fn new(absmax: f64, scale_max: f64, element_max: f64) -> TensorScale {
+        if !absmax.is_finite() {
+            return TensorScale { decode: f32::NAN, multiplier: f32::NAN };
+        }
         let encode = ((scale_max * element_max) as f32).div(absmax as f32).min(f32::MAX);
         let encode = if absmax as f32 == 0.0 || encode == 0.0 { 1.0 } else { encode };
         TensorScale { decode: 1.0 / encode, multiplier: encode * (1.0 / element_max as f32) }
@@ -71,7 +74,7 @@ pub fn block_scale<T: Real>(
     tensor: Option<&TensorScale>,
 ) -> Scale {
     let a = absmax.to_f64();
-    if !a.is_finite() {
+    if !a.is_finite() || tensor.is_some_and(|t| t.multiplier.is_nan()) {
         return Scale::Poisoned;
     }
     if a == 0.0 {

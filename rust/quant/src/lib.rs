@@ -1,1 +1,30 @@
-pub fn placeholder() {}
+//! Slices in, slices out: quantization at memory speed, bit-equal to `dither-numerics`.
+//!
+//! * [`layout`]: an array as (outer, axis, inner) and its cut into independent units of whole blocks.
+//! * [`simd`]: one source, cloned per instruction set, dispatched once.
+//! * [`pool`]: our own threads, safe after fork.
+//! * [`element`] and [`block`]: the arithmetic, on fp32 in cache.
+//! * [`bits`]: addressed random bits for a run of neighbours.
+//! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory.
+//! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`stats`]: the operations.
+
+mod absmax;
+mod bits;
+mod block;
+mod cast;
+pub mod codes;
+pub mod dtype;
+mod element;
+pub mod fake_quant;
+mod job;
+pub mod layout;
+pub mod neighbours;
+pub mod pool;
+pub mod simd;
+pub mod stats;
+
+pub use bits::Source;
+pub use dtype::{Memory, MemoryMut};
+pub use fake_quant::fake_quant;
+pub use layout::Layout;
+pub use neighbours::neighbours;

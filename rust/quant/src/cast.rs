@@ -1,0 +1,114 @@
+//! Plain casts: every element on its own, any input, every overflow mode. In place on fp32.
+
+use crate::element::{self, STOCHASTIC, Shape};
+use crate::simd::dispatch;
+use dither_numerics::{Format, Overflow, Quantizer, Rounding};
+
+/// Constants of a cast, in fp32 bit patterns.
+pub struct Cast {
+    mode: u8,
+    shape: Shape,
+    /// Exponent field of the smallest normal is 1: the format has fp32's exponent range and rounding acts on the bits.
+    wide: bool,
+    emin: u32,
+    max: u32,
+    /// Larger input rounds to more than `max` in every mode; clamping to it keeps the arithmetic in range.
+    clamp: u32,
+    /// What overflowing finite input becomes, by sign, and what infinite input becomes.
+    over: [u32; 2],
+    infinite: u32,
+}
+
+impl Cast {
+    /// `None` where the truth must do it: unsigned formats, more random bits than the kernels take.
+    pub fn new(q: &Quantizer) -> Option<Cast> {
+        let f = &q.format;
+        let (mode, n) = match q.rounding {
+            Rounding::NearestEven => (element::NEAREST_EVEN, 0),
+            Rounding::NearestAway => (element::NEAREST_AWAY, 0),
+            Rounding::TowardZero => (element::TOWARD_ZERO, 0),
+            Rounding::Up => (element::UP, 0),
+            Rounding::Down => (element::DOWN, 0),
+            Rounding::Stochastic(n) => (STOCHASTIC, n),
+        };
+        let wide = f.emin == -126;
+        let room =
+            f.mbits <= 20 && f.emin + 127 - f.mbits as i32 >= 1 && f.emax() + 2 + 127 + 23 - f.mbits as i32 <= 254;
+        if !f.signed || n > element::MAX_FAST_BITS || !(wide || room) {
+            return None;
+        }
+        let bits = |x: f64| (x as f32).to_bits() & 0x7fff_ffff;
+        let over = |negative: bool| bits(overflow(f, q, if negative { -f.max * 4.0 } else { f.max * 4.0 }));
+        Some(Cast {
+            mode,
+            shape: Shape { mbits: f.mbits, n, zero: if f.has_neg_zero() { -0.0 } else { 0.0 } },
+            wide,
+            emin: ((f.emin + 127) as u32) << 23,
+            max: bits(f.max),
+            clamp: bits((f.max * 2.0).min(f64::from(f32::MAX))),
+            over: [over(false), over(true)],
+            infinite: bits(overflow(f, q, f64::INFINITY)),
+        })
+    }
+
+    pub fn apply(&self, data: &mut [f32], random: &[u32]) {
+        if self.shape.mbits == 23 {
+            // fp32 to fp32: NaN becomes the one NaN that every cast returns, infinity what the overflow mode says.
+            for x in data {
+                if x.is_nan() {
+                    *x = f32::NAN;
+                } else if x.is_infinite() {
+                    *x = f32::from_bits(self.infinite).copysign(*x);
+                }
+            }
+            return;
+        }
+        match self.mode {
+            element::NEAREST_EVEN => run::<{ element::NEAREST_EVEN }>(data, random, self),
+            element::NEAREST_AWAY => run::<{ element::NEAREST_AWAY }>(data, random, self),
+            element::TOWARD_ZERO => run::<{ element::TOWARD_ZERO }>(data, random, self),
+            element::UP => run::<{ element::UP }>(data, random, self),
+            element::DOWN => run::<{ element::DOWN }>(data, random, self),
+            _ => run::<STOCHASTIC>(data, random, self),
+        }
+    }
+}
+
+/// The truth on an input beyond the range (fp64 holds four times fp32's maximum).
+fn overflow(f: &Format, q: &Quantizer, x: f64) -> f64 {
+    match q.overflow {
+        Overflow::Saturate => f.max,
+        _ => f.round(x, q.rounding, q.overflow, 0),
+    }
+}
+
+dispatch! { fn run<const M: u8>(data: &mut [f32], random: &[u32], cast: &Cast) = body; }
+
+#[inline(always)]
+fn body<const M: u8>(data: &mut [f32], random: &[u32], cast: &Cast) {
+    match (M == STOCHASTIC, cast.wide) {
+        (true, true) => data.iter_mut().zip(random).for_each(|(x, r)| *x = one::<M, true>(*x, cast, *r)),
+        (true, false) => data.iter_mut().zip(random).for_each(|(x, r)| *x = one::<M, false>(*x, cast, *r)),
+        (false, true) => data.iter_mut().for_each(|x| *x = one::<M, true>(*x, cast, 0)),
+        (false, false) => data.iter_mut().for_each(|x| *x = one::<M, false>(*x, cast, 0)),
+    }
+}
+
+#[inline(always)]
+fn one<const M: u8, const WIDE: bool>(x: f32, cast: &Cast, random: u32) -> f32 {
+    let b = x.to_bits();
+    let (a, sign) = (b & 0x7fff_ffff, b & 0x8000_0000);
+    let rounded = if WIDE {
+        // Exponent and fraction together are one integer in the same order as the values.
+        let k = 23 - cast.shape.mbits;
+        let finite = a.min(0x7f7f_ffff);
+        element::decide_wide::<M>(finite, k, sign != 0, cast.shape.n, random)
+    } else {
+        let clamped = f32::from_bits(a.min(cast.clamp) | sign);
+        element::round::<M>(clamped, cast.emin, 0x7f80_0000, cast.shape, random).to_bits() & 0x7fff_ffff
+    };
+    let over = if rounded > cast.max { cast.over[usize::from(sign != 0)] } else { rounded };
+    let over = if a == 0x7f80_0000 { cast.infinite } else { over };
+    let bits = if a > 0x7f80_0000 { 0x7fc0_0000 } else { over | sign };
+    f32::from_bits(bits) + cast.shape.zero
+}

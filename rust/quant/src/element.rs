@@ -1,0 +1,100 @@
+//! One element, fp32, branch-free: bit-equal to `Format::round_shifted` for finite input on grids that pass
+//! [`crate::job::Job`]'s range checks. Overflow saturates.
+//!
+//! Nearest-even is one addition and one subtraction: with `C = 1.5 * 2^(e + 23 - m)`, whose last bit is worth the grid
+//! spacing `2^(e - m)`, `(x + C) - C` is `x` rounded to `m` fraction bits, ties to even. Taking `e` as the larger of the
+//! exponents of `x` and of the smallest normal number makes subnormals right without a branch. The other modes shift
+//! the significand, decide, and multiply the integer back by the spacing.
+
+pub const NEAREST_EVEN: u8 = 0;
+pub const NEAREST_AWAY: u8 = 1;
+pub const TOWARD_ZERO: u8 = 2;
+pub const UP: u8 = 3;
+pub const DOWN: u8 = 4;
+pub const STOCHASTIC: u8 = 5;
+
+const MAGNITUDE: u32 = 0x7fff_ffff;
+const EXPONENT: u32 = 0x7f80_0000;
+const SIGN: u32 = 0x8000_0000;
+
+/// What is the same for all elements of a job.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub mbits: u32,
+    /// Random bits an element (stochastic rounding).
+    pub n: u32,
+    /// Added at the end: -0.0 keeps the sign of zero, +0.0 (integers) drops it.
+    pub zero: f32,
+}
+
+/// The grid spacing starts at `2^(emin - mbits)`; `emin` and `max` are bit patterns of positive fp32 powers and values.
+#[inline(always)]
+pub fn round<const M: u8>(x: f32, emin: u32, max: u32, shape: Shape, random: u32) -> f32 {
+    let b = x.to_bits();
+    let magnitude = if M == NEAREST_EVEN {
+        let c = f32::from_bits((b & EXPONENT).max(emin).wrapping_add(((23 - shape.mbits) << 23) | 0x0040_0000));
+        ((x + c) - c).to_bits() & MAGNITUDE
+    } else {
+        by_significand::<M>(b, emin, shape, random)
+    };
+    f32::from_bits(magnitude.min(max) | (b & SIGN)) + shape.zero
+}
+
+#[inline(always)]
+fn by_significand<const M: u8>(b: u32, emin: u32, shape: Shape, random: u32) -> u32 {
+    let a = b & MAGNITUDE;
+    let (field, fraction) = (a >> 23, a & 0x007f_ffff);
+    let significand = if field > 0 { fraction | 0x0080_0000 } else { fraction };
+    let exponent = field.max(1);
+    let top = exponent.max(emin >> 23);
+    // Discarded bits. The significand has 24, so beyond 30 no deterministic decision changes.
+    let discarded = 23 - shape.mbits + (top - exponent);
+    let spacing = f32::from_bits((top - shape.mbits) << 23);
+    let whole = decide::<M>(significand, discarded, b & SIGN != 0, shape.n, random);
+    // As i32: the conversion from signed integers is one instruction at every level.
+    (whole as i32 as f32 * spacing).to_bits()
+}
+
+/// `significand / 2^discarded` rounded to an integer; `discarded` is at least 1.
+#[inline(always)]
+pub fn decide<const M: u8>(significand: u32, discarded: u32, negative: bool, n: u32, random: u32) -> u32 {
+    let k = discarded.min(30);
+    let rest = (1u32 << k) - 1;
+    let half = 1u32 << (k - 1);
+    match M {
+        NEAREST_EVEN => (significand + (half - 1) + (significand >> k & 1)) >> k,
+        NEAREST_AWAY => (significand + half) >> k,
+        TOWARD_ZERO => significand >> k,
+        UP => (significand + if negative { 0 } else { rest }) >> k,
+        DOWN => (significand + if negative { rest } else { 0 }) >> k,
+        _ => {
+            // The fraction as 32 fixed-point bits; exact up to 32 discarded bits, and truncated (as floor(v 2^(N+1))
+            // allows for N <= MAX_FAST_BITS) beyond.
+            let left = (32 - discarded.min(32)) & 31;
+            let right = (discarded.max(32) - 32).min(31);
+            let fixed = if discarded < 32 { significand << left } else { significand >> right };
+            let v = fixed >> (31 - n);
+            // Wrapping: beside exact blocks the kernels also meet integers wider than they take.
+            (significand >> k) + (v.wrapping_add(random.wrapping_mul(2)).wrapping_add(1) >> (n + 1))
+        }
+    }
+}
+
+/// Exponent and fraction as one integer, `k` (1..=23) low bits rounded off: for formats with fp32's exponent range.
+#[inline(always)]
+pub fn decide_wide<const M: u8>(a: u32, k: u32, negative: bool, n: u32, random: u32) -> u32 {
+    let rest = (1u32 << k) - 1;
+    let half = 1u32 << (k - 1);
+    let whole = match M {
+        NEAREST_EVEN => (a + (half - 1) + (a >> k & 1)) >> k,
+        NEAREST_AWAY => (a + half) >> k,
+        TOWARD_ZERO => a >> k,
+        UP => (a + if negative { 0 } else { rest }) >> k,
+        DOWN => (a + if negative { rest } else { 0 }) >> k,
+        _ => (a >> k) + ((((a << (32 - k)) >> (31 - n)) + 2 * random + 1) >> (n + 1)),
+    };
+    whole << k
+}
+
+/// Most random bits for which the sums above fit 32 bits.
+pub const MAX_FAST_BITS: u32 = 24;

@@ -1,0 +1,178 @@
+//! A quantizer made ready for the fast kernels: constants worked out once, and a block's scale from its absmax.
+
+use crate::element::{self, Shape};
+use dither_numerics::{Format, Quantizer, Rounding, Scale, ScaleFormat, ScaleRule, TensorScale, pow2};
+
+/// A block's scale as the kernels use it.
+#[derive(Clone, Copy, Debug)]
+pub enum Fast {
+    /// Round on the grid whose smallest normal and largest value have these bit patterns.
+    Power { emin: u32, max: u32 },
+    /// `round(x / s) * s`.
+    Divide { s: f32 },
+    /// `round(x * encode) * decode`.
+    Multiply { encode: f32, decode: f32 },
+    /// Everything becomes zero, its sign kept where the format has one.
+    Zero,
+    /// Left to the scalar truth: special, or beyond the range in which the fast arithmetic is exact.
+    Exact(Scale),
+}
+
+/// The constants of a grid in fp32 bit patterns.
+#[derive(Clone, Copy)]
+struct Grid {
+    emin: u32,
+    max: u32,
+    mbits: u32,
+}
+
+impl Grid {
+    /// `None` where the fast arithmetic would leave fp32's range.
+    fn new(f: &Format) -> Option<Grid> {
+        let (emin, top) = (f.emin + 127, f.emin.max(f.emax() + 1) + 127);
+        let fits = f.signed && f.mbits <= 20 && emin - f.mbits as i32 >= 1 && top + 23 - f.mbits as i32 <= 254;
+        fits.then(|| Grid { emin: (emin as u32) << 23, max: (f.max as f32).to_bits(), mbits: f.mbits })
+    }
+}
+
+pub struct Job<'a> {
+    pub quantizer: &'a Quantizer,
+    pub shape: Shape,
+    /// The rounding as the kernels' constant.
+    pub mode: u8,
+    tensor: Option<TensorScale>,
+    /// Random bits an element, as asked for.
+    n: u32,
+    /// The unshifted grid, for scales that divide.
+    grid: Option<Grid>,
+    /// The grid of 8-bit float scales.
+    scale_grid: Option<Grid>,
+    /// Smallest 23-bit fraction of the absmax that raises a power-of-two scale.
+    carry: u32,
+}
+
+impl<'a> Job<'a> {
+    pub fn new(quantizer: &'a Quantizer, tensor: Option<TensorScale>) -> Self {
+        let f = &quantizer.format;
+        let (mode, n) = match quantizer.rounding {
+            Rounding::NearestEven => (element::NEAREST_EVEN, 0),
+            Rounding::NearestAway => (element::NEAREST_AWAY, 0),
+            Rounding::TowardZero => (element::TOWARD_ZERO, 0),
+            Rounding::Up => (element::UP, 0),
+            Rounding::Down => (element::DOWN, 0),
+            Rounding::Stochastic(n) => (element::STOCHASTIC, n),
+        };
+        let scale_grid = match quantizer.scaling.as_ref().map(|s| &s.format) {
+            // Scales are positive, so the missing sign does not matter.
+            Some(ScaleFormat::Float(stored)) => Grid::new(&Format { signed: true, ..stored.clone() }),
+            _ => None,
+        };
+        Job {
+            quantizer,
+            // Wider random integers go to the truth; the kernels still run on placeholders beside it.
+            shape: Shape {
+                mbits: f.mbits.min(20),
+                n: n.min(element::MAX_FAST_BITS),
+                zero: if f.has_neg_zero() { -0.0 } else { 0.0 },
+            },
+            mode,
+            n,
+            tensor,
+            grid: Grid::new(f).filter(|_| n <= element::MAX_FAST_BITS),
+            scale_grid,
+            carry: carry(f, quantizer.scaling.as_ref().map(|s| s.rule)),
+        }
+    }
+
+    /// The scale of the block whose absmax has this bit pattern.
+    #[inline(always)]
+    pub fn scale(&self, absmax: u32) -> Fast {
+        let Some(scaling) = &self.quantizer.scaling else { return Fast::Exact(Scale::Power(0)) };
+        match (&scaling.format, self.grid) {
+            (ScaleFormat::E8m0, _) => self.power(absmax),
+            (ScaleFormat::Float(_), Some(_)) if self.scale_grid.is_some() => self.stored(absmax, scaling.rule),
+            _ => self.by_truth(absmax),
+        }
+    }
+
+    #[inline(always)]
+    fn power(&self, absmax: u32) -> Fast {
+        let f = &self.quantizer.format;
+        let field = absmax >> 23;
+        let raised = (field + u32::from(absmax & 0x007f_ffff >= self.carry)) as i32;
+        let (emin, shift) = (raised + f.emin - f.emax(), raised - 127 - f.emax());
+        let fits = f.signed
+            && (1..=254).contains(&field)
+            && (1..=254).contains(&raised)
+            && f.mbits <= 20
+            && self.n <= element::MAX_FAST_BITS
+            && emin - f.mbits as i32 >= 1
+            && emin.max(raised) + 23 - f.mbits as i32 <= 254
+            && (-127..=127).contains(&shift);
+        if !fits {
+            return self.by_truth(absmax);
+        }
+        let max = (f.max as f32).to_bits().wrapping_add((shift as u32) << 23);
+        Fast::Power { emin: (emin as u32) << 23, max }
+    }
+
+    /// A scale stored as an 8-bit float, rounded by the element kernel on the scale's own grid.
+    #[inline(always)]
+    fn stored(&self, absmax: u32, rule: ScaleRule) -> Fast {
+        let (a, grid) = (f32::from_bits(absmax), self.scale_grid.expect("checked by the caller"));
+        if absmax == 0 || absmax >= 0x7f80_0000 || self.tensor.is_some_and(|t| t.multiplier.is_nan()) {
+            return self.by_truth(absmax);
+        }
+        let max = self.quantizer.format.max as f32;
+        let wanted = match &self.tensor {
+            Some(t) => (a * t.multiplier).min(f32::MAX),
+            None => a / max,
+        };
+        let shape = Shape { mbits: grid.mbits, n: 0, zero: 0.0 };
+        let block = if rule == ScaleRule::Rceil {
+            element::round::<{ element::UP }>(wanted, grid.emin, grid.max, shape, 0)
+        } else {
+            element::round::<{ element::NEAREST_EVEN }>(wanted, grid.emin, grid.max, shape, 0)
+        };
+        match &self.tensor {
+            Some(t) => {
+                let decode = block * t.decode;
+                Fast::Multiply { encode: (1.0 / decode).min(f32::MAX), decode }
+            }
+            None if block == 0.0 => Fast::Zero,
+            None => Fast::Divide { s: block },
+        }
+    }
+
+    /// What the scalar truth says, in the kernels' words where they can act on it.
+    pub fn by_truth(&self, absmax: u32) -> Fast {
+        match (self.quantizer.scale(f32::from_bits(absmax), self.tensor.as_ref()), self.grid) {
+            (Scale::Divide(s), Some(_)) => Fast::Divide { s },
+            (Scale::Multiply { encode, decode }, Some(_)) => Fast::Multiply { encode, decode },
+            (Scale::Zero, _) if self.quantizer.format.signed => Fast::Zero,
+            (scale, _) => Fast::Exact(scale),
+        }
+    }
+
+    /// Bit patterns of the unshifted grid (only for `Divide` and `Multiply`, which exist only where there is one).
+    #[inline(always)]
+    pub fn plain_grid(&self) -> (u32, u32) {
+        self.grid.map_or((127 << 23, 127 << 23), |g| (g.emin, g.max))
+    }
+
+    /// The truth for one element: NaN and the exact paths.
+    #[cold]
+    #[inline(never)]
+    pub fn exact(&self, x: f32, scale: Scale, random: u32) -> f32 {
+        self.quantizer.fake_quant(x, scale, random)
+    }
+}
+
+fn carry(f: &Format, rule: Option<ScaleRule>) -> u32 {
+    match rule {
+        Some(ScaleRule::Ceil) => 1,
+        Some(ScaleRule::Rceil) => ((f.max / pow2(f.emax()) - 1.0) * f64::from(1 << 23)) as u32 + 1,
+        Some(ScaleRule::Even) => 0x0080_0000 - (0x0040_0000 >> f.top_mbits().clamp(0, 22)),
+        _ => 0x0080_0000,
+    }
+}

@@ -1,0 +1,120 @@
+//! An array in C order seen as (outer, axis, inner), and its cut into units of whole blocks.
+//!
+//! A unit is a contiguous range of memory: a run of blocks of one row where `inner` is 1, else the rows of one block
+//! (`rows * inner` elements). The cut depends on the shape and the block alone, never on the number of threads, so
+//! sums over units come out the same for any number of threads.
+
+use dither_numerics::Block;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    pub outer: usize,
+    pub axis: usize,
+    pub inner: usize,
+}
+
+/// Elements of a unit aimed at: its input and output stay in the first-level cache.
+const UNIT: usize = 4096;
+
+/// A contiguous range of the array that holds whole blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unit {
+    pub start: usize,
+    pub len: usize,
+}
+
+/// How an array falls into units.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    layout: Layout,
+    /// Elements along the axis in a block.
+    pub block: usize,
+    /// Elements along the axis in a unit (a multiple of `block`, but for the last).
+    step: usize,
+    per_outer: usize,
+}
+
+impl Layout {
+    pub fn new(shape: &[usize], axis: usize) -> Layout {
+        Layout { outer: shape[..axis].iter().product(), axis: shape[axis], inner: shape[axis + 1..].iter().product() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.outer * self.axis * self.inner
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same memory as one axis: what a cast, or one scale for the whole tensor, sees.
+    pub fn flat(&self) -> Layout {
+        Layout { outer: 1, axis: self.len(), inner: 1 }
+    }
+
+    /// Cut for a block rule; `Block::Tensor` is cut like a cast (its scale is known beforehand).
+    pub fn cut(&self, block: Option<Block>) -> Cut {
+        let (layout, block) = match block {
+            Some(Block::Size(n)) => (*self, n.min(self.axis.max(1))),
+            Some(Block::Row) => (*self, self.axis.max(1)),
+            Some(Block::Tensor) | None => (self.flat(), UNIT),
+        };
+        let step = if layout.inner == 1 { block * (UNIT / block).max(1) } else { block };
+        Cut { layout, block, step, per_outer: layout.axis.div_ceil(step) }
+    }
+}
+
+impl Cut {
+    pub fn units(&self) -> usize {
+        self.layout.outer * self.per_outer
+    }
+
+    pub fn inner(&self) -> usize {
+        self.layout.inner
+    }
+
+    pub fn unit(&self, i: usize) -> Unit {
+        let (outer, j) = (i / self.per_outer, i % self.per_outer * self.step);
+        let rows = self.step.min(self.layout.axis - j);
+        Unit { start: (outer * self.layout.axis + j) * self.layout.inner, len: rows * self.layout.inner }
+    }
+
+    /// Number of blocks in the array.
+    pub fn blocks(&self) -> usize {
+        self.layout.outer * self.layout.axis.div_ceil(self.block) * self.layout.inner
+    }
+
+    /// Position in a per-block array (axis replaced by blocks) of the first block of unit `i`.
+    pub fn first_block(&self, i: usize) -> usize {
+        let blocks_per_row = self.layout.axis.div_ceil(self.block);
+        let (outer, j) = (i / self.per_outer, i % self.per_outer * (self.step / self.block));
+        (outer * blocks_per_row + j) * self.layout.inner
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_tile_the_array() {
+        for shape in [[1, 1, 1], [3, 70, 1], [2, 70, 5], [1, 10_000, 1], [7, 33, 129], [0, 5, 2], [2, 0, 3]] {
+            for block in [None, Some(Block::Size(32)), Some(Block::Size(1)), Some(Block::Row), Some(Block::Tensor)] {
+                let layout = Layout { outer: shape[0], axis: shape[1], inner: shape[2] };
+                let cut = layout.cut(block);
+                let mut next = 0;
+                let mut blocks = 0;
+                for i in 0..cut.units() {
+                    let unit = cut.unit(i);
+                    assert_eq!(unit.start, next);
+                    assert_eq!(unit.len % cut.inner(), 0);
+                    assert_eq!(cut.first_block(i), blocks, "{shape:?} {block:?}");
+                    blocks += (unit.len / cut.inner()).div_ceil(cut.block) * cut.inner();
+                    next += unit.len;
+                }
+                assert_eq!(next, layout.len());
+                assert_eq!(blocks, cut.blocks());
+            }
+        }
+    }
+}
