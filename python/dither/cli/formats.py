@@ -26,13 +26,21 @@ class Arguments:
     """Show every number format and preset, or one of them with its values."""
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None
-    """a format (e4m3, int4, any eXmY) or a quantizer (mxfp4, int4_g32:scale_rule=rceil); without it: all"""
+    """a format (e4m3, int4) or a quantizer (mxfp4, int4_g32:scale_rule=rceil); without it: all"""
 
 
-def number(value: float) -> str:
-    """A value of a format in its shortest exact-looking form: 448, 0.001953125, 1.18e-38."""
-    text = f"{value:.10g}"
-    return text if len(text) <= 12 else f"{value:.5g}"
+def number(value: float, digits: int = 4) -> str:
+    """A value in its short exact form where it has one (448, 0.015625), else to `digits` digits."""
+    text = f"{value:.{digits + 5}g}"
+    return text if len(text) <= digits + 5 else f"{value:.{digits}g}"
+
+
+def plain_table(*headings: str, left: tuple[str, ...] = ()) -> Table:
+    """A table without lines that fits a terminal of 80 columns; `left` names the columns that hold words."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in left else "right", no_wrap=True)
+    return table
 
 
 def specials(fmt: Format) -> str:
@@ -47,26 +55,15 @@ def carriers(values: Format | Quantizer) -> str:
 
 
 def formats_table() -> Table:
-    table = Table()
-    for heading in ("name", "bits", "exponent", "mantissa", "bias", "max", "min normal", "min positive"):
-        table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
-    table.add_column("specials", no_wrap=True)
-    table.add_column("exact in", no_wrap=True)
-    for name in formats.names():
-        fmt = formats.get(name)
-        float_only = fmt.kind == "float"
-        table.add_row(
-            fmt.name,
-            str(fmt.bits),
-            str(fmt.ebits) if float_only else "-",
-            str(fmt.mbits) if float_only else "-",
-            str(fmt.bias) if float_only else "-",
-            number(fmt.max),
-            number(fmt.min_normal) if fmt.min_normal else "-",
-            number(fmt.min_positive),
-            specials(fmt),
-            carriers(fmt),
-        )
+    words = ("name", "specials", "exact in")
+    table = plain_table(
+        "name", "bits", "e", "m", "bias", "max", "min normal", "min pos.", "specials", "exact in", left=words
+    )
+    for fmt in map(formats.get, formats.names()):
+        parts = (fmt.ebits, fmt.mbits, fmt.bias) if fmt.kind == "float" else ("-", "-", "-")
+        smallest = number(fmt.min_normal) if fmt.min_normal else "-"
+        sizes = (number(fmt.max), smallest, number(fmt.min_positive))
+        table.add_row(fmt.name, str(fmt.bits), *map(str, parts), *sizes, specials(fmt), carriers(fmt))
     return table
 
 
@@ -77,28 +74,13 @@ def block_words(q: Quantizer) -> str:
 
 
 def presets_table() -> Table:
-    table = Table()
-    for heading in (
-        "name",
-        "element",
-        "scale shared by",
-        "scale format",
-        "scale rule",
-        "overflow",
-        "exact in",
-    ):
-        table.add_column(heading, no_wrap=True)
+    headings = ("name", "element", "scale for", "scale", "rule", "overflow", "exact in")
+    table = plain_table(*headings, left=headings)
     for name in Quantizer.presets():
         q = Quantizer(name)
-        scale = q.scale_format or "-"
+        scale = f"{q.scale_format}+fp32" if q.tensor_scale else q.scale_format or "-"
         table.add_row(
-            name,
-            q.format.name,
-            block_words(q),
-            f"{scale} + fp32 per tensor" if q.tensor_scale else scale,
-            q.scale_rule or "-",
-            q.overflow,
-            carriers(q),
+            name, q.format.name, block_words(q), scale, q.scale_rule or "-", q.overflow, carriers(q)
         )
     return table
 
@@ -106,12 +88,9 @@ def presets_table() -> Table:
 def value_table(fmt: Format, columns: int) -> Table:
     """Every code of a format of at most 8 bits, `columns` codes a row."""
     values = decode(np.arange(2**fmt.bits, dtype=np.uint8), fmt.name).reshape(-1, min(columns, 2**fmt.bits))
-    table = Table()
-    table.add_column("code", no_wrap=True)
-    for column in range(values.shape[1]):
-        table.add_column(f"+{column}", justify="right", no_wrap=True)
+    table = plain_table("code", *(f"+{column}" for column in range(values.shape[1])))
     for row, line in enumerate(values):
-        table.add_row(f"0x{row * values.shape[1]:02x}", *(number(float(value)) for value in line))
+        table.add_row(f"0x{row * values.shape[1]:02x}", *(number(float(value), 7) for value in line))
     return table
 
 
@@ -168,11 +147,16 @@ def main(arguments: Sequence[str]) -> int:
     name = parse("formats", Arguments, arguments).name
     out = console()
     if name is None:
+        out.print("[bold]Formats[/bold]: how one element is stored, with e exponent and m mantissa bits")
         out.print(formats_table())
+        out.print(
+            "\n[bold]Presets[/bold]: quantizers with a name; a field is overridden so: mxfp4:scale_rule=ceil"
+        )
         out.print(presets_table())
         out.print(
-            "any other eXmY (1 <= X <= 8, 0 <= Y <= 10) is a format too; `dither formats NAME` shows one"
+            '\nAny other eXmY (1 <= X <= 8, 0 <= Y <= 10) is a format too. "exact in" means every value'
         )
+        out.print("within that format's normal range. `dither formats NAME` shows one with its values.")
         return 0
     found = find(name)
     if isinstance(found, Format):

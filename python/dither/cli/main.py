@@ -15,11 +15,12 @@ from collections.abc import Sequence
 
 from dither.errors import MissingExtraError, UserError, require, suggest
 
+# name: (what it does, what must be installed, the extra that brings it)
 COMMANDS = {
-    "train": "train one model from a TOML configuration",
-    "compare": "train the arms of one TOML file from the same data and initial state, and report them",
-    "report": "write the HTML report and the pictures of a run or a comparison again",
-    "formats": "show number formats and presets; with a name, its values",
+    "train": ("train one model from a TOML configuration", "torch", "train"),
+    "compare": ("train the arms of one TOML file from the same start, and report them", "torch", "train"),
+    "report": ("write the report of a run or a comparison again", "torch", "train"),
+    "formats": ("show number formats and presets; with a name, its values", "numpy", "cli"),
 }
 
 # Files and folders the user named; any other OSError is a defect or names its own cause.
@@ -33,7 +34,7 @@ _DISK_ERRORS = {
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {text}" for name, (text, _, _) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: dither COMMAND ...",
@@ -82,6 +83,8 @@ def dispatch(arguments: Sequence[str]) -> int:
         raise UserError(
             f"unknown command {name!r}{suggest(name, COMMANDS)}; `dither --help` lists the commands"
         )
+    _, module, extra = COMMANDS[name]
+    require(module, extra)
     return importlib.import_module(f"dither.cli.{name}").main(rest)
 
 

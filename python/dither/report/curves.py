@@ -157,3 +157,22 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def span(steps: int) -> int:
+    """How many steps the moving average of a training curve covers: a thirtieth of the run, at most 50."""
+    return min(50, max(1, steps // 30))
+
+
+def intervals(bars: Sequence[tuple[str, float, float, float]], title: str, label: str) -> Figure:
+    """A row for each (name, mean, low, high), with a line at zero."""
+    figure, axes = _axes(8, 1.2 + 0.36 * len(bars))
+    for y, (_, mean, low, high) in enumerate(bars):
+        axes.plot([low, high], [y, y], color=COLOURS[1], linewidth=2.5, solid_capstyle="butt")
+        axes.plot([mean], [y], marker="o", color=COLOURS[1], markersize=6)
+    axes.axvline(0, color="#444444", linewidth=0.9)
+    axes.set_yticks(range(len(bars)), [name for name, *_ in bars])
+    axes.set_ylim(len(bars) - 0.5, -0.5)
+    axes.set(title=title, xlabel=label)
+    axes.grid(axis="y", visible=False)
+    return figure

@@ -18,7 +18,7 @@ p.lead { color: var(--quiet); margin-top: 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .3rem .75rem; text-align: right; border-bottom: 1px solid var(--line);
-         white-space: nowrap; }
+         white-space: nowrap; } th { white-space: pre-line; }
 th { border-bottom: 2px solid var(--line); vertical-align: bottom; font-weight: 600; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 tr.total td { font-weight: 600; }

@@ -1,0 +1,34 @@
+"""Write the report of a directory: a comparison, or one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dither.errors import UserError, require
+from dither.report.load import is_run, load_run
+from dither.train.files import disk_errors, write_text
+
+PAGE = "report.html"
+
+
+def write(directory: str | Path) -> Path:
+    """Write report.html and its pictures into a run or comparison directory and return the page's path.
+
+    Raises UserError when the directory is neither, or when the comparison is not finished.
+    """
+    require("matplotlib", "plot")
+    from dither.report import comparison, run
+
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory} is no directory; name one that dither train or dither compare wrote")
+    out = directory / PAGE
+    with disk_errors(out, "Free some space, then run `dither report` again."):
+        if (directory / comparison.PLAN).is_file():
+            text = comparison.page(directory)
+        elif is_run(directory):
+            text = run.page(load_run(directory))
+        else:
+            raise UserError(f"{directory} holds neither a run nor a comparison")
+        write_text(out, text)
+    return out
