@@ -1,8 +1,8 @@
 """Floats as integers: exponents, significands and exact rounding by bit operations, for fp32 and fp64 alike.
 
-Nothing here uses log2, pow or ldexp, and no value is scaled in floating point: a rounding on any grid of powers of two
-is done on the bits of the number itself, so it is exact for subnormals and at the end of the range, and no
-flush-to-zero setting can reach it.
+Nothing here uses log2, pow or ldexp, and no value is scaled in floating point: a rounding on any grid of
+powers of two is done on the bits of the number itself, so it is exact for subnormals and at the end of the
+range, and no flush-to-zero setting can reach it.
 """
 
 from __future__ import annotations
@@ -59,11 +59,13 @@ def split(magnitude: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
 
 
 def normalised(magnitude: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    """floor(log2 |x|) and the fraction bits of |x| / 2^that, from magnitude bits; subnormals count as any other number.
+    """floor(log2 |x|) and the fraction bits of |x| / 2^that, from magnitude bits; subnormals count as any
+    other number.
 
     Zero gives an exponent below that of every number.
     """
-    # A subnormal is an integer below 2^fraction times the smallest one; the integer, converted, is a normal float.
+    # A subnormal is an integer below 2^fraction times the smallest one; the integer, converted, is a normal
+    # float.
     as_integer = magnitude.to(layout.dtype).view(layout.integer)
     subnormal = magnitude < (1 << layout.fraction)
     bits = torch.where(subnormal, as_integer, magnitude)
@@ -81,9 +83,11 @@ def power_of_two(exponent: Tensor, layout: Layout) -> Tensor:
 
 
 def scaled_constant(value: float, exponent: Tensor, layout: Layout) -> Tensor:
-    """Bits of value 2^exponent, value > 0 a number of few bits; Inf above the range. `exponent` is of the integer type.
+    """Bits of value 2^exponent, value > 0 a number of few bits; Inf above the range. `exponent` is of the
+    integer type.
 
-    Every bit of the product must be representable, which holds for the largest value of a format under an E8M0 scale.
+    Every bit of the product must be representable, which holds for the largest value of a format under an
+    E8M0 scale.
     """
     significand, power = math.frexp(value)  # in [1/2, 1)
     top = exponent + (power - 1)
@@ -116,9 +120,9 @@ def round_to_grid(
 ) -> Tensor:
     """Magnitude bits of |x| rounded to a multiple of 2^(max(floor(log2 |x|), least) - mbits), exactly.
 
-    `negative` (bool) gives `up` and `down` their side; `random` holds R in [0, 2^bits) for `stochastic` (P3109
-    StochasticB: away from zero iff floor(v 2^(N+1)) + 2R + 1 >= 2^(N+1), v the fraction of a quantum). A result
-    above the range of the compute type is Inf. NaN and Inf give rubbish, which the caller replaces.
+    `negative` (bool) gives `up` and `down` their side; `random` holds R in [0, 2^bits) for `stochastic`
+    (P3109 StochasticB: away from zero iff floor(v 2^(N+1)) + 2R + 1 >= 2^(N+1), v the fraction of a quantum).
+    A result above the range of the compute type is Inf. NaN and Inf give rubbish, which the caller replaces.
     """
     fraction = layout.fraction
     significand, exponent = split(magnitude, layout)
@@ -145,8 +149,12 @@ def round_to_grid(
         part = torch.where(drop >= 0, wide >> drop.clamp(0, 62), wide << (-drop).clamp(0, bits + 1))
         away = part + 2 * random.to(torch.int64) + 1 >= (1 << (bits + 1))
     else:
-        raise ValueError(f"rounding {rounding!r} is not one that this function knows (stochastic needs `random`)")
+        raise ValueError(
+            f"rounding {rounding!r} is not one that this function knows (stochastic needs `random`)"
+        )
     step = away.to(layout.integer)
     inside = shift.clamp(0, fraction)
-    kept = ((magnitude >> inside) + step) << inside  # a carry out of the fraction raises the exponent, as it should
+    kept = (
+        (magnitude >> inside) + step
+    ) << inside  # a carry out of the fraction raises the exponent, as it should
     return torch.where(shift > fraction, torch.where(away, power_of_two(quantum, layout), 0), kept)

@@ -1,10 +1,12 @@
-"""Quantized counterparts of torch's layers. `prepare_` turns a layer into its counterpart by changing its class in place.
+"""Quantized counterparts of torch's layers. `prepare_` turns a layer into its counterpart by changing its
+class in place.
 
 A counterpart holds no state of its own in the state dict; besides the layer's parameters it has
 
     dither_site      what it is: name, kind, recipe (see prepare.Site)
     dither_operands  the recipe's six operands, ready to use
-    dither_rng       int64 (rows, 2): seed and stream of every operand; a non-persistent buffer, None unless one is stochastic
+    dither_rng       int64 (rows, 2): seed and stream of every operand; a non-persistent buffer, None unless
+                     an operand is stochastic
 """
 
 from __future__ import annotations
@@ -57,13 +59,21 @@ class QuantLinear(Quantized, nn.Linear):
 class QuantEmbedding(Quantized, nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         return F.embedding(
-            input, self.quantized_weight(self.weight), self.padding_idx, None, 2.0, self.scale_grad_by_freq, self.sparse
+            input,
+            self.quantized_weight(self.weight),
+            self.padding_idx,
+            None,
+            2.0,
+            self.scale_grad_by_freq,
+            self.sparse,
         )
 
 
 class QuantLayerNorm(Quantized, nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
-        return F.layer_norm(input, self.normalized_shape, self.quantized_weight(self.weight), self.bias, self.eps)
+        return F.layer_norm(
+            input, self.normalized_shape, self.quantized_weight(self.weight), self.bias, self.eps
+        )
 
 
 class QuantRMSNorm(Quantized, nn.RMSNorm):
@@ -72,12 +82,15 @@ class QuantRMSNorm(Quantized, nn.RMSNorm):
 
 
 class QuantAttentionProducts(Quantized, AttentionProducts):
-    """scores = q k^T, softmax in at least fp32, y = p v. In both products the second factor takes the weight's operands."""
+    """scores = q k^T, softmax in at least fp32, y = p v. In both products the second factor takes the
+    weight's operands."""
 
     def forward(self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, is_causal: bool = False) -> Tensor:
         rng = self.dither_rng
         first, second = (None, None) if rng is None else (rng[: len(OPERANDS)], rng[len(OPERANDS) :])
-        scores_BHTS = product(q_BHTD, k_BHTD, True, self.dither_operands, first) * (1 / math.sqrt(q_BHTD.shape[-1]))
+        scores_BHTS = product(q_BHTD, k_BHTD, True, self.dither_operands, first) * (
+            1 / math.sqrt(q_BHTD.shape[-1])
+        )
         if is_causal:
             shape = scores_BHTS.shape[-2:]
             future = torch.ones(shape, dtype=torch.bool, device=scores_BHTS.device).triu(1)
@@ -100,7 +113,8 @@ _made: dict[type[nn.Module], type[Any]] = {}
 
 
 def plain_base(module: nn.Module) -> type[nn.Module] | None:
-    """The layer of COUNTERPARTS whose forward `module` runs, or None (a subclass with a forward of its own is none)."""
+    """The layer of COUNTERPARTS whose forward `module` runs, or None (a subclass with a forward of its own is
+    none)."""
     for base in COUNTERPARTS:
         if isinstance(module, base) and type(module).forward is base.forward:
             return base
@@ -108,7 +122,8 @@ def plain_base(module: nn.Module) -> type[nn.Module] | None:
 
 
 def counterpart(module: nn.Module, base: type[nn.Module]) -> type[nn.Module]:
-    """The class that `module` gets: the counterpart of `base`, mixed into the module's own class if that is a subclass."""
+    """The class that `module` gets: the counterpart of `base`, mixed into the module's own class if that is a
+    subclass."""
     quantized_class = COUNTERPARTS[base][1]
     own = type(module)
     if own is base:

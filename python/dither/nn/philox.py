@@ -1,4 +1,5 @@
-"""Addressed random bits in pure torch: Philox4x32-10 (Salmon et al., SC 2011) and the layout that DESIGN.md fixes.
+"""Addressed random bits in pure torch: Philox4x32-10 (Salmon et al., SC 2011) and the layout that DESIGN.md
+fixes.
 
 Element i of an array (C-order logical index plus `offset`) owns N bits, found without drawing the others:
 
@@ -6,11 +7,14 @@ Element i of an array (C-order logical index plus `offset`) owns N bits, found w
     (words 0..3) = philox(key = seed, counter = (tile * 16 + lane, stream))
     R = (words[g div P] >> N (g mod P)) & (2^N - 1)
 
-So a tile of 64P elements takes 16 counters, and the bits do not depend on the device, the thread count or the call order.
-torch has no unsigned 64-bit multiplication everywhere, so a 32 x 32 bit product is built from two 48-bit ones.
+So a tile of 64P elements takes 16 counters, and the bits do not depend on the device, the thread count or the
+call order. torch has no unsigned 64-bit multiplication everywhere, so a 32 x 32 bit product is built from two
+48-bit ones.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -30,8 +34,8 @@ def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
     return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Philox4x32-10 of four 32-bit counter words and two key words, all int64 tensors holding 32-bit values."""
+def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> list[Tensor]:
+    """Philox4x32-10 of four counter words and two key words: int64 tensors that hold 32-bit values."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -45,17 +49,15 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
 def random_bits(count: int, bits: int, rng: Tensor, offset: int = 0) -> Tensor:
     """The addressed bits of `count` consecutive elements from logical index `offset`.
 
-    `rng` is the int64 tensor [seed, stream] (64-bit values, negative ones read as unsigned) on the device wanted.
-    Returns int64 of shape (count,), each in [0, 2^bits).
+    `rng` is the int64 tensor [seed, stream] (64-bit values, negative ones read as unsigned) on the device
+    wanted. Returns int64 of shape (count,), each in [0, 2^bits).
     """
     per_word = 32 // bits
     tile = _LANES * _WORDS * per_word
     first, last = offset // tile, -(-(offset + count) // tile)
     counter = torch.arange(first * _LANES, last * _LANES, dtype=torch.int64, device=rng.device)
     seed, stream = rng[0], rng[1]
-    words = philox(
-        (counter & _LOW, (counter >> 32) & _LOW, *(w.expand_as(counter) for w in _halves(stream))), _halves(seed)
-    )
+    words = philox([w.expand_as(counter) for w in (*_halves(counter), *_halves(stream))], _halves(seed))
     shifts = torch.arange(per_word, dtype=torch.int64, device=rng.device) * bits
     tiles = torch.stack([word.view(-1, _LANES) for word in words], dim=1)  # (tile, word, lane)
     values = (tiles.unsqueeze(2) >> shifts.view(1, 1, -1, 1)) & ((1 << bits) - 1)  # (tile, word, part, lane)

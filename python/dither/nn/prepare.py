@@ -1,7 +1,8 @@
 """Turn a model into one that trains under a recipe, in place, and back.
 
-`prepare_` changes the class of leaf modules and nothing else: parameters, their order, hooks and state-dict keys stay, so
-optimizers, checkpoints, DDP and a copy of the model go on as before. `restore_` gives every module its class back.
+`prepare_` changes the class of leaf modules and nothing else: parameters, their order, hooks and state-dict
+keys stay, so optimizers, checkpoints, DDP and a copy of the model go on as before. `restore_` gives every
+module its class back.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ class Site:
 
 
 def candidates(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
-    """(name, module, kind) of everything that could be a site, whatever the recipe says, in the order of named_modules.
+    """(name, module, kind) of everything that could be a site, whatever the recipe says, in the order of
+    named_modules.
 
-    A linear is a head if its name ends in head, lm_head or output, or if it shares its weight with an embedding.
+    A linear is a head if its name ends in head, lm_head or output, or if it shares its weight with an
+    embedding.
     """
     modules = list(model.named_modules())
     embeddings = {id(m.weight) for _, m in modules if isinstance(m, nn.Embedding)}
@@ -75,13 +78,14 @@ def prepare_(
     """Make the sites of `model` compute as `recipe` says, in place; returns `model`.
 
     Args:
-        recipe: a Recipe or the name of a preset (`Recipe.presets()`). One that quantizes nothing changes nothing.
-        exempt: globs of module names to leave out; "*.head" also means a top-level "head".
-        filter_fn: called as filter_fn(module, name) for every site that is left; False leaves it out.
-        seed: of stochastic roundings. Their position in the run is set by `set_clock_`.
+        recipe: a Recipe or the name of a preset (`Recipe.presets()`). One that quantizes nothing changes
+        nothing. exempt: globs of module names to leave out; "*.head" also means a top-level "head".
+        filter_fn: called as filter_fn(module, name) for every site that is left; False leaves it out. seed:
+        of stochastic roundings. Their position in the run is set by `set_clock_`.
 
-    Raises UserError where the model is prepared already (restore_ it first), a glob matches no module that could be a site,
-    no site is left, or an embedding to be quantized has max_norm. A failed call changes nothing.
+    Raises UserError where the model is prepared already (restore_ it first), a glob matches no module that
+    could be a site, no site is left, or an embedding to be quantized has max_norm. A failed call changes
+    nothing.
     """
     recipe = Recipe.get(recipe)
     prepared = sites(model)
@@ -102,8 +106,9 @@ def prepare_(
     if not chosen:
         kinds = sorted({kind for _, _, kind in found}, key=SITES.index)
         raise UserError(
-            f"recipe {recipe.name!r} applies to {', '.join(recipe.sites)}, but no such module is left in the model "
-            f"(it has: {', '.join(kinds) or 'no module that could be a site'}); change sites=, exempt= or filter_fn="
+            f"recipe {recipe.name!r} applies to {', '.join(recipe.sites)}, but no such module is left in the "
+            f"model (it has: {', '.join(kinds) or 'none that could be a site'}); change sites=, exempt= or "
+            "filter_fn="
         )
     for module, site in chosen:
         if site.kind == "embedding" and module.max_norm is not None:
@@ -119,7 +124,7 @@ def _swap_(module: nn.Module, site: Site, rng: torch.Tensor | None) -> None:
     base = plain_base(module)
     assert base is not None
     module.__class__ = counterpart(module, base)
-    module.dither_site, module.dither_operands = site, operands_of(site.recipe)
+    vars(module).update(dither_site=site, dither_operands=operands_of(site.recipe))
     weight = getattr(module, "weight", None)
     if rng is not None and isinstance(weight, torch.Tensor):
         rng = rng.to(weight.device)
@@ -127,11 +132,13 @@ def _swap_(module: nn.Module, site: Site, rng: torch.Tensor | None) -> None:
 
 
 def restore_(model: nn.Module) -> nn.Module:
-    """Undo `prepare_` in place: every module has the class it had; weights keep what they learned. Returns `model`."""
+    """Undo `prepare_` in place: every module has the class it had; weights keep what they learned. Returns
+    `model`."""
     for module in list(model.modules()):
         if isinstance(module, Quantized):
-            module.__class__ = module.dither_site.plain_class
+            plain_class = module.dither_site.plain_class
             del module.dither_site, module.dither_operands, module.dither_rng
+            module.__class__ = plain_class  # pyright: ignore[reportAttributeAccessIssue]
     return model
 
 
@@ -143,8 +150,8 @@ def sites(model: nn.Module) -> list[Site]:
 def set_clock_(model: nn.Module, step: int, microbatch: int = 0) -> None:
     """Tell all sites where in the run the next forward is: the position that enters their random streams.
 
-    step (0..2^32-1) counts optimizer steps, microbatch (0..4095) the forwards within one. A backward uses the position of
-    its own forward. Costs nothing where no rounding is stochastic, and recompiles nothing.
+    step (0..2^32-1) counts optimizer steps, microbatch (0..4095) the forwards within one. A backward uses the
+    position of its own forward. Costs nothing where no rounding is stochastic, and recompiles nothing.
     """
     for module in model.modules():
         if isinstance(module, Quantized) and module.dither_rng is not None:
@@ -168,7 +175,9 @@ def _matches(found: list[tuple[str, nn.Module, str]], globs: list[str]) -> set[s
         names = {name for name, _, _ in found if fnmatchcase(name, glob) or fnmatchcase("." + name, glob)}
         if not names:
             listing = "\n  ".join(f"{name} ({kind})" for name, _, kind in found) or "none"
-            raise UserError(f"exempt pattern {glob!r} matches no module. Modules that can be sites:\n  {listing}")
+            raise UserError(
+                f"exempt pattern {glob!r} matches no module. Modules that can be sites:\n  {listing}"
+            )
         covered |= names
     return covered
 
@@ -178,13 +187,13 @@ def _warn_of_fused(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             warnings.warn(
-                f"{name!r} is an nn.MultiheadAttention, whose products run inside one torch function and stay unquantized; "
-                "write it with nn.Linear and dither.nn.AttentionProducts to quantize them",
+                f"{name!r} is an nn.MultiheadAttention, whose products run in one torch function and stay "
+                "unquantized; write it with nn.Linear and dither.nn.AttentionProducts to quantize them",
                 stacklevel=3,
             )
         elif isinstance(module, nn.TransformerEncoderLayer):
             warnings.warn(
-                f"{name!r} is an nn.TransformerEncoderLayer, which in eval mode without gradients skips its linears; call "
-                "torch.backends.mha.set_fastpath_enabled(False) to evaluate it quantized",
+                f"{name!r} is an nn.TransformerEncoderLayer, whose eval mode without gradients skips its "
+                "linears; call torch.backends.mha.set_fastpath_enabled(False) to evaluate it quantized",
                 stacklevel=3,
             )

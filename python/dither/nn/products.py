@@ -1,11 +1,12 @@
 """The matrix products of a layer with quantized operands, as differentiable functions.
 
-Forward and backward quantize each operand in blocks along the contraction axis of the product it enters. What is saved for
-the backward are the operands as they came, since each product quantizes its own; gradients are straight-through, those of the
-unquantized operands. An operand without a quantizer enters as it is: no copy and no operation.
+Forward and backward quantize each operand in blocks along the contraction axis of the product it enters. What
+is saved for the backward are the operands as they came, since each product quantizes its own; gradients are
+straight-through, those of the unquantized operands. An operand without a quantizer enters as it is: no copy
+and no operation.
 
-Under autocast an operand is quantized from the dtype it has and rounded once to the autocast dtype, in which the product runs;
-gradients return in the dtype of what they belong to.
+Under autocast an operand is quantized from the dtype it has and rounded once to the autocast dtype, in which
+the product runs; gradients return in the dtype of what they belong to.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from dither.quantizer import Quantizer
 
 
 class Operand(NamedTuple):
-    """One operand's quantizer in the form that costs least per call and that torch.compile guards on: its print."""
+    """One operand's quantizer in the form that costs least per call and that torch.compile guards on: its
+    print."""
 
     spec: str
     stochastic: bool
@@ -36,13 +38,22 @@ _FPROP_X, _FPROP_W, _DGRAD_G, _DGRAD_W, _WGRAD_G, _WGRAD_X = range(len(OPERANDS)
 
 
 def operands_of(recipe: Recipe) -> Operands:
-    return tuple(Operand(str(q), q.rounding == "stochastic") if isinstance(q, Quantizer) else q for q in recipe.operands)
+    return tuple(
+        Operand(str(q), q.rounding == "stochastic") if isinstance(q, Quantizer) else q
+        for q in recipe.operands
+    )
 
 
 def quantized(
-    x: Tensor, operand: Operand | str | None, axis: int, rng: Tensor | None, row: int, dtype: torch.dtype | None = None
+    x: Tensor,
+    operand: Operand | str | None,
+    axis: int,
+    rng: Tensor | None,
+    row: int,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """`x` fake-quantized along `axis` in `dtype` (default: its own), or `x` itself where there is no quantizer.
+    """`x` fake-quantized along `axis` in `dtype` (default: its own), or `x` itself where there is no
+    quantizer.
 
     `rng` holds [seed, stream] of every operand in its rows.
     """
@@ -97,8 +108,10 @@ class _Linear(torch.autograd.Function):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands, rng: Tensor | None) -> Tensor:
-    """F.linear with six quantized operands. `rng`: int64 (6, 2) rows of [seed, stream], where a rounding is stochastic."""
-    # The clock may be set again before this forward's backward runs: the bits are those of the forward's position.
+    """F.linear with six quantized operands. `rng`: int64 (6, 2) rows of [seed, stream], where a rounding is
+    stochastic."""
+    # The clock may be set again before this forward's backward runs: the bits are those of the forward's
+    # position.
     return _Linear.apply(x, weight, bias, None if rng is None else rng.clone(), operands, autocast_dtype(x))
 
 
@@ -110,7 +123,13 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, transposed: bool, rng: Tensor | None, operands: Operands, dtype: torch.dtype | None
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        transposed: bool,
+        rng: Tensor | None,
+        operands: Operands,
+        dtype: torch.dtype | None,
     ) -> Tensor:
         k_axis = -1 if transposed else -2
         aq = quantized(a, operands[_FPROP_X], -1, rng, _FPROP_X, dtype)
@@ -133,10 +152,13 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             gq = quantized(g, operands[_WGRAD_G], -2, rng, _WGRAD_G, dtype)
             aq = quantized(a, operands[_WGRAD_X], -2, rng, _WGRAD_X, dtype)
-            db = (gq.transpose(-1, -2) @ aq if ctx.transposed else aq.transpose(-1, -2) @ gq).to(ctx.dtypes[1])
+            db = (gq.transpose(-1, -2) @ aq if ctx.transposed else aq.transpose(-1, -2) @ gq).to(
+                ctx.dtypes[1]
+            )
         return da, db, None, None, None, None
 
 
 def product(a: Tensor, b: Tensor, transposed: bool, operands: Operands, rng: Tensor | None) -> Tensor:
-    """a b (or a b^T where `transposed`) over the last two axes, with six quantized operands; `rng` as for `linear`."""
+    """a b (or a b^T where `transposed`) over the last two axes, with six quantized operands; `rng` as for
+    `linear`."""
     return _Product.apply(a, b, transposed, None if rng is None else rng.clone(), operands, autocast_dtype(a))

@@ -1,14 +1,16 @@
 """A recipe: which quantizer each operand of a layer's three matrix products gets, and which layers take part.
 
-A linear y = x W^T has three products, each with two operands, quantized in blocks along that product's contraction axis:
+A linear y = x W^T has three products, each with two operands, quantized in blocks along that product's
+contraction axis:
 
-    product          operands            blocks along
+    product              operands            blocks along
     fprop  y  = x W^T    fprop_x, fprop_w    K, the input features
     dgrad  dx = g W      dgrad_g, dgrad_w    N, the output features
-    wgrad  dW = g^T x    wgrad_g, wgrad_x    the tokens, all leading axes flattened into one (as hardware would)
+    wgrad  dW = g^T x    wgrad_g, wgrad_x    the tokens: all leading axes flattened, as hardware does
 
-An operand that is None stays as it is and costs nothing. `dgrad_w = "fprop"` reuses the forward's quantized weight (blocks
-along K): the straight-through estimator of weight-only training. Gradients are those of the unquantized operands.
+An operand that is None stays as it is and costs nothing. `dgrad_w = "fprop"` reuses the forward's quantized
+weight (blocks along K): the straight-through estimator of weight-only training. Gradients are those of the
+unquantized operands.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ Operand = Quantizer | None
 
 @dataclass(frozen=True)
 class Recipe:
-    """The six operands and the kinds of sites they apply to. A frozen value; operands may be given by preset name.
+    """The six operands and the kinds of sites they apply to. A frozen value; operands may be given by preset
+    name.
 
-    `sites` is a subset of linear (every linear but the head), head, embedding, norm (the weight of LayerNorm and RMSNorm)
-    and attention (the two products). Linears, heads and attention products use the six operands; embedding and norm weights
-    are fake-quantized with `fprop_w`, straight-through. Raises UserError for an unknown quantizer, operand or site.
+    `sites` is a subset of linear (every linear but the head), head, embedding, norm (the weight of LayerNorm
+    and RMSNorm) and attention (the two products). Linears, heads and attention products use the six operands;
+    embedding and norm weights are fake-quantized with `fprop_w`, straight-through. Raises UserError for an
+    unknown quantizer, operand or site.
     """
 
     fprop_x: Operand = None
@@ -76,11 +80,14 @@ class Recipe:
         elif isinstance(name, str):
             if name not in cls.PRESETS:
                 raise UserError(
-                    f"unknown recipe {name!r}{suggest(name, cls.PRESETS)}; recipes are {', '.join(cls.PRESETS)}"
+                    f"unknown recipe {name!r}{suggest(name, cls.PRESETS)}; "
+                    f"recipes are {', '.join(cls.PRESETS)}"
                 )
-            recipe = cls(**cls.PRESETS[name], name=name)  # type: ignore[arg-type]
+            recipe = cls(name=name, **cls.PRESETS[name])  # pyright: ignore[reportArgumentType]
         else:
-            raise TypeError(f"a recipe is a Recipe or a preset name such as 'mxfp8', not {type(name).__name__}")
+            raise TypeError(
+                f"a recipe is a Recipe or a preset name such as 'mxfp8', not {type(name).__name__}"
+            )
         return recipe.replace(**overrides) if overrides else recipe
 
     @classmethod
@@ -94,12 +101,14 @@ class Recipe:
         return list(cls.PRESETS)
 
     def replace(self, **fields: Any) -> Recipe:
-        """A copy with some fields changed; its name gains a '*' where an operand differs and no name is given."""
+        """A copy with some fields changed; its name gains a '*' where an operand differs and no name is
+        given."""
         unknown = [field for field in fields if field not in (*OPERANDS, "sites", "name")]
         if unknown:
             known = (*OPERANDS, "sites", "name")
             raise UserError(
-                f"a recipe has no field {unknown[0]!r}{suggest(unknown[0], known)}; its fields are {', '.join(known)}"
+                f"a recipe has no field {unknown[0]!r}{suggest(unknown[0], known)}; "
+                f"its fields are {', '.join(known)}"
             )
         changed = replace(self, **fields)
         if "name" not in fields and changed.operands != self.operands:
@@ -122,7 +131,8 @@ class Recipe:
 
     def __str__(self) -> str:
         parts = [f"{name}={q}" for name, q in zip(OPERANDS, self.operands, strict=True) if q is not None]
-        return f"{self.name} ({', '.join(parts) or 'nothing quantized'}; sites {', '.join(self.sites) or 'none'})"
+        what, where = ", ".join(parts) or "nothing quantized", ", ".join(self.sites) or "none"
+        return f"{self.name} ({what}; sites {where})"
 
 
 def _operand(name: str, value: object) -> Operand | str:
@@ -130,7 +140,9 @@ def _operand(name: str, value: object) -> Operand | str:
         return None
     if value == "fprop":
         if name != "dgrad_w":
-            raise UserError(f"{name} = 'fprop' has no meaning: only dgrad_w can reuse the forward's quantized weight")
+            raise UserError(
+                f"{name} = 'fprop' has no meaning: only dgrad_w can reuse the forward's quantized weight"
+            )
         return "fprop"
     if isinstance(value, (str, Quantizer)):
         q = value if isinstance(value, Quantizer) else Quantizer(value)

@@ -1,7 +1,8 @@
 """Block scales in pure torch: from the absmax of a block to what its elements are divided by.
 
-Mirrors rust/numerics/src/scale.rs; every line is one IEEE operation in the compute type or integer work on bits. Divisors
-are tensors on purpose: torch turns division by a Python number into multiplication by its reciprocal on CUDA.
+Mirrors rust/numerics/src/scale.rs; every line is one IEEE operation in the compute type or integer work on
+bits. Divisors are tensors on purpose: torch turns division by a Python number into multiplication by its
+reciprocal on CUDA.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Power(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """z = x / encode, or x * encode if `reciprocal`; y = round(z) * decode. Where `zero`, the result is zero."""
+    """z = x / encode, or x * encode if `reciprocal`; y = round(z) * decode. Where `zero`, the result is
+    zero."""
 
     encode: Tensor
     decode: Tensor
@@ -34,8 +36,11 @@ class Factors(NamedTuple):
     zero: Tensor
 
 
-def block_scale(q: Quantizer, absmax: Tensor, tensor_absmax: Tensor | None, layout: Layout) -> Power | Factors:
-    """The scales of blocks whose magnitude bits peak at `absmax` (integer type); NaN and Inf are the caller's concern.
+def block_scale(
+    q: Quantizer, absmax: Tensor, tensor_absmax: Tensor | None, layout: Layout
+) -> Power | Factors:
+    """The scales of blocks whose magnitude bits peak at `absmax` (integer type); NaN and Inf are the caller's
+    concern.
 
     `tensor_absmax` is the peak of the whole tensor where the quantizer has a second-level scale.
     """
@@ -74,7 +79,8 @@ def _power_of_two(q: Quantizer, absmax: Tensor, layout: Layout) -> Tensor:
 
 
 def _second_level(q: Quantizer, absmax: Tensor, tensor_absmax: Tensor, layout: Layout) -> Factors:
-    """NVFP4's two levels in Transformer Engine's order of operations; fp32 but for products with fp64 input."""
+    """NVFP4's two levels in Transformer Engine's order of operations; fp32 but for products with fp64
+    input."""
     stored, top, one = _STORED[str(q.scale_format)], q.format.max, torch.ones((), device=absmax.device)
     whole = tensor_absmax.to(torch.float32)
     encode = (one * (stored.max * top) / whole).clamp(max=_LARGEST)
@@ -99,7 +105,8 @@ def _round_scale(wanted: Tensor, q: Quantizer, layout: Layout) -> Tensor:
 
 
 def _not_below(scale: Tensor, top: float, absmax: Tensor, layout: Layout) -> Tensor:
-    """`scale`, or the next fp32 above it where scale * top < absmax exactly (a 24-bit times a format's significand)."""
+    """`scale`, or the next fp32 above it where scale * top < absmax exactly (a 24-bit times a format's
+    significand)."""
     if layout is FP32:
         short = _product_below(scale, top, absmax)
     else:

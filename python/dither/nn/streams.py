@@ -1,10 +1,12 @@
-"""Which random stream an operand draws from: one formula, so that a resumed, recomputed or re-batched run draws the same bits.
+"""Which random stream an operand draws from: one formula, so that a resumed, recomputed or re-batched run
+draws the same bits.
 
     stream = site << 48 | operand << 44 | microbatch << 32 | step
 
-`site` is the position of the module among all that could be quantized (so exempting one leaves the others' bits alone),
-`operand` the position in OPERANDS, plus 8 for the second product of an attention; `step` counts optimizer steps and
-`microbatch` the forwards within one. The element's position in its operand is the index within the stream.
+`site` is the position of the module among all that could be quantized (so exempting one leaves the others'
+bits alone), `operand` the position in OPERANDS, plus 8 for the second product of an attention; `step` counts
+optimizer steps and `microbatch` the forwards within one. The element's position in its operand is the index
+within the stream.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ _FIELDS = (("site", 16), ("operand", 4), ("microbatch", 12), ("step", 32))
 
 
 def stream(site: int, operand: int, microbatch: int, step: int) -> int:
-    """The 64-bit stream of one operand at one position of a run. Raises UserError where a field does not fit."""
+    """The 64-bit stream of one operand at one position of a run. Raises UserError where a field does not
+    fit."""
     packed = 0
     for (name, width), value in zip(_FIELDS, (site, operand, microbatch, step), strict=True):
         if not 0 <= value < 1 << width:
-            raise UserError(f"{name} = {value} does not fit its {width} bits of the random stream (0..{(1 << width) - 1})")
+            raise UserError(
+                f"{name} = {value} does not fit its {width} bits of the random stream (0..{(1 << width) - 1})"
+            )
         packed = packed << width | value
     return packed
 

@@ -1,11 +1,14 @@
-"""Fake quantization in pure torch: the twin of the Rust kernels, bit for bit, on any device and under torch.compile.
+"""Fake quantization in pure torch: the twin of the Rust kernels, bit for bit, on any device and under
+torch.compile.
 
-Written from the arithmetic that rust/numerics states, with integer operations on the bits of floats, so Inductor can fuse
-it and no device needs a kernel of its own. It is what non-CPU tensors use. Bit-equality with Rust is tested on CPU, eager
-and compiled. On other devices it has not been run; the one step that depends on the device is division, which must be
-correctly rounded (eager CUDA is; Triton is where `torch._inductor.config.eager_numerics.division_rounding` is set).
+Written from the arithmetic that rust/numerics states, with integer operations on the bits of floats, so
+Inductor can fuse it and no device needs a kernel of its own. It is what non-CPU tensors use. Bit-equality
+with Rust is tested on CPU, eager and compiled. On other devices it has not been run; the one step that
+depends on the device is division, which must be correctly rounded (eager CUDA is; Triton is where
+`torch._inductor.config.eager_numerics.division_rounding` is set).
 
-All functions take fp32, bf16, fp16 or fp64 tensors, compute in fp32 (fp64 for fp64) and round once to `out_dtype`.
+All functions take fp32, bf16, fp16 or fp64 tensors, compute in fp32 (fp64 for fp64) and round once to
+`out_dtype`.
 """
 
 from __future__ import annotations
@@ -32,8 +35,9 @@ def fake_quant(
 ) -> Tensor:
     """Quantize and dequantize `x` with blocks along `axis`; a quantizer without a scale is a plain cast.
 
-    `rng` is the int64 tensor [seed, stream] of a stochastic rounding and `offset` the logical index of the first element;
-    `random` gives the bits themselves (integers of x's shape). Returns a contiguous tensor of x's shape.
+    `rng` is the int64 tensor [seed, stream] of a stochastic rounding and `offset` the logical index of the
+    first element; `random` gives the bits themselves (integers of x's shape). Returns a contiguous tensor of
+    x's shape.
     """
     if x.numel() == 0:
         return torch.empty_like(x, dtype=out_dtype, memory_format=torch.contiguous_format)
@@ -48,7 +52,8 @@ def fake_quant(
 
 
 def neighbours(x: Tensor, q: Quantizer, axis: int = -1) -> tuple[Tensor, Tensor]:
-    """The largest value of x's block grid that is at most x and the smallest that is at least x, in x's dtype.
+    """The largest value of x's block grid that is at most x and the smallest that is at least x, in x's
+    dtype.
 
     Outside the grid both are its nearest end; in a block with NaN or Inf both are NaN.
     """
@@ -89,7 +94,9 @@ class _Blocks:
         return y[:, : self.length].reshape(self.shape).contiguous()
 
 
-def _bits_for(q: Quantizer, x: Tensor, rng: Tensor | None, offset: int, random: Tensor | None) -> Tensor | None:
+def _bits_for(
+    q: Quantizer, x: Tensor, rng: Tensor | None, offset: int, random: Tensor | None
+) -> Tensor | None:
     if q.rounding != "stochastic":
         return None
     if random is not None:
@@ -100,7 +107,8 @@ def _bits_for(q: Quantizer, x: Tensor, rng: Tensor | None, offset: int, random: 
 
 
 def _peaks(x: Tensor, q: Quantizer, layout: Layout) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Peak magnitude bits per block and, for a second-level scale, of everything; and where the result is NaN.
+    """Peak magnitude bits per block and, for a second-level scale, of everything; and where the result is
+    NaN.
 
     As integers NaN > Inf > every number, so one maximum finds the absmax and the specials.
     """
@@ -121,7 +129,10 @@ def _quantize(x: Tensor, q: Quantizer, layout: Layout, rounding: str, random: Te
     if isinstance(scale, Power):
         y = _round(x, q.format, scale.exponent, rounding, q.overflow, layout, random, q.bits)
     else:
-        y = _round(_encode(x, scale, layout), q.format, 0, rounding, q.overflow, layout, random, q.bits) * scale.decode
+        y = (
+            _round(_encode(x, scale, layout), q.format, 0, rounding, q.overflow, layout, random, q.bits)
+            * scale.decode
+        )
     return torch.where(poisoned, float("nan"), y)
 
 
@@ -140,16 +151,21 @@ def _round(
     random: Tensor | None = None,
     bits: int = 0,
 ) -> Tensor:
-    """`x` on the format's grid times 2^shift, with what the overflow mode says above its maximum; NaN stays NaN."""
+    """`x` on the format's grid times 2^shift, with what the overflow mode says above its maximum; NaN stays
+    NaN."""
     source = layout.bits(x)
     magnitude, sign, negative = source & layout.magnitude, source & layout.sign, source < 0
     least = shift + fmt.emin
     rounded = round_to_grid(magnitude, negative, least, fmt.mbits, rounding, layout, random, bits)
-    exponent = shift if isinstance(shift, Tensor) else torch.full((), shift, dtype=layout.integer, device=x.device)
+    exponent = (
+        shift if isinstance(shift, Tensor) else torch.full((), shift, dtype=layout.integer, device=x.device)
+    )
     top = scaled_constant(fmt.max, exponent, layout)
     infinite = magnitude == layout.infinity
     over = (rounded > top) | infinite
-    rounded = torch.where(over, _overflowed(top, infinite, negative, fmt, rounding, overflow, layout), rounded)
+    rounded = torch.where(
+        over, _overflowed(top, infinite, negative, fmt, rounding, overflow, layout), rounded
+    )
     if not fmt.has_neg_zero:
         sign = torch.where(rounded == 0, 0, sign)
     if not fmt.signed:
@@ -176,13 +192,22 @@ def _overflowed(
 
 
 def _unsigned(
-    rounded: Tensor, magnitude: Tensor, negative: Tensor, exponent: Tensor, fmt: Format, overflow: str, layout: Layout
+    rounded: Tensor,
+    magnitude: Tensor,
+    negative: Tensor,
+    exponent: Tensor,
+    fmt: Format,
+    overflow: str,
+    layout: Layout,
 ) -> tuple[Tensor, Tensor]:
     """Formats without a sign: what lies below their range becomes the lowest value, or NaN under `ieee`."""
     if fmt.has_zero:
         lowest, below = torch.zeros_like(rounded), negative & (magnitude > 0)
     else:
-        lowest, below = scaled_constant(fmt.min_positive, exponent, layout).expand_as(rounded), negative | (rounded == 0)
+        lowest, below = (
+            scaled_constant(fmt.min_positive, exponent, layout).expand_as(rounded),
+            negative | (rounded == 0),
+        )
     floor = torch.full_like(rounded, layout.infinity + 1) if overflow == "ieee" else lowest
     return torch.where(below, floor, rounded), torch.zeros_like(rounded)
 

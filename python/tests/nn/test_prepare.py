@@ -75,7 +75,9 @@ def test_default_sites_are_all_linears_but_the_head():
 
 
 def test_a_tied_linear_is_a_head_whatever_its_name():
-    model = nn.ModuleDict({"table": nn.Embedding(5, 8), "project": nn.Linear(8, 5, bias=False), "mix": nn.Linear(8, 8)})
+    model = nn.ModuleDict(
+        {"table": nn.Embedding(5, 8), "project": nn.Linear(8, 5, bias=False), "mix": nn.Linear(8, 8)}
+    )
     assert [kind for _, _, kind in dnn.candidates(model)] == ["embedding", "linear", "linear"]
     model["project"].weight = model["table"].weight
     assert [kind for _, _, kind in dnn.candidates(model)] == ["embedding", "head", "linear"]
@@ -96,10 +98,14 @@ def test_every_kind_of_site():
 
 def test_exempt_and_filter():
     model = small()
-    dnn.prepare_(model, "mxfp8", exempt=["*.head", "blocks.0.*"], filter_fn=lambda module, name: "mlp" not in name)
+    dnn.prepare_(
+        model, "mxfp8", exempt=["*.head", "blocks.0.*"], filter_fn=lambda module, name: "mlp" not in name
+    )
     assert {s.name for s in dnn.sites(model)} == {f"blocks.1.attention.{n}" for n in ("q", "k", "v", "out")}
     dnn.restore_(model)
-    with pytest.raises(UserError, match=r"(?s)'\*\.attn' matches no module.*blocks\.0\.attention\.q \(linear\)"):
+    with pytest.raises(
+        UserError, match=r"(?s)'\*\.attn' matches no module.*blocks\.0\.attention\.q \(linear\)"
+    ):
         dnn.prepare_(model, "mxfp8", exempt=["*.attn"])
     with pytest.raises(UserError, match="no such module is left"):
         dnn.prepare_(model, "mxfp8", exempt="blocks.*")
@@ -117,11 +123,11 @@ def test_exempting_a_site_leaves_the_streams_of_the_others():
 
 def test_errors():
     model = small()
-    with pytest.raises(UserError, match="unknown recipe 'mxpf8'.*did you mean 'mxfp8'"):
+    with pytest.raises(UserError, match=r"unknown recipe 'mxpf8'.*did you mean 'mxfp8'"):
         dnn.prepare_(model, "mxpf8")
-    with pytest.raises(UserError, match="unknown site 'linaer'.*did you mean 'linear'"):
+    with pytest.raises(UserError, match=r"unknown site 'linaer'.*did you mean 'linear'"):
         dnn.Recipe.get("mxfp8", sites=("linaer",))
-    with pytest.raises(UserError, match="no field 'fprop_y'.*did you mean 'fprop_"):
+    with pytest.raises(UserError, match=r"no field 'fprop_y'.*did you mean 'fprop_"):
         dnn.Recipe.get("mxfp8", fprop_y="mxfp4")
     with pytest.raises(UserError, match="only dgrad_w"):
         dnn.Recipe(wgrad_x="fprop")
@@ -189,7 +195,9 @@ def test_fused_attention_modules_are_named():
 
 def test_the_clock_moves_the_bits_and_nothing_else_does():
     model = small()
-    dnn.prepare_(model, dnn.Recipe.get("mxfp4", **dict.fromkeys(OPERANDS, "mxfp4:rounding=stochastic")), seed=3)
+    dnn.prepare_(
+        model, dnn.Recipe.get("mxfp4", **dict.fromkeys(OPERANDS, "mxfp4:rounding=stochastic")), seed=3
+    )
     torch.manual_seed(0)
     state = torch.random.get_rng_state()
     first, again = step(model), step(model)
@@ -214,7 +222,9 @@ def test_recomputation_draws_the_same_bits():
     dnn.prepare_(layer, recipe)
     x = torch.randn(4, 32, requires_grad=True)
     direct = torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()])
-    recomputed = torch.autograd.grad(checkpoint(layer, x, use_reentrant=False).square().sum(), [x, *layer.parameters()])
+    recomputed = torch.autograd.grad(
+        checkpoint(layer, x, use_reentrant=False).square().sum(), [x, *layer.parameters()]
+    )
     assert same(list(direct), list(recomputed))
 
 

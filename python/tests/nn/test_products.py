@@ -11,7 +11,12 @@ from dither.quantizer import Quantizer
 
 # Six different quantizers, so that a swapped operand shows.
 SIX = dict(
-    fprop_x="mxfp8_e4m3", fprop_w="int4_g32", dgrad_g="mxfp8_e5m2", dgrad_w="nvfp4", wgrad_g="mxfp6_e3m2", wgrad_x="mxfp4"
+    fprop_x="mxfp8_e4m3",
+    fprop_w="int4_g32",
+    dgrad_g="mxfp8_e5m2",
+    dgrad_w="nvfp4",
+    wgrad_g="mxfp6_e3m2",
+    wgrad_x="mxfp4",
 )
 Q = {name: Quantizer(spec) for name, spec in SIX.items()}
 
@@ -70,7 +75,7 @@ def test_weight_only_is_the_straight_through_estimator():
 
 
 def test_only_the_operands_needed_are_saved():
-    layer, x, g = problem(bias=False)
+    layer, x, _ = problem(bias=False)
     dnn.prepare_(layer, "mxfp8")
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):

@@ -1,0 +1,165 @@
+"""The pure-torch twin equals the Rust kernels bit for bit: every preset, rounding, axis, dtype and edge
+value."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from patterns import any_bits, assert_same_bits, edge_blocks, gaussian, ties
+
+from dither.nn import ops, twin
+from dither.quantizer import ROUNDINGS, Quantizer
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+RNG = torch.tensor([-3, 2**62 + 12345])
+
+
+def compare(x, q, axis=-1, **options):
+    assert_same_bits(
+        twin.fake_quant(x, q, axis, **options),
+        ops.fake_quant(x, q, axis, **options),
+        (str(q), axis, x.dtype, tuple(x.shape)),
+    )
+
+
+def compare_neighbours(x, q, axis=-1):
+    for mine, theirs in zip(twin.neighbours(x, q, axis), ops.neighbours(x, q, axis), strict=True):
+        assert_same_bits(mine, theirs, ("neighbours", str(q), axis, x.dtype, tuple(x.shape)))
+
+
+def variants(preset: str) -> list[Quantizer]:
+    """A preset under every rounding, scale rule and overflow mode that it takes."""
+    base = Quantizer(preset)
+    found = [base.replace(rounding=rounding) for rounding in ROUNDINGS]
+    if base.scale_format is not None:
+        rules = ("ceil", "rceil", "even") if base.scale_format == "e8m0" else ("rceil",)
+        found += [base.replace(scale_rule=rule) for rule in rules]
+    elif base.format.has_inf:
+        found += [
+            base.replace(overflow=o, rounding=r) for o in ("saturate", "propagate", "ieee") for r in ROUNDINGS
+        ]
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("preset", Quantizer.presets())
+def test_every_preset_and_rounding(preset, dtype):
+    wide = torch.cat(
+        [gaussian((3, 67), dtype, 0), gaussian((3, 67), dtype, 1, 1e-3), gaussian((2, 67), dtype, 2, 200.0)]
+    )
+    for q in variants(preset):
+        compare(wide, q, rng=RNG)
+        compare(edge_blocks(dtype), q, rng=RNG)
+        compare(ties(dtype), q, rng=RNG)
+        for row in edge_blocks(
+            dtype
+        ):  # one at a time, so that a NaN leaves second-level scales of the others alone
+            compare(row, q, rng=RNG)
+        compare(any_bits((4, 96), dtype, 3), q, rng=RNG)
+        if q.rounding == "nearest_even":
+            for x in (wide, edge_blocks(dtype), ties(dtype), any_bits((4, 96), dtype, 4)):
+                compare_neighbours(x, q)
+
+
+@pytest.mark.parametrize(
+    "spec", ["mxfp4:rounding=stochastic", "nvfp4", "int4_g32", "int8_row", "fp8_e4m3", "bf16"]
+)
+@pytest.mark.parametrize("shape", [(70,), (33, 5), (5, 33), (3, 40, 7), (2, 3, 4, 5), (1, 1), (0, 4), (4, 0)])
+def test_every_axis_and_ragged_tails(spec, shape):
+    q = Quantizer(spec)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = gaussian(shape, dtype, 7)
+        for axis in range(-len(shape), len(shape)):
+            compare(x, q, axis, rng=RNG, offset=1003)
+            compare_neighbours(x, q, axis)
+
+
+FORMATS = "e5m2 e4m3 e3m2 e2m3 e2m1 e8m0 ue5m3 mxint8 int8 int2 e1m0 e1m3 e8m3 e5m0 tf32 fp16".split()
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_plain_casts_of_every_kind_of_format(fmt):
+    base = Quantizer(format=fmt)
+    modes = ["saturate"] + (["ieee", "propagate"] if base.format.has_inf or base.format.has_nan else [])
+    for overflow in modes:
+        for rounding in ROUNDINGS:
+            q = base.replace(overflow=overflow, rounding=rounding)
+            for dtype in DTYPES:
+                compare(torch.cat([ties(dtype), any_bits((500,), dtype, 9)]), q, rng=RNG)
+
+
+@pytest.mark.parametrize("fmt", ["e4m3", "e2m1", "e5m2", "mxint8", "int4", "e3m4", "e5m10", "e8m7"])
+@pytest.mark.parametrize("scale", ["e8m0", "e4m3", "ue5m3", "fp32"])
+def test_formats_under_every_scale_format(fmt, scale):
+    rules = {"e8m0": ("floor", "ceil", "rceil", "even")}.get(scale, ("absmax", "rceil"))
+    levels = (False, True) if scale in ("e4m3", "ue5m3") else (False,)
+    for rule in rules:
+        for second in levels:
+            q = Quantizer(format=fmt, block=8, scale_format=scale, scale_rule=rule, tensor_scale=second)
+            for dtype in (torch.float32, torch.float64):
+                for x in (edge_blocks(dtype), gaussian((3, 50), dtype, 1), any_bits((6, 40), dtype, 2)):
+                    compare(x, q)
+                    compare_neighbours(x, q)
+                for row in edge_blocks(dtype):
+                    compare(row, q)
+                    compare_neighbours(row, q)
+
+
+@pytest.mark.parametrize("bits", [1, 3, 5, 8, 11, 12, 16, 17, 24, 31, 32])
+def test_every_number_of_random_bits(bits):
+    for spec in ("mxfp4", "bf16"):
+        q = Quantizer(spec, rounding="stochastic", bits=bits)
+        for dtype in (torch.float32, torch.float64):
+            compare(gaussian((300, 7), dtype, 3), q, rng=RNG, offset=2**33 + 5)
+            compare(any_bits((30, 32), dtype, 3), q, rng=RNG)
+
+
+def test_given_bits():
+    q = Quantizer("mxfp4", rounding="stochastic")
+    x = gaussian((40, 5), torch.float32, 3)
+    random = torch.randint(0, 256, x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    for axis in (0, 1):
+        compare(x, q, axis, random=random)
+    assert not torch.equal(ops.fake_quant(x, q, random=random), ops.fake_quant(x, q, random=255 - random))
+
+
+def test_output_dtypes():
+    for dtype in DTYPES:
+        for out_dtype in DTYPES:
+            for spec in ("int8_row", "mxfp8_e5m2", "nvfp4"):
+                compare(gaussian((9, 40), dtype, 1, 1e4), Quantizer(spec), out_dtype=out_dtype)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_quantizer_on_any_values(data):
+    draw = data.draw
+    fmt = draw(st.sampled_from(["e5m2", "e4m3", "e2m1", "e3m2", "int4", "int8", "mxint8", "e1m2", "e6m1"]))
+    scale = draw(st.sampled_from(["e8m0", "fp32", "e4m3", "ue5m3"]))
+    rule = draw(
+        st.sampled_from(["floor", "ceil", "rceil", "even"] if scale == "e8m0" else ["absmax", "rceil"])
+    )
+    second = scale in ("e4m3", "ue5m3") and draw(st.booleans())
+    q = Quantizer(
+        format=fmt,
+        block=draw(st.one_of(st.integers(1, 40), st.sampled_from(["row", "tensor"]))),
+        scale_format=scale,
+        scale_rule=rule,
+        tensor_scale=second,
+        rounding=draw(st.sampled_from(ROUNDINGS)),
+        bits=draw(st.integers(1, 32)),
+    )
+    shape = draw(st.sampled_from([(17,), (4, 33), (3, 5, 9)]))
+    width = draw(st.sampled_from([32, 64]))
+    value = st.floats(
+        width=width, allow_nan=draw(st.integers(0, 9)) == 0, allow_infinity=draw(st.integers(0, 9)) == 0
+    )
+    if draw(st.booleans()):  # neighbouring magnitudes, so that elements do not vanish beside the largest
+        value = st.floats(-8, 8, width=width)
+    count = torch.Size(shape).numel()
+    dtype = torch.float32 if width == 32 else torch.float64
+    x = torch.tensor(draw(st.lists(value, min_size=count, max_size=count)), dtype=dtype).view(shape)
+    axis = draw(st.integers(0, len(shape) - 1))
+    rng = torch.tensor([draw(st.integers(-(2**63), 2**63 - 1)), draw(st.integers(-(2**63), 2**63 - 1))])
+    compare(x, q, axis, rng=rng, offset=draw(st.integers(0, 2**40)))
+    compare_neighbours(x, q, axis)
