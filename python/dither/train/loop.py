@@ -75,16 +75,18 @@ def train(
             config = directory.continue_(config)
         else:
             assert config is not None
-            config = directory.claim(config)
+            directory.check_unused()
+            config = configuration.resolve(config, torch.get_num_threads())
         if (summary := read_summary(run_dir)) is not None:
             progress.say(f"{run_dir} is finished")
             return summary
         threads = torch.get_num_threads()
         torch.set_num_threads(config.train.threads)
         try:
-            return Run(
-                config, directory.path, tokens or open_tokens(config.data, progress.say), progress
-            ).go()
+            # everything that can be wrong with the input is found before the directory is claimed
+            run = Run(config, directory.path, tokens or open_tokens(config.data, progress.say), progress)
+            directory.claim(config)
+            return run.go()
         finally:
             progress.finish()
             torch.set_num_threads(threads)

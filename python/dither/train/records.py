@@ -50,7 +50,7 @@ class Records:
     def __init__(self, run_dir: Path, keep_bytes: int) -> None:
         """Open the file, cut back to `keep_bytes`."""
         self.path = run_dir / JSONL
-        self._file = self.path.open("ab")
+        self._file = self.path.open("ab", buffering=0)
         self._file.truncate(keep_bytes)
 
     def write(self, row: dict[str, Any]) -> None:
@@ -59,8 +59,9 @@ class Records:
             raise ValueError(f"unknown metric columns {sorted(unknown)}; add them to COLUMNS")
         clean = {key: finite(value) for key, value in row.items() if value is not None}
         with disk_errors(self.path, "Free some space, then resume the run; its last checkpoint is valid."):
-            self._file.write(json.dumps(clean, allow_nan=False).encode() + b"\n")
-            self._file.flush()
+            line = memoryview(json.dumps(clean, allow_nan=False).encode() + b"\n")
+            while line:  # a write may be short
+                line = line[self._file.write(line) :]
 
     def sync(self) -> int:
         """Make the rows durable and return the length of the file in bytes."""

@@ -36,8 +36,10 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._lock: int | None = None
+        self._made = False
 
     def __enter__(self) -> RunDirectory:
+        self._made = not self.path.exists()
         try:
             with disk_errors(self.path, "Free some space or choose a directory on another disk."):
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -65,12 +67,13 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._lock is not None
+        if self._made and [p.name for p in self.path.iterdir()] == [LOCK]:  # nothing was begun: leave no trace
+            (self.path / LOCK).unlink()
+            self.path.rmdir()
         os.close(self._lock)
 
-    def claim(self, config: RunConfig) -> RunConfig:
-        """Take an unused directory and write the resolved config.toml. Raises UserError where anything lies
-        in it."""
-        config = configuration.resolve(config, torch.get_num_threads())
+    def check_unused(self) -> None:
+        """Raise UserError where anything lies in the directory."""
         self._remove_leftovers()
         if (self.path / CONFIG).exists():
             raise UserError(
@@ -79,9 +82,13 @@ class RunDirectory:
             )
         if others := sorted(p.name for p in self.path.iterdir() if p.name != LOCK):
             raise UserError(f"{self.path} is not empty (it holds {others[0]}); name a new or empty directory")
+
+    def claim(self, config: RunConfig) -> None:
+        """Take the directory by writing config.toml, unless that was done before."""
+        if (self.path / CONFIG).exists():
+            return
         with disk_errors(self.path, "Free some space or choose a directory on another disk."):
             write_text(self.path / CONFIG, dump_toml(to_dict(config)))
-        return config
 
     def continue_(self, config: RunConfig | None) -> RunConfig:
         """The recorded configuration. Raises UserError where `config` differs in a key that matters."""
@@ -89,7 +96,8 @@ class RunDirectory:
         if not (self.path / CONFIG).exists():
             if config is None or any(p.name != LOCK for p in self.path.iterdir()):
                 raise UserError(f"{self.path} holds no run to resume (no {CONFIG}); start it without resume")
-            return self.claim(config)  # killed before its first file was written
+            # killed before its first file was written
+            return configuration.resolve(config, torch.get_num_threads())
         recorded = configuration.load(self.path / CONFIG)
         if config is None:
             return recorded

@@ -72,11 +72,9 @@ def build(kind: type, tree: Any, where: str, section: str = "") -> Any:
 def _convert(kind: Any, value: Any, name: str) -> Any:
     """`value` as the annotated type; a string for another type (command line) is read as a TOML value."""
     if isinstance(value, str) and kind is not str:
-        try:
-            value = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            if get_origin(kind) is tuple and get_args(kind)[0] is str:
-                value = value.split(",") if "=" not in value else [value]  # quantizer parts contain commas
+        value = _parse(value)
+    if isinstance(value, str) and get_origin(kind) is tuple and get_args(kind)[0] is str:
+        value = value.split(",") if "=" not in value else [value]  # quantizer parts contain commas
     if get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)):
             value = [value]
@@ -88,11 +86,19 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     if get_origin(kind) is not None:
         if not isinstance(value, Mapping):
             raise UserError(f"{name} must be a table, not {value!r}")
-        return dict(value)
+        return {key: _parse(item) if isinstance(item, str) else item for key, item in value.items()}
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
         raise UserError(f"{name} must be {words[kind]}, not {value!r}")
     return value
+
+
+def _parse(text: str) -> Any:
+    """The TOML value that `text` spells, or `text` itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def to_dict(value: Any) -> Any:

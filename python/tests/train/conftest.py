@@ -11,18 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from dither.train import Progress
-
-
-class Silent(Progress):
-    """Collects what a run says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
 
 @pytest.fixture(autouse=True)
 def _private(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):

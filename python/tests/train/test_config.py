@@ -64,6 +64,9 @@ def test_overrides_win_and_strings_of_the_command_line_are_converted(tmp_path: P
     config = load(path, {"train.steps": "7", "train.lr": 2, "eval.casts": "int4_g32", "recipe.name": "mxfp8"})
     assert (config.train.steps, config.train.tokens, config.train.lr) == (7, 0, 2.0)
     assert config.eval.casts == ("int4_g32",) and config.recipe.name == "mxfp8"
+    options = {"method.name": "ptq", "method.quantizer": "int4", "method.options.lam": "0.5"}
+    config = load(path, {**options, "method.options.mode": "grad"})
+    assert config.method.options == {"lam": 0.5, "mode": "grad"}
     with pytest.raises(UserError, match=r"did you mean 'steps'"):
         load(path, {"train.step": 3})
 

@@ -1,0 +1,174 @@
+"""A comparison: same start for every arm, arms reused and resumed, differences over seeds, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from training_helpers import Silent
+
+from dither.errors import UserError
+from dither.train import compare
+from dither.train.plan import load_plan
+
+TOML = """
+differences = [["rat", "ptq"]]
+[model]
+layers = 1
+width = 32
+heads = 2
+context = 32
+[data]
+sources = ["{corpus}"]
+[train]
+steps = 8
+batch = 4
+lr = 1e-2
+warmup = 2
+threads = 1
+checkpoint_every = 4
+[eval]
+tokens = 512
+casts = ["int4_g32"]
+draws = 2
+[[arm]]
+name = "fp32"
+[[arm]]
+name = "mxfp8"
+recipe = {{ name = "mxfp8" }}
+[[arm]]
+name = "ptq"
+same_as = "fp32"
+method = {{ name = "ptq", quantizer = "int4_g32" }}
+[[arm]]
+name = "rat"
+method = {{ name = "rat", quantizer = "int4_g32" }}
+train = {{ lr = 5e-3 }}
+"""
+
+
+@pytest.fixture
+def toml(tmp_path: Path, corpus_folder: Path) -> Path:
+    path = tmp_path / "compare.toml"
+    path.write_text(TOML.format(corpus=corpus_folder))
+    return path
+
+
+def test_arms_share_data_and_start_and_are_put_side_by_side(toml: Path, tmp_path: Path) -> None:
+    comparison = compare(toml, tmp_path / "out", progress=Silent())
+    arms = {arm.name: arm for arm in comparison.arms}
+    assert list(arms) == ["fp32", "mxfp8", "ptq", "rat"]
+    for arm in arms.values():
+        assert arm.status == "done" and arm.full and arm.full.loss and arm.full.bits_per_byte
+        assert set(arm.nearest) == set(arm.randomized) == {"int4_g32"}
+        assert arm.randomized["int4_g32"].draws == 2 and arm.peak_rss_mib and arm.tokens_per_s
+    assert arms["fp32"].slow_down == 1.0 and arms["mxfp8"].slow_down != 1.0
+    assert arms["ptq"].same_as == "fp32" and arms["ptq"].nearest == arms["fp32"].nearest
+    assert arms["ptq"].run_dir == arms["fp32"].run_dir and not (tmp_path / "out" / "ptq").exists()
+    assert arms["mxfp8"].own_recipe is not None and arms["fp32"].own_recipe is None
+    starts = {
+        json.loads((tmp_path / "out" / name / "run.json").read_text())["initial_state"]
+        for name in ("fp32", "rat")
+    }
+    assert starts == set(comparison.initial_states.values()) and len(starts) == 1
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == json.loads(
+        json.dumps(comparison.to_dict())
+    )
+    views = [(d.view, d.cast) for d in comparison.differences]
+    assert views == [("full", None), ("nearest", "int4_g32"), ("randomized", "int4_g32")]
+    (difference,) = [d for d in comparison.differences if d.view == "nearest"]
+    assert difference.interval.n == 1 and difference.interval.low is None
+    assert (
+        difference.interval.mean
+        == arms["rat"].nearest["int4_g32"].loss - arms["fp32"].nearest["int4_g32"].loss
+    )
+
+
+def test_seeds_give_every_arm_a_run_each_and_paired_intervals(toml: Path, tmp_path: Path) -> None:
+    overrides = {"seeds": [3, 5, 8], "train.steps": 4}
+    comparison = compare(toml, tmp_path / "out", overrides, progress=Silent())
+    assert [(arm.seed, arm.name) for arm in comparison.arms] == [
+        (seed, name) for seed in (3, 5, 8) for name in ("fp32", "mxfp8", "ptq", "rat")
+    ]
+    assert len(set(comparison.initial_states.values())) == 3
+    interval = comparison.differences[1].interval
+    pairs = {}
+    for arm in comparison.arms:
+        pairs.setdefault(arm.name, []).append(arm.nearest["int4_g32"].loss)
+    assert interval.n == 3
+    assert interval.mean == pytest.approx(sum(pairs["rat"]) / 3 - sum(pairs["ptq"]) / 3)
+    assert interval.low < interval.mean < interval.high  # type: ignore[operator]
+
+
+def test_finished_arms_are_kept_and_unfinished_ones_resume(toml: Path, tmp_path: Path) -> None:
+    whole = compare(toml, tmp_path / "whole", progress=Silent())
+
+    class Stop(Silent):
+        def start(self, name: str, steps: int, done: int) -> None:
+            self.arm = name
+
+        def step(self, row) -> None:
+            if self.arm == "rat" and row["step"] == 6:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(toml, tmp_path / "out", progress=Stop())
+    stamp = (tmp_path / "out" / "fp32" / "summary.json").stat().st_mtime_ns
+    said = Silent()
+    comparison = compare(toml, tmp_path / "out", progress=said)
+    assert (tmp_path / "out" / "fp32" / "summary.json").stat().st_mtime_ns == stamp
+    assert "resuming at step 4" in said.lines
+    assert [(a.full, a.nearest, a.randomized) for a in comparison.arms] == [
+        (a.full, a.nearest, a.randomized) for a in whole.arms
+    ]
+    with pytest.raises(UserError, match=r"holds a comparison with another plan"):
+        compare(toml, tmp_path / "out", {"train.lr": 1e-3}, progress=Silent())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match=r"not empty and holds no comparison"):
+        compare(toml, tmp_path / "other", progress=Silent())
+
+
+def test_an_arm_that_diverges_does_not_stop_the_others(toml: Path, tmp_path: Path) -> None:
+    text = toml.read_text().replace("lr = 5e-3", "lr = 1e30, clip = 0, warmup = 0")
+    toml.write_text(text)
+    comparison = compare(toml, tmp_path / "out", progress=Silent())
+    rat = comparison.arms[-1]
+    assert rat.status.startswith("diverged at step") and rat.full is None and rat.slow_down is None
+    assert comparison.arms[1].status == "done" and comparison.differences == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[[arm]]", "[[arms]]", "has no"),
+        ('name = "mxfp8"\n', 'name = "fp32"\n', "taken by an earlier arm"),
+        ('name = "mxfp8"\n', 'name = "../up"\n', "needs a name of letters"),
+        ('same_as = "fp32"', 'same_as = "fp31"', "did you mean 'fp32'"),
+        ('same_as = "fp32"', 'same_as = "rat"', "names no earlier arm"),
+        ('same_as = "fp32"', 'same_as = "mxfp8"', "differ in more than a ptq method"),
+        ("lr = 5e-3", "seed = 4", "has its own train.seed"),
+        ("train = { lr = 5e-3 }", "model = { width = 64 }", r"another \[model\]"),
+        ('["rat", "ptq"]', '["rat", "ptc"]', "unknown arm 'ptc' .did you mean 'ptq'"),
+        ('["rat", "ptq"]', '"rat"', "a pair of arm names"),
+        ("differences", "seeds = [1, 1]\ndifferences", "different whole numbers"),
+        ("lr = 5e-3", "lrr = 5e-3", r"arm 4 .rat.*unknown key 'lrr'"),
+        ("[model]", "[modell]", "unknown key 'modell'"),
+    ],
+)
+def test_a_plan_that_cannot_be_meant_is_refused(toml: Path, old: str, new: str, message: str) -> None:
+    assert old in toml.read_text()
+    toml.write_text(toml.read_text().replace(old, new))
+    with pytest.raises(UserError, match=message):
+        load_plan(toml)
+
+
+def test_overrides_win_over_every_arm(toml: Path) -> None:
+    plan = load_plan(toml, {"train.lr": 1e-4, "seeds": "[1, 2]"})
+    assert {arm.config.train.lr for arm in plan.arms} == {1e-4} and plan.seeds == (1, 2)
+
+
+def test_the_quickstart_is_a_valid_plan() -> None:
+    plan = load_plan(Path(__file__).parents[3] / "examples" / "quickstart.toml")
+    assert [arm.name for arm in plan.arms] == ["fp32", "mxfp8", "mxfp4", "ptq", "qat", "lotion"]
