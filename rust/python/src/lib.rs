@@ -1,11 +1,19 @@
 //! PyO3 bindings: check arguments, borrow buffers, release the GIL, call the crates. No arithmetic.
+//!
+//! Arrays arrive as addresses: `dither.arrays` has checked dtype, layout and alignment and keeps the owner alive for
+//! the length of the call. (numpy's buffer protocol knows neither bf16 nor torch.)
 
 mod formats;
+mod memory;
+mod ops;
+mod quantizer;
 
 use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    formats::register(m)
+    formats::register(m)?;
+    quantizer::register(m)?;
+    ops::register(m)
 }

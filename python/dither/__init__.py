@@ -1,0 +1,29 @@
+"""dither: what low precision does to a training run, and how to train so that it does little harm.
+
+The face of the numbers pillar; it needs numpy alone. `dither.nn`, `dither.methods`, `dither.models` and `dither.train` need
+torch and are imported by name.
+"""
+
+from dither import _core, formats
+from dither.arrays import get_num_threads, set_num_threads
+from dither.errors import MissingExtraError, UserError
+from dither.functions import cast, decode, encode, error_stats, fake_quant, neighbours
+from dither.quantizer import Quantizer
+
+__version__: str = _core.__version__
+
+__all__ = [
+    "MissingExtraError",
+    "Quantizer",
+    "UserError",
+    "__version__",
+    "cast",
+    "decode",
+    "encode",
+    "error_stats",
+    "fake_quant",
+    "formats",
+    "get_num_threads",
+    "neighbours",
+    "set_num_threads",
+]

@@ -1,0 +1,34 @@
+"""The compiled extension. Only dither.formats and dither.arrays call it."""
+
+from typing import Any
+
+__version__: str
+
+_Shape = tuple[int, int, int]
+_Array = tuple[int, str]
+_Random = tuple[int, int, int] | int | None
+
+class Quantizer:
+    def __new__(
+        cls,
+        format: str,
+        block: int | str | None,
+        scale_format: str | None,
+        scale_rule: str | None,
+        tensor_scale: bool,
+        rounding: str,
+        bits: int,
+        overflow: str,
+    ) -> Quantizer: ...
+
+def format_info(name: str) -> dict[str, Any] | None: ...
+def format_names() -> list[str]: ...
+def fake_quant(q: Quantizer, shape: _Shape, x: _Array, y: _Array, random: _Random, threads: int) -> None: ...
+def neighbours(q: Quantizer, shape: _Shape, x: _Array, lo: _Array, hi: _Array, threads: int) -> None: ...
+def encode(q: Quantizer, len: int, x: _Array, out: _Array, random: _Random, threads: int) -> int | None: ...
+def decode(format: str, len: int, code: _Array, y: _Array, threads: int) -> None: ...
+def stats(
+    q: Quantizer, shape: _Shape, x: _Array, random: _Random, per_block: bool, threads: int
+) -> tuple[dict[str, Any], list[dict[str, Any]] | None]: ...
+def random_bits(seed: int, stream: int, index: int, bits: int) -> int: ...
+def simd_level(at_most: str | None = None) -> str: ...

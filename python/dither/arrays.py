@@ -1,0 +1,190 @@
+"""The bridge between arrays and the extension: borrowed memory in, nothing copied, the GIL released.
+
+Everything here takes `Buffer`s: C-contiguous memory with a dtype word (fp32 bf16 fp16 fp64, u8 u16 u32 for codes). The
+extension gets addresses, because numpy's buffer protocol knows neither bf16 nor torch tensors; a Buffer keeps the owner of
+its memory alive for the length of the call. Checks happen here, once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from dither import _core
+from dither.errors import UserError
+from dither.formats import Format
+from dither.quantizer import Quantizer
+
+ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8, "u8": 1, "u16": 2, "u32": 4}
+
+HANDLERS = {"torch": "dither.nn.ops"}
+"""Modules that implement the public functions for arrays of another library, by the array's top-level module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """C-contiguous, aligned memory. `owner` keeps it alive."""
+
+    ptr: int
+    dtype: str
+    shape: tuple[int, ...]
+    owner: object
+
+
+Random = tuple[int, int, int] | Buffer | None
+"""None, (seed, stream, offset), or u32 integers below 2**bits, one an element."""
+
+_threads: int | None = None
+
+
+def set_num_threads(n: int | None) -> None:
+    """Use at most `n` threads in dither's own loops (None: torch's setting where torch is loaded, else every core).
+
+    Results never depend on it.
+    """
+    global _threads
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+        raise UserError(f"the number of threads is a positive integer or None, not {n!r}")
+    _threads = n
+
+
+def get_num_threads() -> int:
+    """Threads that the next call uses at most."""
+    if _threads is not None:
+        return _threads
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_num_threads"):
+        return torch.get_num_threads()
+    return _cores()
+
+
+@lru_cache(maxsize=1)
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache(maxsize=1024)
+def _handle(q: Quantizer) -> _core.Quantizer:
+    return _core.Quantizer(
+        q.format.name, q.block, q.scale_format, q.scale_rule, q.tensor_scale, q.rounding, q.bits, q.overflow
+    )
+
+
+def _shape(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
+    """(outer, axis, inner): sizes before, at and after the axis."""
+    outer = inner = 1
+    for n in shape[:axis]:
+        outer *= n
+    for n in shape[axis + 1 :]:
+        inner *= n
+    return outer, shape[axis] if shape else 1, inner
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size
+
+
+def _random(random: Random) -> Any:
+    return random.ptr if isinstance(random, Buffer) else random
+
+
+def run_fake_quant(
+    q: Quantizer,
+    x: Buffer,
+    out: Buffer,
+    axis: int,
+    seed: int = 0,
+    stream: int = 0,
+    offset: int = 0,
+    random: Buffer | None = None,
+) -> None:
+    """Quantize and dequantize `x` into `out` (the same memory, or memory that does not overlap it)."""
+    bits: Random = None
+    if q.rounding == "stochastic":
+        bits = random or (seed, stream, offset)
+    _core.fake_quant(
+        _handle(q), _shape(x.shape, axis), (x.ptr, x.dtype), (out.ptr, out.dtype), _random(bits), get_num_threads()
+    )
+
+
+def run_neighbours(q: Quantizer, x: Buffer, lo: Buffer, hi: Buffer, axis: int) -> None:
+    """Write the grid points at or below and at or above each element."""
+    shape = _shape(x.shape, axis)
+    _core.neighbours(
+        _handle(q), shape, (x.ptr, x.dtype), (lo.ptr, lo.dtype), (hi.ptr, hi.dtype), get_num_threads()
+    )
+
+
+def run_encode(q: Quantizer, x: Buffer, codes: Buffer, random: Random) -> None:
+    """Write the code of each element of `x` rounded by the cast `q`. Raises UserError where an element has none."""
+    bits = _random(random) if q.rounding == "stochastic" else None
+    n = _size(x.shape)
+    bad = _core.encode(_handle(q), n, (x.ptr, x.dtype), (codes.ptr, codes.dtype), bits, get_num_threads())
+    if bad is not None:
+        at = tuple(int(i) for i in np.unravel_index(bad, x.shape)) if x.shape else ()
+        raise UserError(
+            f"the element at {at} is NaN (or has no code under overflow={q.overflow!r}) and {q.format.name} has no code "
+            "for it; replace such elements first, for example with numpy.nan_to_num"
+        )
+
+
+def run_decode(fmt: Format, codes: Buffer, out: Buffer) -> None:
+    """Write the values of codes."""
+    _core.decode(fmt.name, _size(codes.shape), (codes.ptr, codes.dtype), (out.ptr, out.dtype), get_num_threads())
+
+
+def run_error_stats(
+    q: Quantizer, x: Buffer, axis: int, random: Random, per_block: bool
+) -> tuple[dict[str, Any], list[dict[str, Any]] | None]:
+    """Sums and counts over the array and, if asked for, over each block in C order."""
+    bits = _random(random) if q.rounding == "stochastic" else None
+    shape = _shape(x.shape, axis)
+    return _core.stats(_handle(q), shape, (x.ptr, x.dtype), bits, per_block, get_num_threads())
+
+
+def code_dtype(fmt: Format) -> str:
+    """The narrowest unsigned integer that holds a code."""
+    return "u8" if fmt.bits <= 8 else "u16" if fmt.bits <= 16 else "u32"
+
+
+def check_axis(axis: Any, ndim: int) -> int:
+    """`axis` counted from the front. Raises UserError where the array has no such axis."""
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        raise TypeError(f"axis= is an integer, not {axis!r}")
+    axis = axis.__index__()
+    if ndim == 0:
+        return 0
+    if not -ndim <= axis < ndim:
+        raise UserError(f"axis {axis} does not exist in an array of {ndim} dimensions (use {-ndim} to {ndim - 1})")
+    return axis % ndim
+
+
+def check_address(seed: Any, stream: Any, offset: Any) -> tuple[int, int, int]:
+    """Seed, stream and offset as unsigned 64-bit integers."""
+    for name, value in (("seed", seed), ("stream", stream), ("offset", offset)):
+        if not hasattr(value, "__index__") or not 0 <= value.__index__() < 1 << 64:
+            raise UserError(f"{name}= is an integer from 0 to 2**64 - 1, not {value!r}")
+    return int(seed), int(stream), int(offset)
+
+
+_warned: set[tuple[str, str]] = set()
+
+
+def warn_inexact(q: Quantizer, dtype: str) -> None:
+    """Say once that the dequantized values of `q` are rounded when stored as `dtype`."""
+    if dtype in ("fp32", "fp64") or (str(q), dtype) in _warned or q.exact_in(dtype):
+        return
+    _warned.add((str(q), dtype))
+    warnings.warn(
+        f"values of {q} are not exact in {dtype}: results are rounded once more (pass out_dtype='fp32' to keep them)",
+        stacklevel=4,
+    )
