@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     compare(parsed.config, out, overrides)
     record, terminal = results.load(out), console()
     terminal.print("\nvalidation loss in nats per token, and the cost of training:")
-    columns = results.losses(record) + results.speeds()
+    columns = [*results.losses(record), *results.SPEEDS]
     terminal.print(show(*results.table(record, columns), words=(0, 1)))
     if record["differences"]:
         terminal.print("\npaired differences of the loss:")

@@ -8,22 +8,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dither.report import curves, html, results
+from dither.report import gallery, html, results
 from dither.report.load import Run, is_run, load_run
 from dither.report.results import Record
-from dither.report.run import MEANINGS, facts, write_picture
-from dither.train.config import resolve, to_dict
+from dither.report.run import MEANINGS, facts
+from dither.train.config import resolve
 from dither.train.plan import load_plan
 from dither.train.rundir import CONFIG
+from dither.train.toml import to_dict
 
 PLAN = "plan.json"
-NATS = "validation loss, nats per token"
 SPEED = (
     "Time per token and memory are those of emulation on this machine: the arithmetic runs in fp32 on "
     "quantized operands. They say what an experiment costs here, not what hardware with these formats needs."
 )
+ONE_SEED = "One seed gives no interval: these differences may be noise. --seeds 0 1 2 repeats every arm."
 MORE_MEANINGS = {
     "slow-down": "median time per token of a training step, divided by that of the plain fp32 arm",
     "peak MiB": "peak resident memory of the process while the arm trained",
@@ -91,70 +90,6 @@ def _setting(value: Any) -> str:
     return "-" if value in (None, "") else _words(value)
 
 
-def _mean_curve(name: str, series: list[tuple[np.ndarray, np.ndarray]]) -> curves.Curve:
-    """The mean over seeds, as far as all of them go."""
-    length = min(len(steps) for steps, _ in series)
-    return curves.Curve(
-        name, series[0][0][:length], np.mean([values[:length] for _, values in series], axis=0)
-    )
-
-
-def pictures(directory: Path, comparison: Record, trained: Mapping[str, list[Run]]) -> Iterator[str]:
-    """Draw and save every picture; fragments of the page."""
-    columns = results.losses(comparison)
-    seeds = max(len(records) for records in results.arms(comparison).values())
-    over = f", mean of {seeds} seeds" if seeds > 1 else ""
-    final = {
-        name: {column.heading.replace("\n", " "): column.value(records) for column in columns}
-        for name, records in results.arms(comparison).items()
-    }
-    drawn = curves.final_losses(final, f"Final validation loss{over}", NATS)
-    yield write_picture(
-        directory, "final_loss.png", drawn, "Final validation loss of every arm, by way of evaluation"
-    )
-    intervals = [(d, d["interval"]) for d in comparison["differences"] if d["interval"]["low"] is not None]
-    if intervals:
-        bars = [
-            (f"{d['first']} - {d['second']}, {_view(d)}", i["mean"], i["low"], i["high"])
-            for d, i in intervals
-        ]
-        drawn = curves.intervals(bars, "Paired differences", "difference of validation loss, nats per token")
-        yield write_picture(
-            directory, "differences.png", drawn, "Paired differences with their 95% intervals"
-        )
-    lines = [_mean_curve(name, [run.train_loss() for run in group]) for name, group in trained.items()]
-    average = curves.span(max(len(line.steps) for line in lines))
-    drawn = curves.loss_over_steps(lines, f"Training loss{over}", "nats per token", smoothing=average)
-    yield write_picture(
-        directory, "train_loss.png", drawn, f"Training loss, moving average over {average} steps"
-    )
-    measured = {name: [run.validation_loss() for run in group] for name, group in trained.items()}
-    ways = dict.fromkeys(
-        way for group in measured.values() for way in group[0] if not way.endswith("randomized")
-    )
-    for way in ways:
-        lines = [
-            _mean_curve(name, [seed[way] for seed in group])
-            for name, group in measured.items()
-            if all(way in seed and len(seed[way][0]) > 1 for seed in group)
-        ]
-        if lines:
-            drawn = curves.loss_over_steps(lines, f"Validation loss, {way}{over}", "nats per token")
-            name = f"validation_{way.replace(' ', '_').replace(':', '_').replace(',', '_')}.png"
-            yield write_picture(directory, name, drawn, f"Validation loss during training: {way}")
-    speed = next(column for column in results.speeds() if column.unit == "x")
-    ratios = {name: speed.value(group) for name, group in results.arms(comparison).items() if name in trained}
-    plain = next((name for name, ratio in ratios.items() if ratio == 1), None)
-    if plain is not None:
-        ratios = {name: ratio for name, ratio in ratios.items() if np.isfinite(ratio)}
-        drawn = curves.slowdown(ratios, "Cost of emulation", plain)
-        yield write_picture(directory, "slow_down.png", drawn, f"Time per token relative to {plain}")
-
-
-def _view(difference: Record) -> str:
-    return "full precision" if difference["view"] == "full" else f"{difference['cast']} {difference['view']}"
-
-
 def warnings(comparison: Record, trained: Mapping[str, list[Run]]) -> Iterator[str]:
     if comparison["comparable"] is False:
         yield (
@@ -184,25 +119,27 @@ def page(directory: Path) -> str:
     parts = [html.heading(directory.name, 1), html.paragraph(lead, "lead")]
     parts += [html.warning(text) for text in warnings(comparison, trained)]
     parts += [
-        html.heading("Results"),
-        html.paragraph("Validation loss in nats per token (lower is better) and the cost of training."),
-        html.table(*results.table(comparison, results.losses(comparison) + results.speeds()), (0, 1)),
-        html.paragraph(SPEED),
+        html.heading("Validation loss"),
+        html.paragraph(
+            f"Nats per token, lower is better{' (mean ± standard deviation)' if seeds > 1 else ''}."
+        ),
+        html.table(*results.table(comparison, results.losses(comparison)), (0, 1)),
     ]
     bits = results.losses(comparison, "bits_per_byte")
     if any(bits[0].read(record) is not None for record in comparison["arms"]):
         parts.append(
             html.details("the same in bits per byte", html.table(*results.table(comparison, bits), (0, 1)))
         )
+    parts += [
+        html.heading("Cost of training"),
+        html.table(*results.table(comparison, results.SPEEDS), (0, 1)),
+        html.paragraph(SPEED),
+    ]
     if comparison["differences"]:
         parts += [html.heading("Paired differences"), html.table(*results.differences(comparison), (0, 1, 3))]
         if seeds == 1:
-            parts.append(
-                html.paragraph(
-                    "One seed gives no interval: these differences may be noise. --seeds 0 1 2 repeats every arm."
-                )
-            )
-    parts += [html.heading("Pictures"), *pictures(directory, comparison, trained)]
+            parts.append(html.paragraph(ONE_SEED))
+    parts += [html.heading("Pictures"), *gallery.pictures(directory, comparison, trained)]
     headings, rows = settings(directory)
     first = next(iter(trained.values()))[0]
     command = " \\\n    ".join(

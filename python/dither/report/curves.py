@@ -24,24 +24,29 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 @dataclass(frozen=True)
 class Curve:
-    """A quantity over optimizer steps; `values` may hold NaN where nothing was measured."""
+    """A quantity over optimizer steps; `values` may hold NaN where nothing was measured. `look` picks colour, line
+    and marker, so that an arm looks the same in every picture."""
 
     name: str
     steps: np.ndarray
     values: np.ndarray
+    look: int
 
 
 def smooth(values: np.ndarray, span: int) -> np.ndarray:
-    """Exponential moving average with the bias of its start removed; NaNs are skipped."""
-    if span <= 1:
-        return values
-    keep, total, weight = 1 - 2 / (span + 1), 0.0, 0.0
-    out = np.empty(len(values))
-    for i, value in enumerate(values):
-        if np.isfinite(value):
-            total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
-        out[i] = total / weight if weight else np.nan
-    return out
+    """Mean over `span` neighbouring steps, centred; near the ends over as many as there are on both sides.
+
+    Values that are not finite are left out of the means; where all are, the result is NaN.
+    """
+    n, half = len(values), span // 2
+    centre = np.arange(n)
+    reach = np.minimum(half, np.minimum(centre, n - 1 - centre))
+    finite = np.isfinite(values)
+    total = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    count = np.concatenate([[0], np.cumsum(finite)])
+    low, high = centre - reach, centre + reach + 1
+    found = count[high] - count[low]
+    return np.where(found > 0, (total[high] - total[low]) / np.maximum(found, 1), np.nan)
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
@@ -72,12 +77,12 @@ def loss_over_steps(curves: Sequence[Curve], title: str, label: str, smoothing: 
     """
     figure, axes = _axes(8, 4.5)
     shown = []
-    for i, curve in enumerate(curves):
-        colour, style = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
+    for curve in curves:
+        colour, style = COLOURS[curve.look % len(COLOURS)], STYLES[curve.look % len(STYLES)]
         values = smooth(curve.values, smoothing)
         if smoothing > 1:
             axes.plot(curve.steps, curve.values, color=colour, alpha=0.12, linewidth=0.6)
-        marker = MARKERS[i % len(MARKERS)] if smoothing <= 1 and len(values) < 40 else None
+        marker = MARKERS[curve.look % len(MARKERS)] if smoothing <= 1 and len(values) < 40 else None
         axes.plot(
             curve.steps,
             values,
@@ -91,7 +96,7 @@ def loss_over_steps(curves: Sequence[Curve], title: str, label: str, smoothing: 
         shown.append(values)
     _range_of_interest(axes, shown)
     axes.set(title=title, xlabel="optimizer step", ylabel=label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     if len(curves) > 1:
         axes.legend(frameon=False, loc="upper right", handlelength=3.2)
     return figure

@@ -87,12 +87,12 @@ def losses(comparison: Record, key: str = "loss", digits: int = 4) -> list[Colum
     return columns
 
 
-def speeds() -> list[Column]:
-    return [
-        Column("tokens\nper second", measure("tokens_per_s"), 0),
-        Column("slow-\ndown", measure("slow_down"), 2, "x"),
-        Column("peak\nMiB", measure("peak_rss_mib"), 0),
-    ]
+SLOW_DOWN = Column("slow-\ndown", measure("slow_down"), 2, "x")
+SPEEDS = (
+    Column("tokens\nper second", measure("tokens_per_s"), 0),
+    SLOW_DOWN,
+    Column("peak\nMiB", measure("peak_rss_mib"), 0),
+)
 
 
 def table(comparison: Record, columns: Iterable[Column]) -> tuple[list[str], list[list[str]]]:
@@ -115,18 +115,28 @@ def what(record: Record) -> str:
     return f"{words} of {record['same_as']}" if record["same_as"] else words
 
 
+def view(difference: Record) -> str:
+    """Of which loss a difference is: `full precision`, `int4_g32 nearest`, ..."""
+    return "full precision" if difference["view"] == "full" else f"{difference['cast']} {difference['view']}"
+
+
 def differences(comparison: Record) -> tuple[list[str], list[list[str]]]:
     """The paired differences: first minus second, so that a negative number favours the first."""
     headings = ["difference", "of", "mean", "interval", "seeds"]
     rows = []
     for item in comparison["differences"]:
         found = item["interval"]
-        of = "full precision" if item["view"] == "full" else f"{item['cast']} {item['view']}"
         bounds = "-"
         if found["low"] is not None:
             bounds = f"{found['low']:+.4f} to {found['high']:+.4f} ({found['confidence']:.0%})"
         rows.append(
-            [f"{item['first']} - {item['second']}", of, f"{found['mean']:+.4f}", bounds, str(found["n"])]
+            [
+                f"{item['first']} - {item['second']}",
+                view(item),
+                f"{found['mean']:+.4f}",
+                bounds,
+                str(found["n"]),
+            ]
         )
     return headings, rows
 

@@ -91,14 +91,16 @@ def page(run: Run) -> str:
         parts += [html.heading("Validation loss"), html.table(headings, rows)]
     series = run.train_loss()
     drawn = curves.loss_over_steps(
-        [curves.Curve(name, *series)],
+        [curves.Curve(name, *series, look=0)],
         "Training loss",
         "nats per token",
         smoothing=curves.span(len(series[0])),
     )
     caption = "Training loss: a moving average, the values of single steps faint behind it"
     parts += [html.heading("Curves"), write_picture(run.path, "train_loss.png", drawn, caption)]
-    validation = [curves.Curve(key, *value) for key, value in run.validation_loss().items()]
+    validation = [
+        curves.Curve(key, *value, look=i) for i, (key, value) in enumerate(run.validation_loss().items())
+    ]
     if any(len(curve.steps) > 1 for curve in validation):
         drawn = curves.loss_over_steps(validation, "Validation loss", "nats per token")
         parts.append(
