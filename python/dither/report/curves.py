@@ -24,8 +24,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 @dataclass(frozen=True)
 class Curve:
-    """A quantity over optimizer steps; `values` may hold NaN where nothing was measured. `look` picks colour, line
-    and marker, so that an arm looks the same in every picture."""
+    """A quantity over optimizer steps; `values` may hold NaN where nothing was measured.
+
+    `look` picks colour, line and marker, so that an arm looks the same in every picture.
+    """
 
     name: str
     steps: np.ndarray
