@@ -12,18 +12,14 @@ from rich.console import Console
 Arguments = TypeVar("Arguments")
 
 
-def parse(
-    command: str, kind: type[Arguments], arguments: Sequence[str], default: Arguments | None = None
-) -> Arguments:
+def parse(command: str, kind: type[Arguments], arguments: Sequence[str]) -> Arguments:
     """Parse the arguments of `dither COMMAND` into the dataclass `kind`; wrong ones exit with code 2."""
-    options = {} if default is None else {"default": default}
     return tyro.cli(
         kind,
         prog=f"dither {command}",
         args=list(arguments),
         use_underscores=True,  # as the keys in TOML; hyphens are accepted too
         config=(tyro.conf.FlagCreatePairsOff,),
-        **options,
     )
 
 

@@ -1,6 +1,7 @@
 """The pictures: what is drawn, not how it looks."""
 
 import numpy as np
+from matplotlib.patches import Rectangle
 
 from dither.report import curves
 
@@ -40,14 +41,14 @@ def test_the_fall_at_the_start_does_not_flatten_the_end():
 def test_a_loss_that_is_not_finite_is_left_out_of_the_row():
     losses = {"a": {"full precision": 2.0, "int4": np.nan}, "b": {"int4": 3.0}}
     figure = curves.final_losses(losses, "t", "nats")
-    drawn = {c.get_label(): c.get_offsets().tolist() for c in figure.axes[0].collections if c.get_label()}
+    drawn = {c.get_label(): np.asarray(c.get_offsets()).tolist() for c in figure.axes[0].collections}
     assert drawn["full precision"] == [[2.0, 0.0]]
     assert drawn["int4"] == [[3.0, 1.0]]
 
 
 def test_slow_down_bars_carry_their_values():
     axes = curves.slowdown({"fp32": 1.0, "mxfp8": 1.234}, "slow-down", "fp32").axes[0]
-    assert [bar.get_width() for bar in axes.patches] == [1.0, 1.234]
+    assert [bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)] == [1.0, 1.234]
     assert "1.23x" in " ".join(text.get_text() for text in axes.texts)
 
 
