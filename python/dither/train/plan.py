@@ -30,7 +30,7 @@ from typing import Any
 from dither.errors import UserError, suggest
 from dither.train import config as configuration
 from dither.train.config import MethodConfig, RunConfig
-from dither.train.toml import read_toml, to_dict
+from dither.train.toml import convert, read_toml, to_dict
 from dither.train.wiring import check_names
 
 _OWN = ("seeds", "differences", "arm")
@@ -94,28 +94,29 @@ def load_plan(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None 
                 f"{where}: arm {arm.name!r} has its own train.seed; list seeds = [...] for all arms instead"
             )
         check_names(arm.config)
-    seeds = own.get("seeds", [])
-    if isinstance(seeds, str):
-        seeds = [int(seed) if seed.strip().isdigit() else seed for seed in seeds.strip("[]").split(",")]
-    if not isinstance(seeds, (list, tuple)) or not all(type(s) is int and s >= 0 for s in seeds) or len(
-        set(seeds)
-    ) < len(seeds):  # fmt: skip
-        raise UserError(f"{where}: seeds must be a list of different whole numbers, not {seeds!r}")
-    pairs = own.get("differences", [])
+    return Plan(
+        tuple(arms), _seeds(own.get("seeds", []), where), _pairs(own.get("differences", []), arms, where)
+    )
+
+
+def _seeds(value: Any, where: str) -> tuple[int, ...]:
+    seeds = convert(tuple[int, ...], value, f"{where}: seeds")
+    if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
+        raise UserError(f"{where}: seeds must be different whole numbers from 0, not {list(seeds)}")
+    return seeds
+
+
+def _pairs(value: Any, arms: list[Arm], where: str) -> tuple[tuple[str, str], ...]:
     names = [arm.name for arm in arms]
-    if not isinstance(pairs, list):
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise UserError(
-            f'{where}: differences must be a list of pairs such as [["lotion", "ptq"]], not {pairs!r}'
+            f'{where}: differences must be a list of pairs of arms such as [["lotion", "ptq"]], not {value!r}'
         )
-    for pair in pairs:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise UserError(f"{where}: a difference is a pair of arm names, not {pair!r}")
-        for name in pair:
-            if name not in names:
-                raise UserError(
-                    f"{where}: differences name the unknown arm {name!r}{suggest(str(name), names)}"
-                )
-    return Plan(tuple(arms), tuple(seeds), tuple((a, b) for a, b in pairs))
+    for name in (name for pair in value for name in pair):
+        if name not in names:
+            near = suggest(str(name), names)
+            raise UserError(f"{where}: differences name the unknown arm {name!r}{near}")
+    return tuple((first, second) for first, second in value)
 
 
 def _arm(

@@ -67,7 +67,9 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._lock is not None
-        if self._made and [p.name for p in self.path.iterdir()] == [LOCK]:  # nothing was begun: leave no trace
+        if self._made and [p.name for p in self.path.iterdir()] == [
+            LOCK
+        ]:  # nothing was begun: leave no trace
             (self.path / LOCK).unlink()
             self.path.rmdir()
         os.close(self._lock)

@@ -46,7 +46,9 @@ class Tokenizer(Protocol):
 class ByteTokenizer:
     """UTF-8 bytes, and 256 as the end of a document."""
 
-    vocab, end, fingerprint = 257, 256, "bytes"
+    vocab = 257
+    end: int | None = 256
+    fingerprint = "bytes"
 
     def encode(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         ids = np.frombuffer(text.encode(), dtype=np.uint8)
@@ -241,7 +243,8 @@ def _write(folder: Path, pieces: Iterator[Piece], meta: dict[str, Any], vocab: i
     aside.mkdir(parents=True)
     dtype = "<u2" if vocab <= 1 << 16 else "<u4"
     names = ("train", "validation", "validation_bytes")
-    length, crc = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    length: dict[str, int] = dict.fromkeys(names, 0)
+    crc: dict[str, int] = dict.fromkeys(names, 0)
     try:
         files = {name: (aside / f"{name}.bin").open("wb") for name in names}
         for split, ids, width in pieces:

@@ -62,14 +62,14 @@ def build(kind: type, tree: Any, where: str, section: str = "") -> Any:
         if is_dataclass(hints[key]):
             values[key] = build(hints[key], value, where, name)  # type: ignore[arg-type]
         else:
-            values[key] = _convert(hints[key], value, f"{where}: {name}")
+            values[key] = convert(hints[key], value, f"{where}: {name}")
     try:
         return kind(**values)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
 
-def _convert(kind: Any, value: Any, name: str) -> Any:
+def convert(kind: Any, value: Any, name: str) -> Any:
     """`value` as the annotated type; a string for another type (command line) is read as a TOML value."""
     if isinstance(value, str) and kind is not str:
         value = _parse(value)
@@ -78,7 +78,7 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     if get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)):
             value = [value]
-        return tuple(_convert(get_args(kind)[0], item, name) for item in value)
+        return tuple(convert(get_args(kind)[0], item, name) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():

@@ -42,7 +42,7 @@ def state_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(name.encode() + b"\0")
-        digest.update(parameter.detach().contiguous().view(torch.uint8).numpy())
+        digest.update(parameter.detach().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -79,10 +79,8 @@ def test_arms_share_data_and_start_and_are_put_side_by_side(toml: Path, tmp_path
     assert views == [("full", None), ("nearest", "int4_g32"), ("randomized", "int4_g32")]
     (difference,) = [d for d in comparison.differences if d.view == "nearest"]
     assert difference.interval.n == 1 and difference.interval.low is None
-    assert (
-        difference.interval.mean
-        == arms["rat"].nearest["int4_g32"].loss - arms["fp32"].nearest["int4_g32"].loss
-    )
+    losses = [arms[name].nearest["int4_g32"].loss for name in ("rat", "fp32")]
+    assert difference.interval.mean == losses[0] - losses[1]  # type: ignore[operator]
 
 
 def test_seeds_give_every_arm_a_run_each_and_paired_intervals(toml: Path, tmp_path: Path) -> None:
@@ -151,8 +149,9 @@ def test_an_arm_that_diverges_does_not_stop_the_others(toml: Path, tmp_path: Pat
         ("lr = 5e-3", "seed = 4", "has its own train.seed"),
         ("train = { lr = 5e-3 }", "model = { width = 64 }", r"another \[model\]"),
         ('["rat", "ptq"]', '["rat", "ptc"]', "unknown arm 'ptc' .did you mean 'ptq'"),
-        ('["rat", "ptq"]', '"rat"', "a pair of arm names"),
-        ("differences", "seeds = [1, 1]\ndifferences", "different whole numbers"),
+        ('["rat", "ptq"]', '"rat"', "a list of pairs of arms"),
+        ("differences", "seeds = [1, 1]\ndifferences", "seeds must be different"),
+        ("differences", "seeds = [0.5]\ndifferences", "seeds must be a whole number, not 0.5"),
         ("lr = 5e-3", "lrr = 5e-3", r"arm 4 .rat.*unknown key 'lrr'"),
         ("[model]", "[modell]", "unknown key 'modell'"),
     ],
