@@ -1,7 +1,7 @@
 """dither: what low precision does to a training run, and how to train so that it does little harm.
 
-The face of the numbers pillar; it needs numpy alone. `dither.nn`, `dither.methods`, `dither.models` and `dither.train` need
-torch and are imported by name.
+The face of the numbers pillar; it needs numpy alone. `dither.nn`, `dither.methods`, `dither.models` and
+`dither.train` need torch and are imported by name.
 """
 
 from dither import _core, formats

@@ -1,8 +1,8 @@
 """The bridge between arrays and the extension: borrowed memory in, nothing copied, the GIL released.
 
-Everything here takes `Buffer`s: C-contiguous memory with a dtype word (fp32 bf16 fp16 fp64, u8 u16 u32 for codes). The
-extension gets addresses, because numpy's buffer protocol knows neither bf16 nor torch tensors; a Buffer keeps the owner of
-its memory alive for the length of the call. Checks happen here, once.
+Everything here takes `Buffer`s: C-contiguous memory with a dtype word (fp32 bf16 fp16 fp64, u8 u16 u32 for
+codes). The extension gets addresses, because numpy's buffer protocol knows neither bf16 nor torch tensors; a
+Buffer keeps the owner of its memory alive for the length of the call. Checks happen here, once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dither.quantizer import Quantizer
 ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8, "u8": 1, "u16": 2, "u32": 4}
 
 HANDLERS = {"torch": "dither.nn.ops"}
-"""Modules that implement the public functions for arrays of another library, by the array's top-level module."""
+"""Modules that implement the public functions for another library's arrays, by their top-level module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ _threads: int | None = None
 
 
 def set_num_threads(n: int | None) -> None:
-    """Use at most `n` threads in dither's own loops (None: torch's setting where torch is loaded, else every core).
+    """Use at most `n` threads in dither's own loops (None: torch's setting where torch is loaded, else every
+    core).
 
     Results never depend on it.
     """
@@ -78,6 +79,9 @@ def _handle(q: Quantizer) -> _core.Quantizer:
 
 def _shape(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
     """(outer, axis, inner): sizes before, at and after the axis."""
+    if not -len(shape) <= axis < max(len(shape), 1):
+        raise IndexError(f"axis {axis} is out of range for the shape {shape}")
+    axis = axis % len(shape) if shape else 0
     outer = inner = 1
     for n in shape[:axis]:
         outer *= n
@@ -112,7 +116,12 @@ def run_fake_quant(
     if q.rounding == "stochastic":
         bits = random or (seed, stream, offset)
     _core.fake_quant(
-        _handle(q), _shape(x.shape, axis), (x.ptr, x.dtype), (out.ptr, out.dtype), _random(bits), get_num_threads()
+        _handle(q),
+        _shape(x.shape, axis),
+        (x.ptr, x.dtype),
+        (out.ptr, out.dtype),
+        _random(bits),
+        get_num_threads(),
     )
 
 
@@ -125,21 +134,23 @@ def run_neighbours(q: Quantizer, x: Buffer, lo: Buffer, hi: Buffer, axis: int) -
 
 
 def run_encode(q: Quantizer, x: Buffer, codes: Buffer, random: Random) -> None:
-    """Write the code of each element of `x` rounded by the cast `q`. Raises UserError where an element has none."""
+    """Write the code of each element of `x` rounded by the cast `q`; UserError where an element has none."""
     bits = _random(random) if q.rounding == "stochastic" else None
     n = _size(x.shape)
     bad = _core.encode(_handle(q), n, (x.ptr, x.dtype), (codes.ptr, codes.dtype), bits, get_num_threads())
     if bad is not None:
         at = tuple(int(i) for i in np.unravel_index(bad, x.shape)) if x.shape else ()
         raise UserError(
-            f"the element at {at} is NaN (or has no code under overflow={q.overflow!r}) and {q.format.name} has no code "
-            "for it; replace such elements first, for example with numpy.nan_to_num"
+            f"the element at {at} is NaN (or has no code under overflow={q.overflow!r}) and {q.format.name} "
+            "has no code for it; replace such elements first, for example with numpy.nan_to_num"
         )
 
 
 def run_decode(fmt: Format, codes: Buffer, out: Buffer) -> None:
     """Write the values of codes."""
-    _core.decode(fmt.name, _size(codes.shape), (codes.ptr, codes.dtype), (out.ptr, out.dtype), get_num_threads())
+    _core.decode(
+        fmt.name, _size(codes.shape), (codes.ptr, codes.dtype), (out.ptr, out.dtype), get_num_threads()
+    )
 
 
 def run_error_stats(
@@ -164,7 +175,9 @@ def check_axis(axis: Any, ndim: int) -> int:
     if ndim == 0:
         return 0
     if not -ndim <= axis < ndim:
-        raise UserError(f"axis {axis} does not exist in an array of {ndim} dimensions (use {-ndim} to {ndim - 1})")
+        raise UserError(
+            f"axis {axis} does not exist in an array of {ndim} dimensions (use {-ndim} to {ndim - 1})"
+        )
     return axis % ndim
 
 
@@ -185,6 +198,7 @@ def warn_inexact(q: Quantizer, dtype: str) -> None:
         return
     _warned.add((str(q), dtype))
     warnings.warn(
-        f"values of {q} are not exact in {dtype}: results are rounded once more (pass out_dtype='fp32' to keep them)",
+        f"values of {q} are not exact in {dtype}: results are rounded once more "
+        "(pass out_dtype='fp32' to keep them)",
         stacklevel=4,
     )

@@ -1,12 +1,12 @@
 """Number formats: how one element is stored.
 
-A `Format` is a small frozen record from which everything else is derived. Every format, float or integer, is one grid:
-a magnitude `a` is a multiple of `2**(max(floor(log2(a)), emin) - mbits)` and at most `max`. An n-bit integer is the grid
-whose values all lie below `2**emin`, where the spacing is constant.
+A `Format` is a small frozen record from which everything else is derived. Every format, float or integer, is
+one grid: a magnitude `a` is a multiple of `2**(max(floor(log2(a)), emin) - mbits)` and at most `max`. An
+n-bit integer is the grid whose values all lie below `2**emin`, where the spacing is constant.
 
-Names: the standards' (`e4m3`, `e5m2`: OCP OFP8; `e3m2`, `e2m3`, `e2m1`, `mxint8`, `e8m0`: OCP MX v1.0; `fp16`, `fp32`:
-IEEE 754), `bf16`, `tf32`, `ue5m3` (unsigned, top code NaN), `int8 int4 int3 int2` (symmetric, step 1), and any `eXmY` with
-1 <= X <= 8 and 0 <= Y <= 10: IEEE-like for X >= 5, else finite numbers only.
+Names: the standards' (`e4m3`, `e5m2`: OCP OFP8; `e3m2`, `e2m3`, `e2m1`, `mxint8`, `e8m0`: OCP MX v1.0;
+`fp16`, `fp32`: IEEE 754), `bf16`, `tf32`, `ue5m3` (unsigned, top code NaN), `int8 int4 int3 int2` (symmetric,
+step 1), and any `eXmY` with 1 <= X <= 8 and 0 <= Y <= 10: IEEE-like for X >= 5, else finite numbers only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The public functions on arrays: numpy in, numpy out; a torch tensor goes to `dither.nn.ops`, same signatures.
+"""The public functions on arrays: numpy in, numpy out; torch tensors go to `dither.nn.ops`, same signatures.
 
-Results are formed in fp32 (fp64 for fp64 input) and rounded once to `out_dtype`, by default the input's dtype. Strided
-input is accepted at the price of one copy; `out=` must be C-contiguous, writable and of the input's shape, and may be the
-input itself. The accepted dtypes are float32, float64, float16 and bfloat16 (ml_dtypes' in numpy).
+Results are formed in fp32 (fp64 for fp64 input) and rounded once to `out_dtype`, by default the input's
+dtype. Strided input is accepted at the price of one copy; `out=` must be C-contiguous, writable and of the
+input's shape, and may be the input itself. The accepted dtypes are float32, float64, float16 and bfloat16
+(ml_dtypes' in numpy).
 """
 
 from __future__ import annotations
@@ -19,11 +20,18 @@ from dither.formats import Format
 from dither.quantizer import Quantizer
 
 _WORDS = {"float32": "fp32", "float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
-_NUMPY = {"fp32": "float32", "fp64": "float64", "fp16": "float16", "u8": "uint8", "u16": "uint16", "u32": "uint32"}
+_NUMPY = {
+    "fp32": "float32",
+    "fp64": "float64",
+    "fp16": "float16",
+    "u8": "uint8",
+    "u16": "uint16",
+    "u32": "uint32",
+}
 
 
 def _handler(x: Any) -> Any | None:
-    """The module that implements these functions for `x`'s library; None for numpy and what numpy can read."""
+    """The module that implements these functions for `x`'s library; None for what numpy can read."""
     name = arrays.HANDLERS.get(type(x).__module__.partition(".")[0])
     return importlib.import_module(name) if name else None
 
@@ -36,7 +44,8 @@ def _input(x: Any) -> np.ndarray:
     x = np.asarray(x)
     if x.dtype.name not in _WORDS:
         raise TypeError(
-            f"float32, float64, float16 and bfloat16 arrays can be quantized, not {x.dtype}; convert with x.astype('float32')"
+            f"float32, float64, float16 and bfloat16 arrays can be quantized, not {x.dtype}; "
+            "convert with x.astype('float32')"
         )
     return np.ascontiguousarray(x) if not (x.flags.c_contiguous and x.flags.aligned) else x
 
@@ -51,8 +60,12 @@ def _dtype(word_or_dtype: Any) -> np.dtype:
         try:
             return np.dtype("bfloat16")
         except TypeError:
-            raise UserError("numpy knows bfloat16 only after `import ml_dtypes`; install and import it") from None
-    dtype = np.dtype(_NUMPY.get(word_or_dtype, word_or_dtype) if isinstance(word_or_dtype, str) else word_or_dtype)
+            raise UserError(
+                "numpy knows bfloat16 only after `import ml_dtypes`; install and import it"
+            ) from None
+    dtype = np.dtype(
+        _NUMPY.get(word_or_dtype, word_or_dtype) if isinstance(word_or_dtype, str) else word_or_dtype
+    )
     if dtype.name not in _WORDS:
         raise TypeError(f"out_dtype is one of fp32, fp64, fp16 and bf16, not {dtype}")
     return dtype
@@ -73,7 +86,9 @@ def _output(x: np.ndarray, source: Any, out: Any, out_dtype: Any) -> np.ndarray:
     if not out.flags.writeable:
         raise UserError("out= is read-only: pass a writable array, for example a copy of it")
     if not (out.flags.c_contiguous and out.flags.aligned):
-        raise UserError("out= must be C-contiguous and aligned: pass numpy.ascontiguousarray of it and copy back")
+        raise UserError(
+            "out= must be C-contiguous and aligned: pass numpy.ascontiguousarray of it and copy back"
+        )
     same = out.__array_interface__["data"][0] == x.__array_interface__["data"][0] and out.dtype == x.dtype
     if not same and np.shares_memory(out, x):
         raise UserError("out= overlaps the input in part: pass the input itself or separate memory")
@@ -94,7 +109,9 @@ def _random(q: Quantizer, x: np.ndarray, seed: Any, stream: Any, offset: Any, ra
             f"random= holds one integer an element: shape {x.shape}, not {given.dtype} of shape {given.shape}"
         )
     if given.size and not (0 <= int(given.min()) and int(given.max()) < 1 << q.bits):
-        raise UserError(f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads")
+        raise UserError(
+            f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads"
+        )
     given = np.ascontiguousarray(given, dtype=np.uint32)
     return _buffer(given, "u32")
 
@@ -117,14 +134,16 @@ def fake_quant(
         x: array or tensor of any shape.
         q: quantizer or preset name.
         axis: the axis along which blocks run.
-        seed, stream, offset: the address of the random bits of stochastic rounding, unsigned 64-bit integers: element i in C
-            order reads index `offset + i` of `stream` under `seed`, on every device and for any number of threads.
+        seed, stream, offset: the address of the random bits of stochastic rounding, unsigned 64-bit integers:
+            element i in C order reads index `offset + i` of `stream` under `seed`, on every device and for
+            any number of threads.
         random: the random integers themselves, of x's shape and below 2**q.bits, instead of an address.
         out: where to write (may be `x` itself).
         out_dtype: dtype of the result (default: that of `out`, else of `x`).
 
-    Returns an array of x's shape. NaN or infinity in a block makes the whole block NaN; without a block scale they follow
-    the overflow mode. Raises UserError (a ValueError) for what cannot be done and TypeError for wrong dtypes.
+    Returns an array of x's shape. NaN or infinity in a block makes the whole block NaN; without a block scale
+    they follow the overflow mode. Raises UserError (a ValueError) for what cannot be done and TypeError for
+    wrong dtypes.
     """
     if (handler := _handler(x)) is not None:
         return handler.fake_quant(
@@ -164,8 +183,8 @@ def cast(
 ) -> Any:
     """Round every element to the format, without any scale; the values come back in x's dtype.
 
-    `overflow`: "saturate" (default to 8 bits), "ieee" (default for bf16, fp16, tf32) or "propagate". NaN stays NaN even in a
-    format that has no code for it. The other arguments are those of `fake_quant`.
+    `overflow`: "saturate" (default to 8 bits), "ieee" (default for bf16, fp16, tf32) or "propagate". NaN
+    stays NaN even in a format that has no code for it. The other arguments are those of `fake_quant`.
     """
     q = _cast(fmt, rounding, bits, overflow)
     return fake_quant(
@@ -187,12 +206,20 @@ def encode(
 ) -> Any:
     """The codes of `cast(x, fmt)`: unsigned integers of 8, 16 or 32 bits, one an element, in the low bits.
 
-    Integers are two's complement in the format's width. NaN becomes the positive quiet NaN; in a format without NaN it
-    raises UserError.
+    Integers are two's complement in the format's width. NaN becomes the positive quiet NaN; in a format
+    without NaN it raises UserError.
     """
     if (handler := _handler(x)) is not None:
         return handler.encode(
-            x, fmt, rounding=rounding, bits=bits, seed=seed, stream=stream, offset=offset, random=random, overflow=overflow
+            x,
+            fmt,
+            rounding=rounding,
+            bits=bits,
+            seed=seed,
+            stream=stream,
+            offset=offset,
+            random=random,
+            overflow=overflow,
         )
     q = _cast(fmt, rounding, bits, overflow)
     x = _input(x)
@@ -223,9 +250,9 @@ def decode(codes: Any, fmt: str | Format) -> Any:
 def neighbours(x: Any, q: str | Quantizer, axis: int = -1) -> tuple[Any, Any]:
     """The values that `q` could return next to each element under the scales it gives `x`.
 
-    Returns (lo, hi) of x's shape: lo the largest at most x, hi the smallest at least x; equal where x lies on the grid, and
-    both the nearest end where x lies outside it. Both are NaN where the block holds NaN or infinity. For 16-bit dtypes the
-    values are returned as float32 where they are not exact in x's dtype.
+    Returns (lo, hi) of x's shape: lo the largest at most x, hi the smallest at least x; equal where x lies on
+    the grid, and both the nearest end where x lies outside it. Both are NaN where the block holds NaN or
+    infinity. For 16-bit dtypes the values are returned as float32 where they are not exact in x's dtype.
     """
     if (handler := _handler(x)) is not None:
         return handler.neighbours(x, q, axis)
@@ -253,10 +280,11 @@ def error_stats(
 ) -> dict[str, Any]:
     """What quantization does to `x`.
 
-    Returns a dict: `sqnr_db` (10 log10 of signal over noise power; infinite without noise), `mse`, `max_rel` (largest
-    |y - x| / |x|), and counts `count`, `nonfinite` (NaN or infinite before or after; left out of the sums), `clipped` (|x| above
-    the largest value the scale allows, before rounding), `last_bin` (|y| equal to that value) and `underflowed` (x != 0 that
-    became 0). With `per_block`, `blocks` holds the same as a dict of arrays, axis replaced by blocks.
+    Returns a dict: `sqnr_db` (10 log10 of signal over noise power; infinite without noise), `mse`, `max_rel`
+    (largest |y - x| / |x|), and counts `count`, `nonfinite` (NaN or infinite before or after; left out of the
+    sums), `clipped` (|x| above the largest value the scale allows, before rounding), `last_bin` (|y| equal to
+    that value) and `underflowed` (x != 0 that became 0). With `per_block`, `blocks` holds the same as a dict
+    of arrays, axis replaced by blocks.
     """
     if (handler := _handler(x)) is not None:
         return handler.error_stats(
@@ -273,7 +301,11 @@ def error_stats(
 
 
 def finish_stats(
-    q: Quantizer, shape: tuple[int, ...], axis: int, total: dict[str, Any], blocks: list[dict[str, Any]] | None
+    q: Quantizer,
+    shape: tuple[int, ...],
+    axis: int,
+    total: dict[str, Any],
+    blocks: list[dict[str, Any]] | None,
 ) -> dict[str, Any]:
     """Ratios from the sums that the extension returns."""
     stats = {k: _scalar(v) for k, v in _ratios({k: np.asarray(v) for k, v in total.items()}).items()}

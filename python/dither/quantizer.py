@@ -1,4 +1,5 @@
-"""Quantizer = format + scaling + rounding + overflow: a frozen value, hashable, printable, parsed from its print.
+"""Quantizer = format + scaling + rounding + overflow: a frozen value, hashable, printable, parsed from its
+print.
 
     Quantizer("mxfp4")                                               a preset
     Quantizer("mxfp4", rounding="stochastic", scale_rule="ceil")     a preset with overrides
@@ -65,15 +66,16 @@ class Quantizer:
     Args:
         preset: a preset name, or the printed form of any quantizer. Omit it to build from parts.
         format: element format (see `dither.formats`).
-        block: elements that share a scale: a number along the axis (a ragged last block is allowed), `"row"` (the whole
-            axis), `"tensor"`, or None for a plain cast.
+        block: elements that share a scale: a number along the axis (a ragged last block is allowed), `"row"`
+            (the whole axis), `"tensor"`, or None for a plain cast.
         scale_format: `"e8m0"`, `"e4m3"`, `"ue5m3"` or `"fp32"`.
-        scale_rule: for e8m0 `floor` (OCP), `ceil`, `rceil`, `even`; for the others `absmax` (nearest) or `rceil` (the
-            smallest scale that does not clip).
+        scale_rule: for e8m0 `floor` (OCP), `ceil`, `rceil`, `even`; for the others `absmax` (nearest) or
+            `rceil` (the smallest scale that does not clip).
         tensor_scale: a second-level fp32 scale over the whole tensor (NVFP4, in Transformer Engine's order).
         rounding: of the elements; `stochastic` is StochasticB of IEEE P3109 with `bits` random bits.
         bits: random bits an element, 1..32 (default 16 for bf16, fp16 and tf32, else 8).
-        overflow: `saturate` (default to 8 bits and under a scale), `ieee` (default for wider casts), `propagate`.
+        overflow: `saturate` (default to 8 bits and under a scale), `ieee` (default for wider casts),
+            `propagate`.
 
     Raises UserError for unknown names and combinations that mean nothing.
     """
@@ -91,7 +93,8 @@ class Quantizer:
         unknown = next((k for k in parts if k not in _FIELDS), None)
         if unknown is not None:
             raise UserError(
-                f"a quantizer has no field {unknown!r}{suggest(unknown, _FIELDS)}. Fields: {', '.join(_FIELDS)}"
+                f"a quantizer has no field {unknown!r}{suggest(unknown, _FIELDS)}. "
+                f"Fields: {', '.join(_FIELDS)}"
             )
         for name, value in _resolve(_parts_of(preset) | parts).items():
             object.__setattr__(self, name, value)
@@ -109,8 +112,8 @@ class Quantizer:
 
     @property
     def clips(self) -> bool:
-        """Whether the scale can leave |x| above the largest value: a plain cast, `floor`, `even`, and scales that are
-        rounded to nearest in 8 bits. (An fp32 absmax scale is within rounding of exact.)"""
+        """Whether the scale can leave |x| above the largest value: a plain cast, `floor`, `even`, and scales
+        that are rounded to nearest in 8 bits. (An fp32 absmax scale is within rounding of exact.)"""
         if self.scale_rule in ("ceil", "rceil"):
             return False
         return not (self.scale_rule == "absmax" and self.scale_format == "fp32")
@@ -120,7 +123,7 @@ class Quantizer:
         return Quantizer(self, **parts)
 
     def exact_in(self, dtype: str) -> bool:
-        """Whether every dequantized value within `dtype`'s normal range ("bf16", "fp16", "tf32", "fp32") is exact in it."""
+        """Whether every dequantized value is exact in `dtype` ("bf16", "fp16", "tf32"), within its normal range."""
         if self.block is None:
             return self.format.exact_in(dtype)
         if self.tensor_scale or self.scale_format == "fp32":
@@ -176,7 +179,9 @@ def _one_of(what: str, value: Any, known: tuple[str, ...]) -> None:
 def _resolve(given: dict[str, Any]) -> dict[str, Any]:
     """All fields, defaults filled in and checked."""
     if given.get("format") is None:
-        raise UserError("a quantizer needs a preset name or at least format=, for example Quantizer('mxfp8_e4m3')")
+        raise UserError(
+            "a quantizer needs a preset name or at least format=, for example Quantizer('mxfp8_e4m3')"
+        )
     fmt = formats.get(given["format"])
     block = _check_block(given.get("block"))
     parts = {"format": fmt, "block": block, **_resolve_scaling(block, given)}
@@ -186,12 +191,16 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
     bits = (16 if fmt.name in ("bf16", "fp16", "tf32") else 8) if bits is None else bits
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 32:
         raise UserError(f"bits= is the number of random bits an element, 1 to 32, not {bits!r}")
-    overflow = given.get("overflow") or ("ieee" if block is None and fmt.bits > 8 and fmt.has_inf else "saturate")
+    overflow = given.get("overflow") or (
+        "ieee" if block is None and fmt.bits > 8 and fmt.has_inf else "saturate"
+    )
     _one_of("overflow", overflow, OVERFLOWS)
     if overflow != "saturate" and block is not None:
         raise UserError(f"overflow={overflow!r} has no meaning under a block scale: elements saturate there")
     if overflow != "saturate" and not (fmt.has_inf or fmt.has_nan):
-        raise UserError(f"{fmt.name} has neither infinity nor NaN, so it can only saturate: drop overflow={overflow!r}")
+        raise UserError(
+            f"{fmt.name} has neither infinity nor NaN, so it can only saturate: drop overflow={overflow!r}"
+        )
     return parts | {"rounding": rounding, "bits": bits, "overflow": overflow}
 
 
@@ -215,10 +224,14 @@ def _resolve_scaling(block: Block, given: dict[str, Any]) -> dict[str, Any]:
     rule = rule or DEFAULT_RULE[scale_format]
     known = POWER_RULES if scale_format == "e8m0" else VALUE_RULES
     if rule not in known and rule in POWER_RULES + VALUE_RULES:
-        raise UserError(f"scale_rule={rule!r} does not apply to {scale_format} scales; use one of {', '.join(known)}")
+        raise UserError(
+            f"scale_rule={rule!r} does not apply to {scale_format} scales; use one of {', '.join(known)}"
+        )
     _one_of("scale_rule", rule, known)
     if tensor_scale and scale_format not in ("e4m3", "ue5m3"):
-        raise UserError(f"tensor_scale=True needs an 8-bit float scale_format (e4m3 or ue5m3), not {scale_format}")
+        raise UserError(
+            f"tensor_scale=True needs an 8-bit float scale_format (e4m3 or ue5m3), not {scale_format}"
+        )
     return {"scale_format": scale_format, "scale_rule": rule, "tensor_scale": tensor_scale}
 
 
@@ -227,7 +240,9 @@ def _print(q: Quantizer) -> str:
     """The nearest preset and what differs from it, else all that is not default."""
     for name, parts in PRESETS.items():
         base = Quantizer(**parts)
-        if all(getattr(base, k) == getattr(q, k) for k in ("format", "block", "scale_format", "tensor_scale")):
+        if all(
+            getattr(base, k) == getattr(q, k) for k in ("format", "block", "scale_format", "tensor_scale")
+        ):
             changed = [k for k in _FIELDS if getattr(base, k) != getattr(q, k)]
             return ":".join(filter(None, (name, _items(q, changed))))
     base = Quantizer(format=q.format, block=q.block, scale_format=q.scale_format, tensor_scale=q.tensor_scale)
