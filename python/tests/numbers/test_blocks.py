@@ -1,4 +1,4 @@
-"""Block scaling against independent numpy + ml_dtypes recipes, and the edge blocks where libraries disagree."""
+"""Block scaling against independent numpy + ml_dtypes recipes, and the blocks where libraries disagree."""
 
 import ml_dtypes
 import numpy as np
@@ -51,7 +51,7 @@ def test_mx_formats_equal_the_recipe(fmt, rule):
 
 
 def test_tiny_blocks_scale_like_large_ones():
-    """Around 2^-126 and in fp32's subnormals the result is that of the block times 2^100, scaled back exactly."""
+    """Around 2^-126 and below, the result is that of the block times 2^104, scaled back exactly."""
     rng = np.random.default_rng(3)
     big = rng.standard_normal((50, 32)) * 2.0 ** rng.integers(-24, -14, (50, 32))
     big[:, 0] = 2.0**-14  # so that the scale stays above E8M0's smallest, 2^-127
@@ -63,7 +63,7 @@ def test_tiny_blocks_scale_like_large_ones():
 
 
 def te_reference(x: np.ndarray) -> np.ndarray:
-    """NVFP4 in Transformer Engine's order (quantization reference of its Python tests), by rule, not executed."""
+    """NVFP4 in Transformer Engine's order (the reference of its Python tests), by rule, not executed."""
     f = np.float32
     amax = np.abs(x).max()
     with np.errstate(over="ignore"):
@@ -108,11 +108,9 @@ def test_any_axis_is_the_last_axis_moved(preset, axis):
     assert np.array_equal(dither.fake_quant(x, preset, axis=axis), expected)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p != "nvfp4"])
 def test_blocks_do_not_see_each_other(preset):
-    """Each block alone gives the same bits (but for nvfp4, whose tensor scale joins them)."""
-    if preset == "nvfp4":
-        pytest.skip("its second-level scale is over the whole tensor")
+    """Each block alone gives the same bits (nvfp4's tensor scale would join them)."""
     q = dither.Quantizer(preset)
     x = adversarial(1000)["wide"]
     whole = dither.fake_quant(x, q)
@@ -174,11 +172,9 @@ def test_fp64_is_computed_in_fp64():
     assert np.isfinite(y).all()  # the scale saturates at 2^127, the elements at 448
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["mxfp8_e4m3", "mxfp6_e2m3", "mxfp4", "mxint8"])
 def test_idempotent(preset):
-    """What has been quantized quantizes to itself where the scale is recovered (power-of-two scales, floor)."""
+    """What has been quantized quantizes to itself: the floor rule finds the same power of two again."""
     q = dither.Quantizer(preset)
-    if q.scale_format != "e8m0":
-        pytest.skip("the absmax of the result need not give the same scale back")
     y = dither.fake_quant(adversarial()["wide"], q)
     assert np.array_equal(dither.fake_quant(y, q), y)

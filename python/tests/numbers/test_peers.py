@@ -57,8 +57,8 @@ def test_casts_equal_ml_dtypes(name, dtype, overflow):
 
 
 def test_ml_dtypes_turns_nan_into_minus_zero_in_fp4_and_we_do_not():
-    """ml_dtypes 0.5 and 0.6: float4_e2m1fn has no NaN, and its cast returns -0. Ours returns NaN as a value and
-    refuses to make a code."""
+    """ml_dtypes 0.5 and 0.6: float4_e2m1fn has no NaN, and its cast returns -0. Ours returns NaN as a value
+    and refuses to make a code."""
     x = np.array([np.nan], np.float32)
     assert bits(x.astype(ml_dtypes.float4_e2m1fn).astype(np.float32))[0] == 0x8000_0000
     assert np.isnan(dither.cast(x, "e2m1"))[0]
@@ -86,7 +86,7 @@ def test_saturating_casts_follow_ofp8():
 
 @pytest.mark.parametrize("name", ["e4m3", "e5m2"])
 def test_torch_float8_casts(name):
-    """torch 2.12 and later: e4m3fn saturates (infinity too), e5m2 overflows to infinity. Equal bits under those modes."""
+    """torch 2.12 and later: e4m3fn saturates (infinity too), e5m2 overflows to infinity; bits are equal then."""
     torch = pytest.importorskip("torch")
     dtype = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}[name]
     overflow = {"e4m3": "saturate", "e5m2": "ieee"}[name]

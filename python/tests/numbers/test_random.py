@@ -82,8 +82,9 @@ def test_stochastic_b_formula():
 
 @pytest.mark.parametrize("preset", ["mxfp4:scale_rule=rceil", "int4_g32", "fp8_e4m3", "bf16"])
 def test_stochastic_rounding_is_unbiased(preset):
-    """Mean of 4096 draws of 256 elements. A bias of 1 % of the spacing would be found: the standard error of the mean
-    over all elements is below 0.5 / sqrt(4096 * 256) = 0.0005 spacings, plus 2^-9 of a spacing that 8 bits truncate."""
+    """Mean of 4096 draws of 256 elements. A bias of 1 % of the spacing would be found: the standard error of
+    the mean over all elements is below 0.5 / sqrt(4096 * 256) = 0.0005 spacings, and 8 bits truncate at most
+    2^-9 of a spacing."""
     q = dither.Quantizer(preset, rounding="stochastic")
     x = np.random.default_rng(5).uniform(-1, 1, 256).astype(np.float32)
     lo, hi = dither.neighbours(x, q)
