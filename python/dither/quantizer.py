@@ -123,7 +123,7 @@ class Quantizer:
         return Quantizer(self, **parts)
 
     def exact_in(self, dtype: str) -> bool:
-        """Whether every dequantized value is exact in `dtype` ("bf16", "fp16", "tf32"), within its normal range."""
+        """Whether dequantized values are exact in `dtype` (such as "bf16"), within its normal range."""
         if self.block is None:
             return self.format.exact_in(dtype)
         if self.tensor_scale or self.scale_format == "fp32":

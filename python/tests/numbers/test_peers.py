@@ -86,7 +86,7 @@ def test_saturating_casts_follow_ofp8():
 
 @pytest.mark.parametrize("name", ["e4m3", "e5m2"])
 def test_torch_float8_casts(name):
-    """torch 2.12 and later: e4m3fn saturates (infinity too), e5m2 overflows to infinity; bits are equal then."""
+    """torch 2.12 and later: e4m3fn saturates (infinity too), e5m2 overflows to infinity; equal bits."""
     torch = pytest.importorskip("torch")
     dtype = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}[name]
     overflow = {"e4m3": "saturate", "e5m2": "ieee"}[name]
