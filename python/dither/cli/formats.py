@@ -153,10 +153,8 @@ def main(arguments: Sequence[str]) -> int:
             "\n[bold]Presets[/bold]: quantizers with a name; a field is overridden so: mxfp4:scale_rule=ceil"
         )
         out.print(presets_table())
-        out.print(
-            '\nAny other eXmY (1 <= X <= 8, 0 <= Y <= 10) is a format too. "exact in" means every value'
-        )
-        out.print("within that format's normal range. `dither formats NAME` shows one with its values.")
+        out.print("\nAny other eXmY (1 <= X <= 8, 0 <= Y <= 10) is a format too. Exact in: every")
+        out.print("value within that format's normal range. `dither formats NAME` shows more.")
         return 0
     found = find(name)
     if isinstance(found, Format):

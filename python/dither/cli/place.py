@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dither.errors import UserError
+from dither.train.rundir import LOCK
 
 RUNS = Path("runs")
 
@@ -20,10 +21,15 @@ def choose(config: str | None, out: str | None, resume: bool) -> Path:
     assert config is not None
     name = Path(config).stem
     taken, number = None, 1
-    while (place := RUNS / (name if number == 1 else f"{name}-{number}")).exists():
+    while _holds_something(place := RUNS / (name if number == 1 else f"{name}-{number}")):
         taken, number = place, number + 1
     if not resume:
         return place
     if taken is None:
         raise UserError(f"nothing to resume: there is no {place}; name the directory with --out DIR")
     return taken
+
+
+def _holds_something(place: Path) -> bool:
+    """A run that failed before it began leaves its lock file alone."""
+    return place.is_file() or (place.is_dir() and any(path.name != LOCK for path in place.iterdir()))

@@ -23,6 +23,13 @@ def parse(command: str, kind: type[Arguments], arguments: Sequence[str]) -> Argu
     )
 
 
+class Terminal(Console):
+    """A console that leaves a reader who stopped early (head, less) to `dither.cli.main`."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """A console that prints whole lines into pipes and files instead of folding them at 80 columns."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    return Terminal(highlight=False, width=None if sys.stdout.isatty() else 160)
