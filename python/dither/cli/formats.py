@@ -117,9 +117,10 @@ def show_quantizer(out: Console, name: str, q: Quantizer) -> None:
     scale = "no scale (a plain cast)" if q.block is None else f"{q.scale_format} scale, {block_words(q)}"
     out.print(f"[bold]{name}[/bold]: {q.format.name} elements, {scale}")
     if q.block is not None:
-        second = ", and an fp32 scale for the whole tensor" if q.tensor_scale else ""
         clips = "may clip the largest values of a block" if q.clips else "never clips"
-        out.print(f"scale rule {q.scale_rule} ({clips}){second}")
+        out.print(f"scale rule {q.scale_rule} ({clips})")
+        if q.tensor_scale:
+            out.print("and a second scale, in fp32, for the whole tensor")
     out.print(f"rounding {q.rounding}, overflow {q.overflow}")
     out.print(f"dequantized values are exact in: {carriers(q)}\n")
     show_format(out, q.format)
