@@ -1,11 +1,11 @@
 """An independent quantizer for the tests of the methods: numpy, fp64, from the definitions alone.
 
-Blocks run along the last axis; the scale is amax/max, rounded to fp32 as the package documents. **Why the tests that
-ask for 1e-12 can**: the scale of an integer or fp4_g32 block is an fp32 number even for fp64 weights, so in general
-it jumps in steps of 2^-24 and a finite difference through it is meaningless. `weights` therefore makes the largest
-weight of every block max * 2^k: its scale 2^k is exact, and so is the scale after the largest weight moves by
-2^-12 of itself. Inside a cell the penalty is a quadratic in every weight and in the scale, so central differences of
-any step that stays inside the cell have no truncation error.
+Blocks run along the last axis; the scale is amax/max, rounded to fp32 as the package documents. **Why the
+tests that ask for 1e-12 can**: the scale of an integer or fp4_g32 block is an fp32 number even for fp64
+weights, so in general it jumps in steps of 2^-24 and a finite difference through it is meaningless. `weights`
+therefore makes the largest weight of every block max * 2^k: its scale 2^k is exact, and so is the scale after
+the largest weight moves by 2^-12 of itself. Inside a cell the penalty is a quadratic in every weight and in
+the scale, so central differences of any step that stays inside the cell have no truncation error.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def nearest(w, grid, block):
 
 
 def weights(shape, grid, block, seed):
-    """Weights at random places inside their cells, at least a tenth of a cell from either end; block maxima max 2^k."""
+    """Weights at random places inside their cells, at least a tenth of a cell from either end; block maxima
+    max 2^k.
+    """
     rng = np.random.default_rng(seed)
     w = np.zeros(shape)
     for number, index in enumerate(blocks(shape, block)):

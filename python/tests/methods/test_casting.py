@@ -113,8 +113,9 @@ def test_stochastic_casts_are_addressed_by_seed_and_parameter(model):
 
 
 def test_stochastic_casts_are_unbiased(model):
-    """2000 casts of 32 x 48 weights: the mean deviation of every weight stays below 4.5 of its standard errors (the bound
-    for 1536 weights), its variance is (w-lo)(hi-w); a bias of 0.1 of the noise would stand out at that count."""
+    """2000 casts of 32 x 48 weights: the mean deviation of every weight stays below 4.5 of its standard
+    errors (the bound for 1536 weights), its variance is (w-lo)(hi-w); a bias of 0.1 of the noise would stand
+    out at that count."""
     w = model.alone.weight.detach().double()
     lo, hi = (torch.from_numpy(t) for t in grids.neighbours(w.numpy(), grids.GRIDS["int4"], 32))
     total, square = torch.zeros_like(w), torch.zeros_like(w)

@@ -29,8 +29,9 @@ def exact_fisher(model, x):
 
 
 def test_sampled_fisher_is_unbiased():
-    """300 estimates; each is a scaled chi-square of one degree, so the mean's relative deviation is sqrt(2/300) = 8%:
-    a factor n (64) or 2 would stand out by tens of deviations; 4.5 deviations bound all 40 weights."""
+    """300 estimates; each is a scaled chi-square of one degree, so the mean's relative deviation is
+    sqrt(2/300) = 8%: a factor n (64) or 2 would stand out by tens of deviations; 4.5 deviations bound all 40
+    weights."""
     model, x = softmax_regression()
     curvature = methods.SampledFisher(every=1, decay=0.0, seed=3)
     curvature.bind({"weight": model.weight})
@@ -137,10 +138,11 @@ def test_sampled_labels_do_not_depend_on_the_chunk(monkeypatch):
 
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_second_moment_is_in_true_fisher_units(amsgrad):
-    """At a model that is right (labels drawn from it) v ~ F/n; with n_eff = n the estimate is F, whatever n is.
+    """At a model that is right (labels drawn from it) v ~ F/n; with n_eff = n the estimate is F, whatever n
+    is.
 
-    1500 steps with lr 0 and beta2 = 0.999: the average's effective sample is ~1500, so its relative deviation is
-    sqrt(2/1500) = 3.7%, correlated not at all between batches; 4.5 deviations bound all 40 weights."""
+    1500 steps with lr 0 and beta2 = 0.999: the average's effective sample is ~1500, so its relative deviation
+    is sqrt(2/1500) = 3.7%, correlated not at all between batches; 4.5 deviations bound all 40 weights."""
     model, _ = softmax_regression()
     for n in (8, 64):
         generator = torch.Generator().manual_seed(n)

@@ -258,7 +258,9 @@ def test_state_is_refused_by_another_method_or_quantizer():
 
 @pytest.mark.parametrize("mode", ["loss", "grad", "decoupled"])
 def test_a_run_resumed_from_its_state_is_the_same_run(mode):
-    """Sampled-label Fisher, AdamW, a stop after 7 of 12 steps: the weights are bit for bit those of an unbroken run."""
+    """Sampled-label Fisher, AdamW, a stop after 7 of 12 steps: the weights are bit for bit those of an
+    unbroken run.
+    """
     x, y = batch(torch.float32)
 
     def build():

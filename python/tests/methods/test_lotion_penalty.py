@@ -131,7 +131,9 @@ def test_scale_part_is_the_formula_of_the_paper_notes_for_integers():
 
 @pytest.mark.parametrize(("spec", "shape", "block"), CASES)
 def test_penalty_is_homogeneous_of_degree_two(spec, shape, block):
-    """R(tw) = t^2 R(w) where the scale follows amax, hence <w, dR/dw> = 2R (Euler): the scale part cannot be missing."""
+    """R(tw) = t^2 R(w) where the scale follows amax, hence <w, dR/dw> = 2R (Euler): the scale part cannot be
+    missing.
+    """
     quantizer, _, w, g = case(spec, shape, block, seed=5)
     value, gradient = evaluate(w, g, quantizer, scale_grad=True)
     assert (w * gradient).sum() == pytest.approx(2 * value, rel=1e-12)
@@ -164,8 +166,8 @@ def test_fp4_penalty_knows_the_uneven_gaps():
 
 
 def test_global_minimum_is_kept_for_a_loss_that_is_not_quadratic():
-    """Smoothed over the cell corners, L never falls below its minimum over the 7^6 grid points, and equals it at the
-    minimiser (methods.md H3). The neighbours are the package's; a seventh weight pins the scale."""
+    """Smoothed over the cell corners, L never falls below its minimum over the 7^6 grid points, and equals it
+    at the minimiser (methods.md H3). The neighbours are the package's; a seventh weight pins the scale."""
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((6, 6)), rng.standard_normal(6)
 
@@ -205,7 +207,9 @@ def test_grid_points_have_no_penalty_and_no_gradient():
 
 
 def test_block_maximum_feels_no_kink_where_its_scale_was_rounded():
-    """amax/7 rounded to fp32 puts 7 s beside amax; the maximum still is a grid point and feels the scale part only."""
+    """amax/7 rounded to fp32 puts 7 s beside amax; the maximum still is a grid point and feels the scale part
+    only.
+    """
     w = torch.rand(64, 32, generator=torch.Generator().manual_seed(0)) + 0.1
     lo, hi = ops.neighbours(w, Quantizer("int4_row"), axis=-1)
     maximum = w == w.amax(-1, keepdim=True)
@@ -245,7 +249,9 @@ def test_narrow_weights_are_computed_in_fp32(dtype):
     "spec", ["mxfp4:scale_rule=rceil", "nvfp4:scale_rule=rceil", "mxfp8_e4m3:scale_rule=ceil"]
 )
 def test_a_quantized_scale_has_the_proportional_derivative(spec):
-    """The scale part is <w, dR/dw> - <w, dR/dw at frozen scale> = sum 1/2 g (hi (w-lo) - lo (hi-w)), at the maximum."""
+    """The scale part is <w, dR/dw> - <w, dR/dw at frozen scale> = sum 1/2 g (hi (w-lo) - lo (hi-w)), at the
+    maximum.
+    """
     w = torch.randn(2, 64, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     g = torch.rand(2, 64, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     q = Quantizer(spec)

@@ -1,4 +1,6 @@
-"""The base interface, and the methods that change the forward: what it computes, its gradient, and how to undo it."""
+"""The base interface, and the methods that change the forward: what it computes, its gradient, and how to
+undo it.
+"""
 
 from __future__ import annotations
 
@@ -143,7 +145,9 @@ def test_rat_draws_anew_for_every_step_and_microbatch_and_repeats(net):
 
 
 def test_rat_forward_is_unbiased(net):
-    """2000 steps: every weight's mean within 4.5 standard errors (2048 weights), the variance (w-lo)(hi-w) within 1%."""
+    """2000 steps: every weight's mean within 4.5 standard errors (2048 weights), the variance (w-lo)(hi-w)
+    within 1%.
+    """
     method = methods.Rat(net, "int4_g32")
     w = net.up.weight.detach().double()
     lo, hi = (torch.from_numpy(t) for t in grids.neighbours(w.numpy(), grids.GRIDS["int4"], 32))
@@ -159,7 +163,9 @@ def test_rat_forward_is_unbiased(net):
 
 
 def test_rat_gradient_is_that_at_the_drawn_weight(net):
-    """For L = 1/2 |W x - t|^2 the straight-through gradient is (RR(W) x - t) x^T, with the very weight of the forward."""
+    """For L = 1/2 |W x - t|^2 the straight-through gradient is (RR(W) x - t) x^T, with the very weight of the
+    forward.
+    """
     method = methods.Rat(net, "int4_g32", seed=1)
     method.set_step(5)
     drawn = seen_weight(net.up)

@@ -19,8 +19,8 @@ DRAWS = 200_000
 def test_randomized_rounding_is_unbiased_with_the_stated_variance(spec):
     """200 000 draws of 15 weights: mean error below 3.5 sigma/sqrt(N), variance within 1.5 %.
 
-    Power: a bias of 1 % of sigma lies at 4.5 standard errors; 8 random bits (bias up to 2^-9 of a cell) would not
-    be told apart everywhere, 16 bits (2^-17) are beyond this test."""
+    Power: a bias of 1 % of sigma lies at 4.5 standard errors; 8 random bits (bias up to 2^-9 of a cell) would
+    not be told apart everywhere, 16 bits (2^-17) are beyond this test."""
     grid = grids.grid_of(spec)
     w = np.broadcast_to(grids.weights((16,), grid, "row", 2), (DRAWS, 16))
     q = Quantizer(spec, rounding="stochastic", bits=16)
