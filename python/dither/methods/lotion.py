@@ -1,4 +1,4 @@
-"""LOTION (arXiv 2510.08757): descend the loss as randomized rounding would see it, smoothed to second order (Eq. 3).
+"""LOTION (arXiv 2510.08757, Eq. 3): descend the loss as randomized rounding would see it, to second order.
 
     L_GN(w) = L(w) + lambda R(w),   R(w) = 1/2 sum_i g_ii sigma_i^2,   sigma_i^2 = (w_i - lo_i)(hi_i - w_i)
 
@@ -12,11 +12,11 @@ Where the penalty is applied:
 
     "loss"       penalty(step) returns lambda R(w) with its graph
     "grad"       adjust_grad_ adds lambda dR/dw to .grad: the same step as "loss" without a graph
-    "decoupled"  after_step_ moves the weights that the optimizer has just written, by the optimizer's measure,
+    "decoupled"  after_step_ moves the weights that the optimizer has just written, in its own measure,
                      w <- w - lr lambda P dR/dw,     P = 1 / (sqrt(v / (1 - beta2^t)) + eps)
-                 for Adam and AdamW, with v after this step's update, and P = 1 for SGD. The penalty enters
-                 neither momentum nor v. With g = n_eff v / (1 - beta2^t) and a frozen lattice a weight moves by
-                  lr lambda n_eff/2 sqrt(v / (1 - beta2^t)) (lo + hi - 2w).
+                 for Adam and AdamW, v as this step has left it, and P = 1 for SGD. The penalty enters neither
+                 momentum nor v. With g = n_eff v / (1 - beta2^t) and a frozen lattice a weight moves by
+                 lr lambda n_eff/2 sqrt(v / (1 - beta2^t)) (lo + hi - 2w).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ and the penalty is R(w) = 1/2 sum_i g_i sigma_i^2 with the curvature g held fixe
 two parts:
 
     lattice      dR/dw_i    = 1/2 g_i (lo_i + hi_i - 2 w_i)
-    scale        dR/ds      = 1/2 sum_{i in block} g_i (c_hi,i (w_i - lo_i) - c_lo,i (hi_i - w_i)), c = point/s
+    scale        dR/ds      = 1/2 sum_{i in block} g_i (c_hi (w_i - lo_i) - c_lo (hi_i - w_i)),   c = point/s
 
 and the scale moves with the block's largest weight alone, ds/dw_max = sign(w_max) s/amax (= sign(w_max)/max,
 since s = amax/max). The s cancels, so the block maximum receives

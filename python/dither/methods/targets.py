@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from dither.errors import UserError, suggest
-from dither.nn.prepare import _matches as matching
-from dither.nn.prepare import candidates
+from dither.nn.prepare import candidates, matching
 from dither.nn.recipe import SITES
 
 WEIGHT_SITES = tuple(site for site in SITES if site != "attention")

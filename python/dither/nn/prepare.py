@@ -95,7 +95,7 @@ def prepare_(
             "call dither.nn.restore_(model) first"
         )
     found = candidates(model)
-    left_out = _matches(found, [exempt] if isinstance(exempt, str) else list(exempt))
+    left_out = matching(found, [exempt] if isinstance(exempt, str) else list(exempt))
     if recipe.is_plain:
         return model
     chosen = [
@@ -168,7 +168,7 @@ def _streams(site: Site, step: int, microbatch: int) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.int64)
 
 
-def _matches(found: list[tuple[str, nn.Module, str]], globs: list[str]) -> set[str]:
+def matching(found: list[tuple[str, nn.Module, str]], globs: list[str]) -> set[str]:
     """Names that a glob covers. UserError for a glob that covers none."""
     covered = set()
     for glob in globs:
