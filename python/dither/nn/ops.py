@@ -1,11 +1,12 @@
-"""The torch face of the numbers: fake_quant, cast, encode, decode, neighbours and error_stats on tensors.
+"""The torch face of the numbers: the public functions of `dither` on tensors, with the same arguments and errors.
 
-CPU tensors go through custom ops (`torch.ops.dither.*`, opaque to Inductor, with fake kernels and a
-straight-through gradient) to the Rust kernels, which read and write the tensors' memory. Tensors elsewhere go
-to the pure-torch twin. Contiguous input is read in place; any other is copied once. Results are contiguous.
+CPU tensors go through custom ops (kernels.py: fake kernels, straight-through gradient, opaque to Inductor) to the
+Rust kernels, which read and write the tensors' own memory: contiguous input is read in place, any other is copied
+once. Tensors on other devices go to the pure-torch twin; encode, decode and error_stats take the way over the CPU.
+Results are contiguous.
 
-`rng`, the int64 tensor [seed, stream], can replace `seed` and `stream`: a compiled graph then takes the
-position as data and is not compiled again when it changes.
+Where a function takes `seed` and `stream`, `rng` can stand for both: the int64 tensor [seed, stream]. A compiled
+graph then takes the position as data and is not compiled again when it changes.
 """
 
 from __future__ import annotations
@@ -16,111 +17,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither import arrays
+from dither import arrays, formats
 from dither.errors import UserError
-from dither.nn import twin
+from dither.formats import Format
+from dither.functions import finish_stats
+from dither.nn import kernels, twin
+from dither.nn.kernels import WORDS
 from dither.nn.streams import signed
 from dither.quantizer import Quantizer
 
-_DTYPES = {
-    torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64",
-    torch.uint8: "u8", torch.uint16: "u16", torch.uint32: "u32",
-}  # fmt: skip
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_UNSIGNED = (1 << 64) - 1
-
-parse = lru_cache(maxsize=1024)(Quantizer)
-"""Quantizer of a printed form, remembered: what an op gets per call is a string."""
-
-_LIB = torch.library.Library("dither", "DEF")
-_TAGS = (torch.Tag.pt2_compliant_tag,)
-_LIB.define(
-    "fake_quant(Tensor x, str q, int axis=-1, Tensor? rng=None, SymInt offset=0, Tensor? random=None, "
-    "ScalarType? out_dtype=None) -> Tensor",
-    tags=_TAGS,
-)
-_LIB.define("neighbours(Tensor x, str q, int axis=-1) -> (Tensor, Tensor)", tags=_TAGS)
-_LIB.define(
-    "encode(Tensor x, str q, Tensor? rng=None, SymInt offset=0, Tensor? random=None) -> Tensor", tags=_TAGS
-)
-_LIB.define("decode(Tensor codes, str fmt) -> Tensor", tags=_TAGS)
-
-
-def _buffer(tensor: Tensor) -> arrays.Buffer:
-    return arrays.Buffer(tensor.data_ptr(), _DTYPES[tensor.dtype], tuple(tensor.shape), tensor)
-
-
-def _draws(rng: Tensor | None, offset: int, random: Tensor | None) -> dict[str, Any]:
-    """What the kernels take to draw random bits."""
-    if random is not None:
-        return {"random": _buffer(random.contiguous())}
-    if rng is None:
-        return {}
-    seed, stream = rng.tolist()
-    return {"seed": seed & _UNSIGNED, "stream": stream & _UNSIGNED, "offset": offset}
-
-
-@torch.library.impl(_LIB, "fake_quant", "CPU")
-def _fake_quant_cpu(
-    x: Tensor,
-    q: str,
-    axis: int = -1,
-    rng: Tensor | None = None,
-    offset: int = 0,
-    random: Tensor | None = None,
-    out_dtype: torch.dtype | None = None,
-) -> Tensor:
-    out = torch.empty(x.shape, dtype=out_dtype or x.dtype)
-    arrays.run_fake_quant(
-        parse(q), _buffer(x.contiguous()), _buffer(out), axis, **_draws(rng, offset, random)
-    )
-    return out
-
-
-@torch.library.register_fake("dither::fake_quant", lib=_LIB)
-def _fake_quant_fake(
-    x: Tensor,
-    q: str,
-    axis: int = -1,
-    rng: Tensor | None = None,
-    offset: int = 0,
-    random: Tensor | None = None,
-    out_dtype: torch.dtype | None = None,
-) -> Tensor:
-    return x.new_empty(x.shape, dtype=out_dtype or x.dtype)
-
-
-def _keep_dtype(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.dtype = inputs[0].dtype
-
-
-def _straight_through(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    return g.to(ctx.dtype), None, None, None, None, None, None
-
-
-torch.library.register_autograd("dither::fake_quant", _straight_through, setup_context=_keep_dtype, lib=_LIB)
+_FLOATS = ("fp32", "bf16", "fp16", "fp64")
+_DTYPES = {word: dtype for dtype, word in WORDS.items() if word in _FLOATS}
 
 
 class _Twin(torch.autograd.Function):
-    """The twin with the gradient passed through."""
+    """The twin with the gradient passed straight through."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        q: str,
-        axis: int,
-        rng: Tensor | None,
-        offset: int,
-        random: Tensor | None,
-        dtype: torch.dtype | None,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, q: str, *options: Any) -> Tensor:
         ctx.dtype = x.dtype
-        return twin.fake_quant(x, parse(q), axis, rng=rng, offset=offset, random=random, out_dtype=dtype)
+        axis, rng, offset, random, out_dtype = options
+        return twin.fake_quant(
+            x, kernels.parse(q), axis, rng=rng, offset=offset, random=random, out_dtype=out_dtype
+        )
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        return _straight_through(ctx, g)
+        return g.to(ctx.dtype), None, None, None, None, None, None
 
 
 def apply(
@@ -138,17 +61,78 @@ def apply(
     return _Twin.apply(x, spec, axis, rng, offset, random, out_dtype)
 
 
-def _rng(
-    q: Quantizer, rng: Tensor | None, seed: int | None, stream: int, random: Tensor | None
-) -> Tensor | None:
-    """[seed, stream] where the rounding is stochastic and its bits are not given."""
-    if q.rounding != "stochastic" or random is not None:
-        return None
+@lru_cache(maxsize=1024)
+def _resolve(q: Quantizer | str) -> Quantizer:
+    return q if isinstance(q, Quantizer) else Quantizer(q)
+
+
+def _check_input(x: Any) -> str:
+    """The dtype word of a tensor that can be quantized."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"dither.nn.ops takes torch tensors, not {type(x).__name__}")
+    word = WORDS.get(x.dtype)
+    if word not in _FLOATS:
+        raise TypeError(
+            f"float32, float64, float16 and bfloat16 tensors can be quantized, not {x.dtype}; convert with x.float()"
+        )
+    return word
+
+
+def _check_draws(
+    q: Quantizer, x: Tensor, seed: Any, stream: Any, offset: Any, random: Any, rng: Tensor | None
+) -> tuple[Tensor | None, int, Tensor | None]:
+    """rng, offset and given bits of a stochastic quantizer; nothing for the others."""
+    if q.rounding != "stochastic":
+        return None, 0, None
+    if random is not None:
+        given = torch.as_tensor(random)
+        if given.shape != x.shape or given.is_floating_point() or given.dtype == torch.bool:
+            raise UserError(
+                f"random= holds one integer an element: shape {tuple(x.shape)}, "
+                f"not {given.dtype} of shape {tuple(given.shape)}"
+            )
+        wide = given.to(torch.int64)
+        if wide.numel() and not (0 <= int(wide.min()) and int(wide.max()) < 1 << q.bits):
+            raise UserError(f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads")
+        return None, 0, wide.to(x.device)
     if rng is not None:
-        return rng
+        if rng.shape != (2,) or rng.dtype != torch.int64:
+            raise UserError(
+                f"rng= is the int64 tensor [seed, stream], not {rng.dtype} of shape {tuple(rng.shape)}"
+            )
+        return rng, offset, None
     if seed is None:
-        raise UserError(f"{q} rounds stochastically: give seed= (and stream=), rng= or random=")
-    return torch.tensor([signed(seed), signed(stream)], dtype=torch.int64)
+        raise UserError("stochastic rounding needs seed= (its bits are addressed, not drawn), rng= or random=")
+    seed, stream, offset = arrays.check_address(seed, stream, offset)
+    return torch.tensor([signed(seed), signed(stream)], dtype=torch.int64), offset, None
+
+
+def _dtype(word_or_dtype: Any) -> torch.dtype:
+    dtype = _DTYPES.get(word_or_dtype, word_or_dtype) if isinstance(word_or_dtype, str) else word_or_dtype
+    if WORDS.get(dtype) not in _FLOATS:
+        raise TypeError(f"out_dtype is one of fp32, fp64, fp16 and bf16, not {word_or_dtype}")
+    return dtype
+
+
+def _check_out(x: Tensor, out: Any, out_dtype: Any) -> None:
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out= is a tensor like the input, not {type(out).__name__}")
+    if WORDS.get(out.dtype) not in _FLOATS:
+        raise TypeError(f"out= holds {out.dtype}; use float32, float64, float16 or bfloat16")
+    if out_dtype is not None and out.dtype != _dtype(out_dtype):
+        raise UserError(f"out= holds {out.dtype} but out_dtype asks for {_dtype(out_dtype)}")
+    if out.shape != x.shape:
+        raise UserError(f"out= has shape {tuple(out.shape)}, the input {tuple(x.shape)}")
+    if out.device != x.device:
+        raise UserError(f"out= is on {out.device}, the input on {x.device}")
+    if not out.is_contiguous():
+        raise UserError("out= must be contiguous: pass out.contiguous() and copy back")
+    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
+        raise UserError("out= takes no part in autograd: call under torch.no_grad() or without out=")
+    start, end = x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()
+    same = out.data_ptr() == start and out.dtype == x.dtype and x.is_contiguous()
+    if not same and out.data_ptr() < end and start < out.data_ptr() + out.numel() * out.element_size():
+        raise UserError("out= overlaps the input in part: pass the input itself or separate memory")
 
 
 def fake_quant(
@@ -160,26 +144,117 @@ def fake_quant(
     stream: int = 0,
     offset: int = 0,
     random: Tensor | None = None,
-    rng: Tensor | None = None,
     out: Tensor | None = None,
-    out_dtype: torch.dtype | None = None,
+    out_dtype: torch.dtype | str | None = None,
+    rng: Tensor | None = None,
 ) -> Tensor:
-    """Quantize and dequantize `x` (fp32, bf16, fp16 or fp64) with blocks along `axis`.
+    """`dither.fake_quant` on a tensor. The gradient of `x` is that of the result (straight-through).
 
-    The gradient passes straight through. Returns a contiguous tensor of x's shape in `out_dtype` (default
-    x's), or `out`, which must be contiguous and on the CPU, filled; `out` takes no part in autograd.
-
-    Stochastic rounding needs `seed` (and `stream`), or `rng` = int64 tensor [seed, stream], or the bits
-    themselves in `random` (integers of x's shape below 2^bits). `offset` is the logical index of the first
-    element.
+    Returns a contiguous tensor of x's shape, on its device, in `out_dtype` (default: x's dtype), or `out`, filled.
     """
-    q = q if isinstance(q, Quantizer) else parse(q)
-    rng = _rng(q, rng, seed, stream, random)
+    q = _resolve(q)
+    word = _check_input(x)
+    axis = arrays.check_axis(axis, x.dim())
+    dtype = x.dtype if out_dtype is None else _dtype(out_dtype)
+    rng, offset, random = _check_draws(q, x, seed, stream, offset, random, rng)
     if out is None:
-        return apply(x, str(q), axis, rng, out_dtype, offset, random)
-    if out_dtype not in (None, out.dtype):
-        raise TypeError(f"out= is {out.dtype} but out_dtype= is {out_dtype}; give one of them")
-    arrays.run_fake_quant(
-        q, _buffer(x.detach().contiguous()), _buffer(out), axis, **_draws(rng, offset, random)
-    )
+        kernels.warn_inexact(q, WORDS.get(dtype, word))
+        return apply(x, str(q), axis, rng, dtype, offset, random)
+    _check_out(x, out, out_dtype)
+    kernels.warn_inexact(q, WORDS[out.dtype])
+    if not x.is_cpu:
+        return out.copy_(apply(x, str(q), axis, rng, out.dtype, offset, random))
+    kernels.fake_quant_into(x.detach(), out, q, axis, rng, offset, random)
     return out
+
+
+def _cast(fmt: str | Format, rounding: str, bits: int | None, overflow: str | None) -> Quantizer:
+    return Quantizer(format=fmt, rounding=rounding, bits=bits, overflow=overflow)
+
+
+def cast(
+    x: Tensor,
+    fmt: str | Format,
+    *,
+    rounding: str = "nearest_even",
+    bits: int | None = None,
+    seed: int | None = None,
+    stream: int = 0,
+    offset: int = 0,
+    random: Tensor | None = None,
+    overflow: str | None = None,
+    out: Tensor | None = None,
+    out_dtype: torch.dtype | str | None = None,
+    rng: Tensor | None = None,
+) -> Tensor:
+    """`dither.cast` on a tensor: every element rounded to the format, without any scale."""
+    q = _cast(fmt, rounding, bits, overflow)
+    return fake_quant(
+        x, q, seed=seed, stream=stream, offset=offset, random=random, out=out, out_dtype=out_dtype, rng=rng
+    )
+
+
+def encode(
+    x: Tensor,
+    fmt: str | Format,
+    *,
+    rounding: str = "nearest_even",
+    bits: int | None = None,
+    seed: int | None = None,
+    stream: int = 0,
+    offset: int = 0,
+    random: Tensor | None = None,
+    overflow: str | None = None,
+    rng: Tensor | None = None,
+) -> Tensor:
+    """`dither.encode` on a tensor: codes in the narrowest of uint8, uint16 and uint32, on x's device."""
+    q = _cast(fmt, rounding, bits, overflow)
+    _check_input(x)
+    rng, offset, random = _check_draws(q, x, seed, stream, offset, random, rng)
+    if x.is_cpu:
+        return torch.ops.dither.encode.default(x.detach(), str(q), rng, offset, random)
+    random = None if random is None else random.cpu()
+    return torch.ops.dither.encode.default(x.detach().cpu(), str(q), rng, offset, random).to(x.device)
+
+
+def decode(codes: Tensor, fmt: str | Format) -> Tensor:
+    """`dither.decode` on a tensor: values as float32, on the codes' device."""
+    fmt = formats.get(fmt)
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        raise TypeError(f"codes are integers, not {codes.dtype}")
+    return torch.ops.dither.decode.default(codes.cpu(), fmt.name).to(codes.device)
+
+
+def neighbours(x: Tensor, q: Quantizer | str, axis: int = -1) -> tuple[Tensor, Tensor]:
+    """`dither.neighbours` on a tensor; constants to autograd."""
+    q = _resolve(q)
+    _check_input(x)
+    axis = arrays.check_axis(axis, x.dim())
+    if x.is_cpu:
+        return torch.ops.dither.neighbours.default(x.detach(), str(q), axis)
+    return twin.neighbours(x.detach(), q, axis, out_dtype=kernels.neighbour_dtype(q, x.dtype))
+
+
+def error_stats(
+    x: Tensor,
+    q: Quantizer | str,
+    axis: int = -1,
+    *,
+    per_block: bool = False,
+    seed: int | None = None,
+    stream: int = 0,
+    offset: int = 0,
+    random: Tensor | None = None,
+    rng: Tensor | None = None,
+) -> dict[str, Any]:
+    """`dither.error_stats` on a tensor."""
+    q = _resolve(q)
+    _check_input(x)
+    axis = arrays.check_axis(axis, x.dim())
+    if not x.numel():
+        raise UserError("an empty array has no error statistics")
+    rng, offset, random = _check_draws(q, x, seed, stream, offset, random, rng)
+    memory = x.detach().cpu().contiguous()
+    draws = kernels.draws(rng, offset, None if random is None else random.cpu())
+    total, blocks = arrays.run_error_stats(q, kernels.buffer(memory), axis, draws, per_block)
+    return finish_stats(q, tuple(x.shape), axis, total, blocks)

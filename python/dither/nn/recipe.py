@@ -24,7 +24,8 @@ from dither.quantizer import Quantizer
 
 SITES = ("linear", "head", "embedding", "norm", "attention")
 
-Operand = Quantizer | None
+Operand = Quantizer | str | None
+"""A preset name stands for its quantizer; a Recipe holds quantizers only (and "fprop", for dgrad_w)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Recipe:
     fprop_x: Operand = None
     fprop_w: Operand = None
     dgrad_g: Operand = None
-    dgrad_w: Operand | str = None
+    dgrad_w: Operand = None
     wgrad_g: Operand = None
     wgrad_x: Operand = None
     sites: tuple[str, ...] = ("linear",)
@@ -116,7 +117,7 @@ class Recipe:
         return changed
 
     @property
-    def operands(self) -> tuple[Operand | str, ...]:
+    def operands(self) -> tuple[Operand, ...]:
         """The six operands in the order of dither.nn.streams.OPERANDS."""
         return tuple(getattr(self, operand) for operand in OPERANDS)
 
@@ -135,7 +136,7 @@ class Recipe:
         return f"{self.name} ({what}; sites {where})"
 
 
-def _operand(name: str, value: object) -> Operand | str:
+def _operand(name: str, value: object) -> Operand:
     if value is None or value == "none":
         return None
     if value == "fprop":

@@ -51,18 +51,20 @@ def fake_quant(
     return blocks.join(y).to(out_dtype or x.dtype)
 
 
-def neighbours(x: Tensor, q: Quantizer, axis: int = -1) -> tuple[Tensor, Tensor]:
-    """The largest value of x's block grid that is at most x and the smallest that is at least x, in x's
-    dtype.
+def neighbours(
+    x: Tensor, q: Quantizer, axis: int = -1, *, out_dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """The largest value of x's block grid that is at most x and the smallest that is at least x.
 
     Outside the grid both are its nearest end; in a block with NaN or Inf both are NaN.
     """
+    dtype = out_dtype or x.dtype
     if x.numel() == 0:
-        return torch.empty_like(x), torch.empty_like(x)
+        return torch.empty_like(x, dtype=dtype), torch.empty_like(x, dtype=dtype)
     layout = layout_of(x.dtype)
     blocks = _Blocks(x.shape, q.block, axis)
     lo, hi = _neighbours(blocks.split(x.to(layout.dtype)), q, layout)
-    return blocks.join(lo).to(x.dtype), blocks.join(hi).to(x.dtype)
+    return blocks.join(lo).to(dtype), blocks.join(hi).to(dtype)
 
 
 class _Blocks:

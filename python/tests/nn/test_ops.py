@@ -1,5 +1,9 @@
 """The torch face: custom ops that pass opcheck and compile, autograd, out=, errors."""
 
+# .grad is optional to the type checker, and attributes of a swapped module are unknown to it.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalMemberAccess=false, reportOptionalOperand=false
+
 import gc
 
 import numpy as np

@@ -1,5 +1,9 @@
 """prepare_ and restore_: what is swapped, that nothing else changes, and that everything comes back."""
 
+# .grad is optional to the type checker, and attributes of a swapped module are unknown to it.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalMemberAccess=false, reportOptionalOperand=false
+
 import copy
 import io
 

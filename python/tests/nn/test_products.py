@@ -1,5 +1,9 @@
 """The six operands of the products, against explicit formulas of a few lines."""
 
+# .grad is optional to the type checker, and attributes of a swapped module are unknown to it.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalMemberAccess=false, reportOptionalOperand=false
+
 import pytest
 import torch
 from torch import nn

@@ -23,7 +23,8 @@ def compare(x, q, axis=-1, **options):
 
 
 def compare_neighbours(x, q, axis=-1):
-    for mine, theirs in zip(twin.neighbours(x, q, axis), ops.neighbours(x, q, axis), strict=True):
+    rust = ops.neighbours(x, q, axis)
+    for mine, theirs in zip(twin.neighbours(x, q, axis, out_dtype=rust[0].dtype), rust, strict=True):
         assert_same_bits(mine, theirs, ("neighbours", str(q), axis, x.dtype, tuple(x.shape)))
 
 

@@ -1,0 +1,163 @@
+"""Custom ops `dither::*` for CPU tensors: how torch calls the Rust kernels, traces them and differentiates through them.
+
+An op names its quantizer by its print, since operators take strings and not Python objects; parsing is remembered.
+`rng` is the int64 tensor [seed, stream], so that a compiled graph reads the position of a run as data.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dither import arrays, formats
+from dither.arrays import Buffer, Random
+from dither.quantizer import Quantizer
+
+WORDS = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float64: "fp64",
+    torch.uint8: "u8",
+    torch.uint16: "u16",
+    torch.uint32: "u32",
+}
+_CODES = {"u8": torch.uint8, "u16": torch.uint16, "u32": torch.uint32}
+_UNSIGNED = (1 << 64) - 1
+
+parse = lru_cache(maxsize=1024)(Quantizer)
+"""The quantizer that a print names."""
+
+_LIBRARY = torch.library.Library("dither", "DEF")
+_TAGS = (torch.Tag.pt2_compliant_tag,)
+for _schema in (
+    "fake_quant(Tensor x, str q, int axis=-1, Tensor? rng=None, SymInt offset=0, Tensor? random=None, "
+    "ScalarType? out_dtype=None) -> Tensor",
+    "neighbours(Tensor x, str q, int axis=-1) -> (Tensor, Tensor)",
+    "encode(Tensor x, str q, Tensor? rng=None, SymInt offset=0, Tensor? random=None) -> Tensor",
+    "decode(Tensor codes, str fmt) -> Tensor",
+):
+    _LIBRARY.define(_schema, tags=_TAGS)
+
+
+def buffer(tensor: Tensor, word: str | None = None) -> Buffer:
+    """A contiguous CPU tensor's memory; the Buffer keeps the tensor alive."""
+    return Buffer(tensor.data_ptr(), word or WORDS[tensor.dtype], tuple(tensor.shape), tensor)
+
+
+def draws(rng: Tensor | None, offset: int, random: Tensor | None) -> Random:
+    """Where a kernel takes its random bits from: given integers, or an address."""
+    if random is not None:
+        # int32 holds the same 32 bits; .to keeps the low ones.
+        return buffer(random.to(torch.int64).to(torch.int32).contiguous(), "u32")
+    if rng is None:
+        return None
+    seed, stream = rng.tolist()
+    return seed & _UNSIGNED, stream & _UNSIGNED, offset
+
+
+def fake_quant_into(
+    x: Tensor, out: Tensor, q: Quantizer, axis: int, rng: Tensor | None, offset: int, random: Tensor | None
+) -> None:
+    """Fill the contiguous `out` (x itself, or memory apart from it)."""
+    bits = draws(rng, offset, random)
+    if bits is None and q.rounding == "stochastic":
+        raise ValueError(f"{q} rounds stochastically: the op needs rng or random")
+    given = bits if isinstance(bits, Buffer) else None
+    address = bits if isinstance(bits, tuple) else (0, 0, 0)
+    if x.numel():
+        arrays.run_fake_quant(q, buffer(x.contiguous()), buffer(out), axis, *address, random=given)
+
+
+@torch.library.impl(_LIBRARY, "fake_quant", "CPU")
+def _fake_quant(
+    x: Tensor,
+    q: str,
+    axis: int = -1,
+    rng: Tensor | None = None,
+    offset: int = 0,
+    random: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    out = torch.empty(x.shape, dtype=out_dtype or x.dtype)
+    fake_quant_into(x, out, parse(q), arrays.check_axis(axis, x.dim()), rng, offset, random)
+    return out
+
+
+@torch.library.register_fake("dither::fake_quant", lib=_LIBRARY)
+def _(x, q, axis=-1, rng=None, offset=0, random=None, out_dtype=None):
+    return x.new_empty(x.shape, dtype=out_dtype or x.dtype)
+
+
+def _remember_dtype(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.dtype = inputs[0].dtype
+
+
+def _straight_through(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    return g.to(ctx.dtype), None, None, None, None, None, None
+
+
+torch.library.register_autograd(
+    "dither::fake_quant", _straight_through, setup_context=_remember_dtype, lib=_LIBRARY
+)
+
+
+def neighbour_dtype(q: Quantizer, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of neighbours: fp32 where a 16-bit input's dtype does not hold them exactly."""
+    return dtype if WORDS[dtype] in ("fp32", "fp64") or q.exact_in(WORDS[dtype]) else torch.float32
+
+
+@torch.library.impl(_LIBRARY, "neighbours", "CPU")
+def _neighbours(x: Tensor, q: str, axis: int = -1) -> tuple[Tensor, Tensor]:
+    quantizer = parse(q)
+    lo, hi = (torch.empty(x.shape, dtype=neighbour_dtype(quantizer, x.dtype)) for _ in range(2))
+    if x.numel():
+        axis = arrays.check_axis(axis, x.dim())
+        arrays.run_neighbours(quantizer, buffer(x.contiguous()), buffer(lo), buffer(hi), axis)
+    return lo, hi
+
+
+@torch.library.register_fake("dither::neighbours", lib=_LIBRARY)
+def _(x, q, axis=-1):
+    dtype = neighbour_dtype(parse(q), x.dtype)
+    return x.new_empty(x.shape, dtype=dtype), x.new_empty(x.shape, dtype=dtype)
+
+
+@torch.library.impl(_LIBRARY, "encode", "CPU")
+def _encode(
+    x: Tensor, q: str, rng: Tensor | None = None, offset: int = 0, random: Tensor | None = None
+) -> Tensor:
+    quantizer = parse(q)
+    codes = torch.empty(x.shape, dtype=_CODES[arrays.code_dtype(quantizer.format)])
+    if x.numel():
+        arrays.run_encode(quantizer, buffer(x.contiguous()), buffer(codes), draws(rng, offset, random))
+    return codes
+
+
+@torch.library.register_fake("dither::encode", lib=_LIBRARY)
+def _(x, q, rng=None, offset=0, random=None):
+    return x.new_empty(x.shape, dtype=_CODES[arrays.code_dtype(parse(q).format)])
+
+
+@torch.library.impl(_LIBRARY, "decode", "CPU")
+def _decode(codes: Tensor, fmt: str) -> Tensor:
+    stored = formats.get(fmt)
+    values = torch.empty(codes.shape, dtype=torch.float32)
+    if codes.numel():
+        codes = codes.to(_CODES[arrays.code_dtype(stored)]).contiguous()
+        arrays.run_decode(stored, buffer(codes), buffer(values))
+    return values
+
+
+@torch.library.register_fake("dither::decode", lib=_LIBRARY)
+def _(codes, fmt):
+    return codes.new_empty(codes.shape, dtype=torch.float32)
+
+
+@torch.compiler.assume_constant_result
+def warn_inexact(q: Quantizer, word: str) -> None:
+    """arrays.warn_inexact, once at compile time in a traced graph."""
+    arrays.warn_inexact(q, word)
