@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from dither.errors import UserError
@@ -29,10 +29,10 @@ class Curvature:
     yet.
     """
 
-    def bind(self, targets: Mapping[str, nn.Parameter]) -> None:
+    def bind(self, targets: Mapping[str, Tensor]) -> None:
         """Called once by the method with its targets; raise UserError where one cannot be served."""
 
-    def diagonal(self, name: str, weight: nn.Parameter) -> Tensor | None:
+    def diagonal(self, name: str, weight: Tensor) -> Tensor | None:
         """g_ii >= 0, the shape of `weight`; None counts as zero."""
         raise NotImplementedError
 
@@ -69,10 +69,10 @@ class AdamSecondMoment(Curvature):
         self.n_eff = float(n_eff)
         self._groups: dict[str, int] = {}
 
-    def bind(self, targets: Mapping[str, nn.Parameter]) -> None:
+    def bind(self, targets: Mapping[str, Tensor]) -> None:
         self._groups = group_numbers(self.optimizer, targets)
 
-    def diagonal(self, name: str, weight: nn.Parameter) -> Tensor | None:
+    def diagonal(self, name: str, weight: Tensor) -> Tensor | None:
         moment = second_moment(self.optimizer, weight, self.optimizer.param_groups[self._groups[name]])
         return None if moment is None else moment.mul_(self.n_eff)
 
@@ -80,7 +80,7 @@ class AdamSecondMoment(Curvature):
         return f"{type(self.optimizer).__name__} second moment x {self.n_eff:g}"
 
 
-def group_numbers(optimizer: torch.optim.Optimizer, targets: Mapping[str, nn.Parameter]) -> dict[str, int]:
+def group_numbers(optimizer: torch.optim.Optimizer, targets: Mapping[str, Tensor]) -> dict[str, int]:
     """Which parameter group of `optimizer` each target is in; UserError where one is in none.
 
     Numbers, because `load_state_dict` replaces the groups themselves.
@@ -96,7 +96,7 @@ def group_numbers(optimizer: torch.optim.Optimizer, targets: Mapping[str, nn.Par
 
 
 def second_moment(
-    optimizer: torch.optim.Optimizer, weight: nn.Parameter, group: Mapping[str, Any]
+    optimizer: torch.optim.Optimizer, weight: Tensor, group: Mapping[str, Any]
 ) -> Tensor | None:
     """Adam's v / (1 - beta2^t) of one weight, a new tensor; None before its first step. UserError for an
     optimizer without one.
@@ -131,11 +131,11 @@ class SampledFisher(Curvature):
         if not 0.0 <= decay < 1.0:
             raise UserError(f"decay must lie in [0, 1), got {decay}")
         self.every, self.decay, self.seed = every, decay, seed
-        self._targets: dict[str, nn.Parameter] = {}
+        self._targets: dict[str, Tensor] = {}
         self._average: dict[str, Tensor] = {}
         self._weight = 0.0
 
-    def bind(self, targets: Mapping[str, nn.Parameter]) -> None:
+    def bind(self, targets: Mapping[str, Tensor]) -> None:
         self._targets = dict(targets)
 
     def observe(self, step: int, logits: Callable[[], Tensor]) -> None:
@@ -164,7 +164,7 @@ class SampledFisher(Curvature):
                 self._average[name].lerp_(estimate, 1.0 - self.decay)
         self._weight = self.decay * self._weight + (1.0 - self.decay)
 
-    def diagonal(self, name: str, weight: nn.Parameter) -> Tensor | None:
+    def diagonal(self, name: str, weight: Tensor) -> Tensor | None:
         average = self._average.get(name)
         return None if average is None else average / self._weight
 

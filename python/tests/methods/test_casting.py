@@ -10,6 +10,7 @@ from torch import nn
 
 from dither import methods
 from dither.errors import UserError
+from dither.nn import ops
 
 torch.set_num_threads(1)
 
@@ -69,7 +70,7 @@ def test_the_restore_is_exact_after_an_exception(model, rounding):
 def test_the_restore_is_exact_where_the_cast_itself_fails(model, monkeypatch):
     """The second weight's cast fails: the first, cast already, is put back."""
     before = snapshot(model)
-    real, calls = methods.casting.ops.fake_quant, []
+    real, calls = ops.fake_quant, []
 
     def failing(*args, **kwargs):
         calls.append(args)
@@ -77,7 +78,7 @@ def test_the_restore_is_exact_where_the_cast_itself_fails(model, monkeypatch):
             raise RuntimeError("stop")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(methods.casting.ops, "fake_quant", failing)
+    monkeypatch.setattr(ops, "fake_quant", failing)
     with pytest.raises(RuntimeError, match="stop"), methods.cast_weights(model, "int4_g32"):
         raise AssertionError("not reached")
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
@@ -107,9 +108,9 @@ def test_stochastic_casts_are_addressed_by_seed_and_parameter(model):
     assert torch.equal(one["alone.weight"], partial["alone.weight"])  # does not depend on the other casts
     twins = nn.Sequential(nn.Linear(32, 32, bias=False), nn.Linear(32, 32, bias=False))
     with torch.no_grad():
-        twins[1].weight.copy_(twins[0].weight)
+        twins.get_parameter("1.weight").copy_(twins.get_parameter("0.weight"))
     with methods.cast_weights(twins, "int4_g32", "stochastic", seed=1):
-        assert not torch.equal(twins[0].weight, twins[1].weight)
+        assert not torch.equal(twins.get_parameter("0.weight"), twins.get_parameter("1.weight"))
 
 
 def test_stochastic_casts_are_unbiased(model):

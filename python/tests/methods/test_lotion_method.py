@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import grids
 import pytest
@@ -123,9 +124,11 @@ def test_decoupled_with_the_second_moment_is_the_shortcut_of_the_notes():
     x, y = batch()
     nn.functional.cross_entropy(model(x), y).backward()
     lotion.after_step_(0, 1e-2)  # before the optimizer's first step: nothing is known, nothing moves
-    torch.testing.assert_close(model[0].weight, small_model()[0].weight, rtol=0, atol=0)
+    torch.testing.assert_close(
+        model.get_parameter("0.weight"), small_model().get_parameter("0.weight"), rtol=0, atol=0
+    )
     optimizer.step()
-    weight = model[0].weight
+    weight = model.get_parameter("0.weight")
     before = weight.detach().clone()
     lotion.after_step_(0, 1e-2)
     v = optimizer.state[weight]["exp_avg_sq"] / (1 - 0.999)
@@ -177,7 +180,7 @@ def test_ramp_checks_its_arguments(bad):
 @pytest.mark.parametrize("spec", ["mxfp4", "nvfp4", "mxfp8_e4m3:scale_rule=even", "mxint8"])
 @pytest.mark.parametrize("name", ["lotion", "rat"])
 def test_a_clipping_rule_is_refused_with_the_way_out(name, spec):
-    options = {"curvature": Ones()} if name == "lotion" else {}
+    options: dict[str, Any] = {"curvature": Ones()} if name == "lotion" else {}
     model = small_model(torch.float32)
     with pytest.raises(UserError, match=r"clips.*scale_rule=rceil") as error:
         methods.get(name)(model, spec, **options)
@@ -208,7 +211,7 @@ def test_a_quantized_scale_is_called_an_extension():
 
 def test_frozen_weights_are_named():
     model = small_model()
-    model[2].weight.requires_grad_(False)
+    model.get_parameter("2.weight").requires_grad_(False)
     with pytest.raises(UserError, match=r"frozen.*2\.weight"):
         methods.Lotion(model, "int4_g32", curvature=Ones())
     assert list(methods.Lotion(model, "int4_g32", curvature=Ones(), exempt=["2"]).targets) == ["0.weight"]
@@ -235,14 +238,15 @@ def test_only_the_hook_of_its_mode_acts():
     grad = methods.Lotion(model, "int4_g32", curvature=Ones(), mode="grad")
     assert float(grad.penalty(0)) == 0.0
     grad.adjust_grad_(0)
-    assert model[0].weight.grad is not None and model[0].weight.grad.any()
-    assert model[0].bias.grad is None
+    gradient = model.get_parameter("0.weight").grad
+    assert gradient is not None and gradient.any()
+    assert model.get_parameter("0.bias").grad is None
     loss = methods.Lotion(model, "int4_g32", curvature=Ones(), mode="loss")
     before = copy.deepcopy(model.state_dict())
     model.zero_grad()
     loss.adjust_grad_(0)
     loss.after_step_(0, 1.0)
-    assert model[0].weight.grad is None
+    assert model.get_parameter("0.weight").grad is None
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert loss.value(0) > 0
 
@@ -301,12 +305,12 @@ def test_a_run_resumed_from_its_state_is_the_same_run(mode):
         assert torch.equal(a, b)
     plain = build()
     run(plain, 0, 12)
-    assert torch.equal(plain[0][0].weight, whole[0][0].weight)
+    assert torch.equal(plain[0].get_parameter("0.weight"), whole[0].get_parameter("0.weight"))
     fresh = build()  # without the curvature's state the run is another one: the check can fail
     fresh[0].load_state_dict(states[0])
     fresh[1].load_state_dict(states[1])
     run(fresh, 7, 12)
-    assert not torch.equal(fresh[0][0].weight, whole[0][0].weight)
+    assert not torch.equal(fresh[0].get_parameter("0.weight"), whole[0].get_parameter("0.weight"))
 
 
 def test_second_moment_gives_nothing_before_the_first_step():

@@ -110,8 +110,10 @@ def quadratic_cell(row, name, seeds, steps, **options):
         method.set_step(step)
         model.weight.grad = None
         (losses(seen(model)).sum() + method.penalty(step)).backward()
+        gradient = model.weight.grad
+        assert gradient is not None
         with torch.no_grad():
-            model.weight -= rate * (0.5 + 0.5 * math.cos(math.pi * step / steps)) * model.weight.grad
+            model.weight -= rate * (0.5 + 0.5 * math.cos(math.pi * step / steps)) * gradient
     return best(*evaluate(holder, method, quantizer, lambda: losses(model.weight.detach())), seeds)
 
 

@@ -87,7 +87,7 @@ def test_enumeration_of_all_corners_of_a_quadratic(spec, seed):
 @pytest.mark.parametrize(("spec", "shape", "block"), CASES)
 @pytest.mark.parametrize("scale_grad", [True, False])
 def test_gradient_is_that_of_central_differences(spec, shape, block, scale_grad):
-    """To 1e-8, in both scale modes: with the scale frozen the neighbours stay where they are, else they move."""
+    """To 1e-8, in both scale modes: with the scale frozen the neighbours stay as they are, else they move."""
     quantizer, grid, w, g = case(spec, shape, block, seed=1)
     value, gradient = evaluate(w, g, quantizer, scale_grad)
     assert value == pytest.approx(grids.penalty(w, g, grid, block), rel=1e-13)
@@ -114,7 +114,7 @@ def test_gradient_is_that_of_central_differences(spec, shape, block, scale_grad)
 
 
 def test_scale_part_is_the_formula_of_the_paper_notes_for_integers():
-    """methods.md A2: sign(w_max)/q * sum 1/2 g [(2f+1) w - 2 s f (f+1)], f = floor(w/s), on 32 INT4 weights."""
+    """sign(w_max)/q * sum 1/2 g [(2f+1) w - 2 s f (f+1)], f = floor(w/s), on 32 INT4 weights (A2, H4)."""
     quantizer, _, w, g = case("int4_g32", (1, 32), 32, seed=3)
     _, through = evaluate(w, g, quantizer, scale_grad=True)
     _, frozen = evaluate(w, g, quantizer, scale_grad=False)

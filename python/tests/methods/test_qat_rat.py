@@ -5,6 +5,7 @@ undo it.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import grids
 import numpy as np
@@ -106,7 +107,7 @@ def test_qat_multiplies_by_the_cast_weight_and_passes_its_gradient(net):
     reference.load_state_dict(net.state_dict())
     with torch.no_grad():
         for name in ("up", "down"):
-            w = reference.get_submodule(name).weight
+            w = reference.get_parameter(f"{name}.weight")
             w.copy_(torch.from_numpy(grids.nearest(w.double().numpy(), grids.GRIDS["int4"], 32)))
     reference(TOKENS).square().mean().backward()
     for (name, p), (_, r) in zip(net.named_parameters(), reference.named_parameters(), strict=True):
@@ -196,7 +197,9 @@ def test_a_model_that_learns_under_every_method(net):
     for name in methods.names():
         model = copy.deepcopy(net)
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-        options = {"curvature": methods.AdamSecondMoment(optimizer, n_eff=12)} if name == "lotion" else {}
+        options: dict[str, Any] = (
+            {"curvature": methods.AdamSecondMoment(optimizer, n_eff=12)} if name == "lotion" else {}
+        )
         method = methods.get(name)(model, "int4_g32", **options)
         losses = []
         for step in range(40):
