@@ -36,6 +36,8 @@ from torch.nn import functional as F
 from dither.nn import ops
 from dither.quantizer import Quantizer
 
+_CHUNK = 1 << 17  # elements worked on at a time, so that the intermediate results stay in the cache
+
 
 def penalty_and_gradient(
     weight: Tensor, curvature: Tensor, quantizer: Quantizer, *, scale_grad: bool
@@ -47,28 +49,42 @@ def penalty_and_gradient(
     """
     with torch.no_grad():
         compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        w = weight.detach().to(compute)
-        half_g = curvature.detach().to(compute) * 0.5
+        w = weight.detach().to(compute).contiguous()
         lo, hi = ops.neighbours(w, quantizer, axis=-1)
-        below, above = w - lo, hi - w
+        gradient = torch.empty_like(w)
+        width = w.numel() if quantizer.block == "tensor" else w.shape[-1]
+        rows = max(1, _CHUNK // width)
+        parts = [
+            t.reshape(-1, width).split(rows) for t in (w, curvature.detach().to(compute), lo, hi, gradient)
+        ]
+        penalty = torch.zeros((), dtype=compute, device=w.device)
+        for w_part, g_part, lo_part, hi_part, out in zip(*parts, strict=True):
+            penalty += _part(w_part, g_part, lo_part, hi_part, out, quantizer, scale_grad)
+        return penalty.mul_(0.5), gradient.mul_(0.5)
 
-        magnitude = _blocks(w.abs(), quantizer)
-        amax = magnitude.amax(-1, keepdim=True)
-        is_max = magnitude == amax
-        if quantizer.scale_format == "fp32":
-            on_lattice = _unblock(is_max, w, quantizer)
-            below.masked_fill_(on_lattice, 0.0)
-            above.masked_fill_(on_lattice, 0.0)
 
-        penalty = (half_g * below * above).sum()
-        gradient = (above - below).mul_(half_g)
-        if scale_grad:
-            through_scale = hi.mul_(below).sub_(lo.mul_(above)).mul_(half_g)
-            block_sum = _blocks(through_scale, quantizer).sum(-1, keepdim=True)
-            share = block_sum / (amax * is_max.sum(-1, keepdim=True))
-            share.masked_fill_(amax == 0, 0.0)
-            gradient += _unblock(share * is_max, w, quantizer).mul_(w.sign())
-        return penalty, gradient
+def _part(
+    w: Tensor, g: Tensor, lo: Tensor, hi: Tensor, out: Tensor, quantizer: Quantizer, scale_grad: bool
+) -> Tensor:
+    """2R of some rows, and its gradient into `out`; overwrites lo and hi. Whole blocks lie in a row."""
+    below, above = w - lo, hi - w
+    magnitude = _blocks(w.abs(), quantizer)
+    amax = magnitude.amax(-1, keepdim=True)
+    is_max = magnitude == amax
+    if quantizer.scale_format == "fp32":
+        on_grid = _unblock(is_max, w)
+        below.masked_fill_(on_grid, 0.0)
+        above.masked_fill_(on_grid, 0.0)
+    below.mul_(g)
+    penalty = (below * above).sum()
+    above.mul_(g)
+    torch.sub(above, below, out=out)
+    if scale_grad:
+        through_scale = _blocks(hi.mul_(below).sub_(lo.mul_(above)), quantizer).sum(-1, keepdim=True)
+        share = through_scale / (amax * is_max.sum(-1, keepdim=True))
+        share.masked_fill_(amax == 0, 0.0)
+        out += _unblock(share * is_max, w).mul_(w.sign())
+    return penalty
 
 
 class Penalty(torch.autograd.Function):
@@ -91,19 +107,12 @@ class Penalty(torch.autograd.Function):
 
 
 def _blocks(x: Tensor, quantizer: Quantizer) -> Tensor:
-    """View `x` as [..., blocks, block]; a ragged last block is filled with zeros, which change no maximum and
-    no sum.
-    """
-    if quantizer.block == "tensor":
-        return x.reshape(1, -1)
-    if quantizer.block == "row":
-        return x
-    size = int(quantizer.block)  # type: ignore[arg-type]
-    return F.pad(x, (0, -x.shape[-1] % size)).unflatten(-1, (-1, size))
+    """View rows as (rows, blocks, block); a ragged last block is filled with zeros: no maximum or sum changes."""
+    if not isinstance(quantizer.block, int):
+        return x.unsqueeze(-2)
+    return F.pad(x, (0, -x.shape[-1] % quantizer.block)).unflatten(-1, (-1, quantizer.block))
 
 
-def _unblock(blocks: Tensor, like: Tensor, quantizer: Quantizer) -> Tensor:
+def _unblock(blocks: Tensor, like: Tensor) -> Tensor:
     """The inverse of `_blocks`: back to the shape of `like`, without the filling."""
-    if quantizer.block in ("tensor", "row"):
-        return blocks.reshape(like.shape)
     return blocks.flatten(-2)[..., : like.shape[-1]]

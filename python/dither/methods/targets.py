@@ -35,6 +35,8 @@ def find_targets(
     them is exempt or of another kind. Raises UserError for an unknown kind, a glob that matches nothing, or
     where nothing is left.
     """
+    sites = (sites,) if isinstance(sites, str) else tuple(sites)
+    exempt = (exempt,) if isinstance(exempt, str) else tuple(exempt)
     for site in sites:
         if site not in WEIGHT_SITES:
             raise UserError(

@@ -266,6 +266,24 @@ def test_a_quantized_scale_has_the_proportional_derivative(spec):
     assert ((through != frozen).view(2, -1, size).sum(-1) == 1).all()
 
 
+@pytest.mark.parametrize(("spec", "shape", "block"), CASES)
+def test_the_result_does_not_depend_on_the_chunk(monkeypatch, spec, shape, block):
+    quantizer, _, w, g = case(spec, shape, block, seed=11)
+    value, gradient = evaluate(w, g, quantizer)
+    monkeypatch.setattr("dither.methods.noise._CHUNK", 1)
+    small_value, small_gradient = evaluate(w, g, quantizer)
+    assert small_value == pytest.approx(value, rel=1e-14)
+    np.testing.assert_array_equal(small_gradient, gradient)
+
+
+def test_strided_weights_are_accepted():
+    w = torch.randn(64, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).T
+    g = torch.rand(6, 64, dtype=torch.float64)
+    _, strided = penalty_and_gradient(w, g, Quantizer("int4_g32"), scale_grad=True)
+    _, contiguous = penalty_and_gradient(w.contiguous(), g, Quantizer("int4_g32"), scale_grad=True)
+    assert strided.shape == w.shape and torch.equal(strided, contiguous)
+
+
 def test_autograd_gives_the_analytic_gradient_scaled():
     quantizer, _, w, g = case("int4_g32", (3, 64), 32, seed=9)
     weight = torch.from_numpy(w).requires_grad_()
