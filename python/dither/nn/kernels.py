@@ -1,7 +1,9 @@
-"""Custom ops `dither::*` for CPU tensors: how torch calls the Rust kernels, traces them and differentiates through them.
+"""Custom ops `dither::*` for CPU tensors: how torch calls the Rust kernels, traces them and differentiates
+through them.
 
-An op names its quantizer by its print, since operators take strings and not Python objects; parsing is remembered.
-`rng` is the int64 tensor [seed, stream], so that a compiled graph reads the position of a run as data.
+An op names its quantizer by its print, since operators take strings and not Python objects; parsing is
+remembered. `rng` is the int64 tensor [seed, stream], so that a compiled graph reads the position of a run as
+data.
 """
 
 from __future__ import annotations
@@ -28,8 +30,26 @@ WORDS = {
 _CODES = {"u8": torch.uint8, "u16": torch.uint16, "u32": torch.uint32}
 _UNSIGNED = (1 << 64) - 1
 
-parse = lru_cache(maxsize=1024)(Quantizer)
-"""The quantizer that a print names."""
+_parse = lru_cache(maxsize=1024)(Quantizer)
+
+
+@torch.compiler.assume_constant_result
+def parse(spec: str) -> Quantizer:
+    """The quantizer that a print names; a constant to torch.compile, which cannot trace the parsing."""
+    return _parse(spec)
+
+
+@torch.compiler.assume_constant_result
+def spec_of(q: Quantizer) -> str:
+    """The print of a quantizer, which is what ops take."""
+    return str(q)
+
+
+@torch.compiler.assume_constant_result
+def warn_inexact(spec: str, word: str) -> None:
+    """arrays.warn_inexact; in a traced graph once, when it is traced."""
+    arrays.warn_inexact(_parse(spec), word)
+
 
 _LIBRARY = torch.library.Library("dither", "DEF")
 _TAGS = (torch.Tag.pt2_compliant_tag,)
@@ -83,7 +103,7 @@ def _fake_quant(
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     out = torch.empty(x.shape, dtype=out_dtype or x.dtype)
-    fake_quant_into(x, out, parse(q), arrays.check_axis(axis, x.dim()), rng, offset, random)
+    fake_quant_into(x, out, _parse(q), arrays.check_axis(axis, x.dim()), rng, offset, random)
     return out
 
 
@@ -112,7 +132,7 @@ def neighbour_dtype(q: Quantizer, dtype: torch.dtype) -> torch.dtype:
 
 @torch.library.impl(_LIBRARY, "neighbours", "CPU")
 def _neighbours(x: Tensor, q: str, axis: int = -1) -> tuple[Tensor, Tensor]:
-    quantizer = parse(q)
+    quantizer = _parse(q)
     lo, hi = (torch.empty(x.shape, dtype=neighbour_dtype(quantizer, x.dtype)) for _ in range(2))
     if x.numel():
         axis = arrays.check_axis(axis, x.dim())
@@ -122,7 +142,7 @@ def _neighbours(x: Tensor, q: str, axis: int = -1) -> tuple[Tensor, Tensor]:
 
 @torch.library.register_fake("dither::neighbours", lib=_LIBRARY)
 def _(x, q, axis=-1):
-    dtype = neighbour_dtype(parse(q), x.dtype)
+    dtype = neighbour_dtype(_parse(q), x.dtype)
     return x.new_empty(x.shape, dtype=dtype), x.new_empty(x.shape, dtype=dtype)
 
 
@@ -130,7 +150,7 @@ def _(x, q, axis=-1):
 def _encode(
     x: Tensor, q: str, rng: Tensor | None = None, offset: int = 0, random: Tensor | None = None
 ) -> Tensor:
-    quantizer = parse(q)
+    quantizer = _parse(q)
     codes = torch.empty(x.shape, dtype=_CODES[arrays.code_dtype(quantizer.format)])
     if x.numel():
         arrays.run_encode(quantizer, buffer(x.contiguous()), buffer(codes), draws(rng, offset, random))
@@ -139,7 +159,7 @@ def _encode(
 
 @torch.library.register_fake("dither::encode", lib=_LIBRARY)
 def _(x, q, rng=None, offset=0, random=None):
-    return x.new_empty(x.shape, dtype=_CODES[arrays.code_dtype(parse(q).format)])
+    return x.new_empty(x.shape, dtype=_CODES[arrays.code_dtype(_parse(q).format)])
 
 
 @torch.library.impl(_LIBRARY, "decode", "CPU")
@@ -155,9 +175,3 @@ def _decode(codes: Tensor, fmt: str) -> Tensor:
 @torch.library.register_fake("dither::decode", lib=_LIBRARY)
 def _(codes, fmt):
     return codes.new_empty(codes.shape, dtype=torch.float32)
-
-
-@torch.compiler.assume_constant_result
-def warn_inexact(q: Quantizer, word: str) -> None:
-    """arrays.warn_inexact, once at compile time in a traced graph."""
-    arrays.warn_inexact(q, word)

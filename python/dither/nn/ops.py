@@ -1,17 +1,16 @@
-"""The torch face of the numbers: the public functions of `dither` on tensors, with the same arguments and errors.
+"""The torch face of the numbers: the functions of `dither` on tensors, with the same arguments and errors.
 
-CPU tensors go through custom ops (kernels.py: fake kernels, straight-through gradient, opaque to Inductor) to the
-Rust kernels, which read and write the tensors' own memory: contiguous input is read in place, any other is copied
-once. Tensors on other devices go to the pure-torch twin; encode, decode and error_stats take the way over the CPU.
-Results are contiguous.
+CPU tensors go through custom ops (kernels.py: fake kernels, straight-through gradient, opaque to Inductor) to
+the Rust kernels, which read and write the tensors' own memory: contiguous input is read in place, any other
+is copied once. Tensors on other devices go to the pure-torch twin; encode, decode and error_stats take the
+way over the CPU. Results are contiguous.
 
-Where a function takes `seed` and `stream`, `rng` can stand for both: the int64 tensor [seed, stream]. A compiled
-graph then takes the position as data and is not compiled again when it changes.
+Where a function takes `seed` and `stream`, `rng` can stand for both: the int64 tensor [seed, stream]. A
+compiled graph then takes the position as data and is not compiled again when it changes.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -61,9 +60,10 @@ def apply(
     return _Twin.apply(x, spec, axis, rng, offset, random, out_dtype)
 
 
-@lru_cache(maxsize=1024)
-def _resolve(q: Quantizer | str) -> Quantizer:
-    return q if isinstance(q, Quantizer) else Quantizer(q)
+def _named(q: Quantizer | str) -> tuple[str, Quantizer]:
+    """A quantizer and its print."""
+    spec = kernels.spec_of(q) if isinstance(q, Quantizer) else q
+    return spec, kernels.parse(spec)
 
 
 def _check_input(x: Any) -> str:
@@ -73,7 +73,8 @@ def _check_input(x: Any) -> str:
     word = WORDS.get(x.dtype)
     if word not in _FLOATS:
         raise TypeError(
-            f"float32, float64, float16 and bfloat16 tensors can be quantized, not {x.dtype}; convert with x.float()"
+            f"float32, float64, float16 and bfloat16 tensors can be quantized, not {x.dtype}; "
+            "convert with x.float()"
         )
     return word
 
@@ -93,7 +94,9 @@ def _check_draws(
             )
         wide = given.to(torch.int64)
         if wide.numel() and not (0 <= int(wide.min()) and int(wide.max()) < 1 << q.bits):
-            raise UserError(f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads")
+            raise UserError(
+                f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads"
+            )
         return None, 0, wide.to(x.device)
     if rng is not None:
         if rng.shape != (2,) or rng.dtype != torch.int64:
@@ -102,14 +105,16 @@ def _check_draws(
             )
         return rng, offset, None
     if seed is None:
-        raise UserError("stochastic rounding needs seed= (its bits are addressed, not drawn), rng= or random=")
+        raise UserError(
+            "stochastic rounding needs seed= (its bits are addressed, not drawn), rng= or random="
+        )
     seed, stream, offset = arrays.check_address(seed, stream, offset)
     return torch.tensor([signed(seed), signed(stream)], dtype=torch.int64), offset, None
 
 
 def _dtype(word_or_dtype: Any) -> torch.dtype:
-    dtype = _DTYPES.get(word_or_dtype, word_or_dtype) if isinstance(word_or_dtype, str) else word_or_dtype
-    if WORDS.get(dtype) not in _FLOATS:
+    dtype = _DTYPES.get(word_or_dtype) if isinstance(word_or_dtype, str) else word_or_dtype
+    if dtype is None or WORDS.get(dtype) not in _FLOATS:
         raise TypeError(f"out_dtype is one of fp32, fp64, fp16 and bf16, not {word_or_dtype}")
     return dtype
 
@@ -150,20 +155,21 @@ def fake_quant(
 ) -> Tensor:
     """`dither.fake_quant` on a tensor. The gradient of `x` is that of the result (straight-through).
 
-    Returns a contiguous tensor of x's shape, on its device, in `out_dtype` (default: x's dtype), or `out`, filled.
+    Returns a contiguous tensor of x's shape, on its device, in `out_dtype` (default: x's dtype), or `out`,
+    filled.
     """
-    q = _resolve(q)
+    spec, q = _named(q)
     word = _check_input(x)
     axis = arrays.check_axis(axis, x.dim())
     dtype = x.dtype if out_dtype is None else _dtype(out_dtype)
     rng, offset, random = _check_draws(q, x, seed, stream, offset, random, rng)
     if out is None:
-        kernels.warn_inexact(q, WORDS.get(dtype, word))
-        return apply(x, str(q), axis, rng, dtype, offset, random)
+        kernels.warn_inexact(spec, WORDS.get(dtype, word))
+        return apply(x, spec, axis, rng, dtype, offset, random)
     _check_out(x, out, out_dtype)
-    kernels.warn_inexact(q, WORDS[out.dtype])
+    kernels.warn_inexact(spec, WORDS[out.dtype])
     if not x.is_cpu:
-        return out.copy_(apply(x, str(q), axis, rng, out.dtype, offset, random))
+        return out.copy_(apply(x, spec, axis, rng, out.dtype, offset, random))
     kernels.fake_quant_into(x.detach(), out, q, axis, rng, offset, random)
     return out
 
@@ -227,11 +233,11 @@ def decode(codes: Tensor, fmt: str | Format) -> Tensor:
 
 def neighbours(x: Tensor, q: Quantizer | str, axis: int = -1) -> tuple[Tensor, Tensor]:
     """`dither.neighbours` on a tensor; constants to autograd."""
-    q = _resolve(q)
+    spec, q = _named(q)
     _check_input(x)
     axis = arrays.check_axis(axis, x.dim())
     if x.is_cpu:
-        return torch.ops.dither.neighbours.default(x.detach(), str(q), axis)
+        return torch.ops.dither.neighbours.default(x.detach(), spec, axis)
     return twin.neighbours(x.detach(), q, axis, out_dtype=kernels.neighbour_dtype(q, x.dtype))
 
 
@@ -248,7 +254,7 @@ def error_stats(
     rng: Tensor | None = None,
 ) -> dict[str, Any]:
     """`dither.error_stats` on a tensor."""
-    q = _resolve(q)
+    _, q = _named(q)
     _check_input(x)
     axis = arrays.check_axis(axis, x.dim())
     if not x.numel():

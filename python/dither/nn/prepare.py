@@ -15,11 +15,14 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
+from dither import arrays
 from dither.errors import UserError
+from dither.nn.kernels import WORDS
 from dither.nn.layers import COUNTERPARTS, Quantized, counterpart, plain_base
 from dither.nn.products import operands_of
 from dither.nn.recipe import SITES, Recipe
 from dither.nn.streams import OPERANDS, SECOND_PRODUCT, signed, stream
+from dither.quantizer import Quantizer
 
 HEAD_NAMES = ("head", "lm_head", "output")
 
@@ -113,6 +116,7 @@ def prepare_(
     for module, site in chosen:
         if site.kind == "embedding" and module.max_norm is not None:
             raise UserError(f"{site.name!r} renormalises its weight in place (max_norm); exempt it")
+    _warn_of_inexact(chosen)
     streams = {site.index: _streams(site, 0, 0) for _, site in chosen} if recipe.is_stochastic else {}
     _warn_of_fused(model)
     for module, site in chosen:
@@ -180,6 +184,15 @@ def matching(found: list[tuple[str, nn.Module, str]], globs: list[str]) -> set[s
             )
         covered |= names
     return covered
+
+
+def _warn_of_inexact(chosen: list[tuple[nn.Module, Site]]) -> None:
+    """Say once which quantizers lose exactness in a 16-bit model."""
+    for module, site in chosen:
+        for parameter in module.parameters(recurse=False):
+            for q in site.recipe.operands:
+                if isinstance(q, Quantizer):
+                    arrays.warn_inexact(q, WORDS[parameter.dtype])
 
 
 def _warn_of_fused(model: nn.Module) -> None:

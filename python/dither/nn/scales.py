@@ -83,14 +83,19 @@ def _second_level(q: Quantizer, absmax: Tensor, tensor_absmax: Tensor, layout: L
     input."""
     stored, top, one = _STORED[str(q.scale_format)], q.format.max, torch.ones((), device=absmax.device)
     whole = tensor_absmax.to(torch.float32)
-    encode = (one * (stored.max * top) / whole).clamp(max=_LARGEST)
+    encode = _finite(one * (stored.max * top) / whole)
     encode = torch.where((whole == 0) | (encode == 0), 1, encode)
     multiplier = encode * (one / (one * top))
-    wanted = (absmax * multiplier.to(layout.dtype)).to(torch.float32).clamp(max=_LARGEST)
+    wanted = _finite((absmax * multiplier.to(layout.dtype)).to(torch.float32))
     scale = _round_scale(wanted, q, FP32)
     decode = scale * (one / encode)
-    encode = (one / decode).clamp(max=_LARGEST)
+    encode = _finite(one / decode)
     return Factors(encode.to(layout.dtype), decode.to(layout.dtype), True, absmax == 0)
+
+
+def _finite(x: Tensor) -> Tensor:
+    """The largest number for what exceeds it or is NaN (infinity over infinity)."""
+    return torch.where(x <= _LARGEST, x, _LARGEST)
 
 
 def _round_scale(wanted: Tensor, q: Quantizer, layout: Layout) -> Tensor:
