@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dither.errors import UserError
@@ -49,10 +49,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm at one seed. `full`: full precision. `recipe`: under the arm's own recipe (None for fp32).
-    `casts`: for each quantizer the weights rounded to nearest and randomized. `status`: "done" or "diverged
-    at step N" (then without figures). `tokens_per_s` is the median over the steps, `slow_down` its ratio
-    against the first plain fp32 arm."""
+    """One arm at one seed. `full`: full precision. `own_recipe`: under the arm's own recipe (None for fp32).
+    `nearest`, `randomized`: for each quantizer of the casts. `status`: "done" or "diverged at step N" (then
+    without figures). `tokens_per_s` is the rate that one step in ten exceeds: what the arm reaches while the
+    machine does little else, so that a load that comes and goes does not decide the comparison. `slow_down`
+    is its ratio against the first plain fp32 arm."""
 
     name: str
     seed: int
@@ -169,7 +170,6 @@ def _claim(plan: Plan, config_path: Path, out: Path) -> Plan:
         with disk_errors(out, FULL_DISK):
             out.mkdir(parents=True, exist_ok=True)
             write_json(out / "plan.json", content)
-            write_text(out / "config.toml", config_path.read_text())
     elif recorded != content:
         raise UserError(
             f"{out} holds a comparison with another plan; to go on with it, give the configuration and "
@@ -178,6 +178,9 @@ def _claim(plan: Plan, config_path: Path, out: Path) -> Plan:
                 "OUT", str(out)
             )
         )
+    if not (out / "config.toml").exists():
+        with disk_errors(out, FULL_DISK):
+            write_text(out / "config.toml", config_path.read_text())
     return plan
 
 
@@ -195,12 +198,13 @@ def _run(name: str, config: RunConfig, folder: Path, tokens: Any, progress: Prog
         measure = Measure(row["loss"], row["bits_per_byte"], row.get("loss_sd"), row.get("draws"))
         measures[row["view"], row.get("cast"), row.get("rounding")] = measure
     rates = [row["tokens_per_s"] for row in records.read(folder) if row["kind"] == "train"]
+    rate = float(np.quantile(rates, 0.9))
     return ArmResult(
         **common, status="done",
         full=measures["full", None, None], own_recipe=measures.get(("recipe", None, None)),
         nearest={c: m for (_, c, how), m in measures.items() if c and how == "nearest_even"},
         randomized={c: m for (_, c, how), m in measures.items() if c and how == "stochastic"},
-        tokens_per_s=statistics.median(rates), peak_rss_mib=summary["peak_rss_mib"],
+        tokens_per_s=rate, peak_rss_mib=summary["peak_rss_mib"],
     )  # fmt: skip
 
 

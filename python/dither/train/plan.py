@@ -94,9 +94,8 @@ def load_plan(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None 
                 f"{where}: arm {arm.name!r} has its own train.seed; list seeds = [...] for all arms instead"
             )
         check_names(arm.config)
-    return Plan(
-        tuple(arms), _seeds(own.get("seeds", []), where), _pairs(own.get("differences", []), arms, where)
-    )
+    seeds = _seeds(own.get("seeds", []), where)
+    return Plan(tuple(arms), seeds, _pairs(own.get("differences", []), arms, where))
 
 
 def _seeds(value: Any, where: str) -> tuple[int, ...]:

@@ -67,9 +67,8 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._lock is not None
-        if self._made and [p.name for p in self.path.iterdir()] == [
-            LOCK
-        ]:  # nothing was begun: leave no trace
+        begun = any(p.name != LOCK for p in self.path.iterdir())
+        if self._made and not begun:  # leave no trace
             (self.path / LOCK).unlink()
             self.path.rmdir()
         os.close(self._lock)

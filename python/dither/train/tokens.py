@@ -239,7 +239,9 @@ def _pieces(
 
 def _write(folder: Path, pieces: Iterator[Piece], meta: dict[str, Any], vocab: int) -> None:
     aside = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
+    for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a killed writer
+        if leftover == aside or not _alive(int(leftover.name.rpartition("-")[2])):
+            shutil.rmtree(leftover, ignore_errors=True)
     aside.mkdir(parents=True)
     dtype = "<u2" if vocab <= 1 << 16 else "<u4"
     names = ("train", "validation", "validation_bytes")
@@ -269,6 +271,16 @@ def _write(folder: Path, pieces: Iterator[Piece], meta: dict[str, Any], vocab: i
         sync(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it belongs to somebody else, or this system does not say
+    return True
 
 
 def _open(folder: Path, say: Callable[[str], None]) -> Tokens | None:

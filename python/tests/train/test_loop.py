@@ -19,6 +19,8 @@ from dither.train.checkpoint import FOLDER
 from dither.train.records import COLUMNS
 from dither.train.tokens import open_tokens
 
+SITES = ("linear", "head", "embedding", "norm", "attention")
+
 
 def test_a_run_learns_and_its_directory_explains_it(tiny, tmp_path: Path) -> None:
     tree = tiny(
@@ -190,6 +192,20 @@ def test_errors_of_configuration_and_data_come_before_anything_is_trained(tiny, 
         train(None, tmp_path / "run", progress=Silent())
 
 
+def test_tensorboard_events_go_on_after_a_resume(tiny, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(tiny(train={"tensorboard": True}), tmp_path / "run", progress=Silent())
+    (tmp_path / "run" / "summary.json").unlink()
+    (tmp_path / "run" / FOLDER / "step-00000012.json").unlink()
+    train(None, tmp_path / "run", resume=True, progress=Silent())
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    losses = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    rows = [row for row in read(tmp_path / "run") if row["kind"] == "train"]
+    assert losses == [(row["step"], pytest.approx(row["loss"], rel=1e-6)) for row in rows]
+    assert [event.step for event in events.Scalars("validation/full")] == [12]
+
+
 def test_tensorboard_without_its_package_says_how_to_get_it(tiny, tmp_path: Path, monkeypatch) -> None:
     import sys
 
@@ -227,6 +243,7 @@ def test_the_method_and_recipe_act_on_the_training_model_and_the_evaluation_is_p
         ("fp32", {}),
         ("ptq", {"method": {"name": "ptq", "quantizer": "int4_g32"}}),
         ("mxfp4", {"recipe": {"name": "mxfp4"}}),
+        ("sites", {"recipe": {"name": "mxfp4", "sites": list(SITES)}}),
         ("qat", {"method": {"name": "qat", "quantizer": "int2_g32"}}),
         ("rat", {"method": {"name": "rat", "quantizer": "int4_g32"}}),
         ("lotion", {"method": {"name": "lotion", "quantizer": "int4_g32", "options": {"lam": 1.0}}}),
@@ -234,8 +251,8 @@ def test_the_method_and_recipe_act_on_the_training_model_and_the_evaluation_is_p
         summary = train(tiny(**sections, eval={"casts": ["int2_g32"]}), tmp_path / name, progress=Silent())
         plain[name] = {(r["view"], r.get("rounding")): r["loss"] for r in summary["final"]}
     assert plain["ptq"] == plain["fp32"]
-    fulls = [plain[name]["full", None] for name in ("fp32", "mxfp4", "qat", "rat", "lotion")]
-    assert len(set(fulls)) == 5  # each trained differently
+    fulls = [plain[name]["full", None] for name in ("fp32", "mxfp4", "sites", "qat", "rat", "lotion")]
+    assert len(set(fulls)) == 6  # each trained differently
     assert plain["mxfp4"]["recipe", None] != plain["mxfp4"]["full", None]
     assert ("recipe", None) not in plain["fp32"]
     first = {name: read(tmp_path / name)[0]["loss"] for name in plain}

@@ -18,7 +18,7 @@ from dither.train import train
 from dither.train.checkpoint import FOLDER
 
 DRIVER = Path(__file__).with_name("killed_run.py")
-PLAIN = {"eval": {"every": 5}}
+PLAIN = {"eval": {"every": 5}, "train": {"threads": 2}}
 # stochastic rounding of weights, activations and gradients, two microbatches, and a method with a state of
 # its own
 EVERYTHING = {
