@@ -20,7 +20,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup build demo test test-rust test-python test-slow lint format bench lock clean
+.PHONY: help setup build demo test test-rust test-python test-slow lint lint-rust lint-python format bench lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -59,9 +59,13 @@ test-python: build
 test-slow: build  ## what is marked slow: compilation, long exhaustive checks, whole comparisons
 	$(BIN)/pytest -m slow --benchmark-disable $(PYTEST_ARGS) python/tests
 
-lint: build  ## formatting, clippy, ruff, pyright and the import rules
+lint: lint-rust lint-python  ## formatting, clippy, ruff, pyright and the import rules (-k: all of them)
+
+lint-rust: $(STAMP)
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+lint-python: build
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
