@@ -41,9 +41,8 @@ class Method:
     """
 
     name: ClassVar[str]
-    needs_unbiased: ClassVar[bool] = (
-        False  # True where the mathematics needs E[round(w)] = w, so that clipping is refused
-    )
+    needs_unbiased: ClassVar[bool] = False
+    """Whether the mathematics needs E[round(w)] = w, so that a quantizer that clips is refused."""
 
     def __init__(
         self,

@@ -48,17 +48,17 @@ class Curvature:
 
 
 class AdamSecondMoment(Curvature):
-    """g = n_eff * v / (1 - beta2^t): Adam's bias-corrected second moment, in true-Fisher units. Costs
+    """g = n_eff * v / (1 - beta2^t): Adam's bias-corrected second moment in true-Fisher units; costs
     nothing.
 
     `optimizer`: Adam, AdamW, or any whose state holds `exp_avg_sq` and `step`. `n_eff`: examples (for a
     language model: tokens) averaged in one optimizer step's gradient, over all microbatches and ranks. Before
     a weight's first step g is zero.
 
-    v is the mean square of whatever gradient the optimizer sees, F_ii/n plus the square of the mean gradient, so
-    n_eff v is close to F where the noise dominates and too large where it does not. Clipping scales it by the square
-    of the clip factor. In the modes "loss" and "grad" the penalty's own gradient enters v, hence g: where
-    1/2 lam n_eff s sqrt(v) exceeds about 1 (s: the scale) that feedback grows; "decoupled" has none.
+    v is the mean square of whatever gradient the optimizer sees, F_ii/n plus the square of the mean gradient,
+    so n_eff v is close to F where the noise dominates and too large where it does not. Clipping scales it by
+    the square of the clip factor. In the modes "loss" and "grad" the penalty's own gradient enters v, hence
+    g: where 1/2 lam n_eff s sqrt(v) exceeds about 1 (s: the scale) that feedback grows; "decoupled" has none.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, n_eff: float) -> None:

@@ -107,7 +107,7 @@ class Penalty(torch.autograd.Function):
 
 
 def _blocks(x: Tensor, quantizer: Quantizer) -> Tensor:
-    """View rows as (rows, blocks, block); a ragged last block is filled with zeros: no maximum or sum changes."""
+    """View rows as (rows, blocks, block); zeros fill a ragged last block, neutral to maxima and sums."""
     if not isinstance(quantizer.block, int):
         return x.unsqueeze(-2)
     return F.pad(x, (0, -x.shape[-1] % quantizer.block)).unflatten(-1, (-1, quantizer.block))
