@@ -1,118 +1,118 @@
-//! Whole blocks in cache: absmax, scale, elements. In place on fp32.
+//! Whole blocks in cache: absmax, scale, elements. From fp32 to fp32.
 
-use crate::element::{self, STOCHASTIC};
+use crate::element::{self, STOCHASTIC, TOWARD_ZERO};
 use crate::job::{Fast, Job};
 use crate::simd::dispatch;
 
 const MAGNITUDE: u32 = 0x7fff_ffff;
 
 /// Blocks of neighbours in a contiguous run; the last one may be short.
-pub fn contiguous(data: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
+pub fn contiguous(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
     match job.mode {
-        element::NEAREST_EVEN => run_contiguous::<{ element::NEAREST_EVEN }>(data, block, random, job),
-        element::NEAREST_AWAY => run_contiguous::<{ element::NEAREST_AWAY }>(data, block, random, job),
-        element::TOWARD_ZERO => run_contiguous::<{ element::TOWARD_ZERO }>(data, block, random, job),
-        element::UP => run_contiguous::<{ element::UP }>(data, block, random, job),
-        element::DOWN => run_contiguous::<{ element::DOWN }>(data, block, random, job),
-        _ => run_contiguous::<STOCHASTIC>(data, block, random, job),
+        element::NEAREST_EVEN => run_contiguous::<{ element::NEAREST_EVEN }>(x, y, block, random, job),
+        element::NEAREST_AWAY => run_contiguous::<{ element::NEAREST_AWAY }>(x, y, block, random, job),
+        element::TOWARD_ZERO => run_contiguous::<{ element::TOWARD_ZERO }>(x, y, block, random, job),
+        element::UP => run_contiguous::<{ element::UP }>(x, y, block, random, job),
+        element::DOWN => run_contiguous::<{ element::DOWN }>(x, y, block, random, job),
+        _ => run_contiguous::<STOCHASTIC>(x, y, block, random, job),
     }
 }
 
-/// One block a column: `data` holds rows of `inner` elements, every column is a block.
-pub fn columns(data: &mut [f32], inner: usize, random: &[u32], job: &Job<'_>) {
+/// One block a column: `x` holds rows of `inner` elements, every column is a block.
+pub fn columns(x: &[f32], y: &mut [f32], inner: usize, random: &[u32], job: &Job<'_>) {
     match job.mode {
-        element::NEAREST_EVEN => run_columns::<{ element::NEAREST_EVEN }>(data, inner, random, job),
-        element::NEAREST_AWAY => run_columns::<{ element::NEAREST_AWAY }>(data, inner, random, job),
-        element::TOWARD_ZERO => run_columns::<{ element::TOWARD_ZERO }>(data, inner, random, job),
-        element::UP => run_columns::<{ element::UP }>(data, inner, random, job),
-        element::DOWN => run_columns::<{ element::DOWN }>(data, inner, random, job),
-        _ => run_columns::<STOCHASTIC>(data, inner, random, job),
+        element::NEAREST_EVEN => run_columns::<{ element::NEAREST_EVEN }>(x, y, inner, random, job),
+        element::NEAREST_AWAY => run_columns::<{ element::NEAREST_AWAY }>(x, y, inner, random, job),
+        element::TOWARD_ZERO => run_columns::<{ element::TOWARD_ZERO }>(x, y, inner, random, job),
+        element::UP => run_columns::<{ element::UP }>(x, y, inner, random, job),
+        element::DOWN => run_columns::<{ element::DOWN }>(x, y, inner, random, job),
+        _ => run_columns::<STOCHASTIC>(x, y, inner, random, job),
     }
 }
 
 /// A run under one known scale.
-pub fn scaled(data: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) {
+pub fn scaled(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) {
     match job.mode {
-        element::NEAREST_EVEN => run_scaled::<{ element::NEAREST_EVEN }>(data, random, scale, job),
-        element::NEAREST_AWAY => run_scaled::<{ element::NEAREST_AWAY }>(data, random, scale, job),
-        element::TOWARD_ZERO => run_scaled::<{ element::TOWARD_ZERO }>(data, random, scale, job),
-        element::UP => run_scaled::<{ element::UP }>(data, random, scale, job),
-        element::DOWN => run_scaled::<{ element::DOWN }>(data, random, scale, job),
-        _ => run_scaled::<STOCHASTIC>(data, random, scale, job),
+        element::NEAREST_EVEN => run_scaled::<{ element::NEAREST_EVEN }>(x, y, random, scale, job),
+        element::NEAREST_AWAY => run_scaled::<{ element::NEAREST_AWAY }>(x, y, random, scale, job),
+        element::TOWARD_ZERO => run_scaled::<{ element::TOWARD_ZERO }>(x, y, random, scale, job),
+        element::UP => run_scaled::<{ element::UP }>(x, y, random, scale, job),
+        element::DOWN => run_scaled::<{ element::DOWN }>(x, y, random, scale, job),
+        _ => run_scaled::<STOCHASTIC>(x, y, random, scale, job),
     }
 }
 
-dispatch! { fn run_contiguous<const M: u8>(data: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) = contiguous_body; }
-dispatch! { fn run_columns<const M: u8>(data: &mut [f32], inner: usize, random: &[u32], job: &Job<'_>) = columns_body; }
-dispatch! { fn run_scaled<const M: u8>(data: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) = apply; }
+dispatch! { fn run_contiguous<const M: u8>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) = contiguous_body; }
+dispatch! { fn run_columns<const M: u8>(x: &[f32], y: &mut [f32], inner: usize, random: &[u32], job: &Job<'_>) = columns_body; }
+dispatch! { fn run_scaled<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) = apply; }
 
 #[inline(always)]
-fn contiguous_body<const M: u8>(data: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
+fn contiguous_body<const M: u8>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
     match block {
         // Known lengths let the compiler unroll and keep a block in registers.
-        32 => fixed::<M, 32>(data, random, job),
-        16 => fixed::<M, 16>(data, random, job),
-        _ => ragged::<M>(data, block, random, job),
+        32 => fixed::<M, 32>(x, y, random, job),
+        16 => fixed::<M, 16>(x, y, random, job),
+        _ => ragged::<M>(x, y, block, random, job),
     }
 }
 
 #[inline(always)]
-fn fixed<const M: u8, const B: usize>(data: &mut [f32], random: &[u32], job: &Job<'_>) {
-    let (blocks, rest) = data.as_chunks_mut::<B>();
-    let done = blocks.len() * B;
+fn fixed<const M: u8, const B: usize>(x: &[f32], y: &mut [f32], random: &[u32], job: &Job<'_>) {
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<B>(), y.as_chunks_mut::<B>());
+    let done = x.len() * B;
     if M == STOCHASTIC {
-        for (x, r) in blocks.iter_mut().zip(random.as_chunks::<B>().0) {
-            one::<M>(x, r, job);
+        for ((x, y), r) in x.iter().zip(y).zip(random.as_chunks::<B>().0) {
+            one::<M>(x, y, r, job);
         }
-        ragged::<M>(rest, B, &random[done..], job);
+        ragged::<M>(x_rest, y_rest, B, &random[done..], job);
     } else {
-        for x in blocks {
-            one::<M>(x, &[], job);
+        for (x, y) in x.iter().zip(y) {
+            one::<M>(x, y, &[], job);
         }
-        ragged::<M>(rest, B, &[], job);
+        ragged::<M>(x_rest, y_rest, B, &[], job);
     }
 }
 
 #[inline(always)]
-fn ragged<const M: u8>(data: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
+fn ragged<const M: u8>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
     let mut start = 0;
-    for x in data.chunks_mut(block) {
+    for (x, y) in x.chunks(block).zip(y.chunks_mut(block)) {
         let r = if M == STOCHASTIC { &random[start..start + x.len()] } else { &[] };
         start += x.len();
-        one::<M>(x, r, job);
+        one::<M>(x, y, r, job);
     }
 }
 
 #[inline(always)]
-fn one<const M: u8>(x: &mut [f32], random: &[u32], job: &Job<'_>) {
+fn one<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], job: &Job<'_>) {
     let absmax = x.iter().fold(0, |m: u32, x| m.max(x.to_bits() & MAGNITUDE));
-    apply::<M>(x, random, job.scale(absmax), job);
+    apply::<M>(x, y, random, job.scale(absmax), job);
 }
 
 #[inline(always)]
-fn apply<const M: u8>(x: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) {
+fn apply<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) {
     let shape = job.shape;
     let (emin0, max0) = job.plain_grid();
     match scale {
-        Fast::Power { emin, max } => map::<M>(x, random, |x, r| element::round::<M>(x, emin, max, shape, r)),
-        Fast::Divide { s } => map::<M>(x, random, |x, r| element::round::<M>(x / s, emin0, max0, shape, r) * s),
+        Fast::Power { emin, max } => map::<M>(x, y, random, |x, r| element::round::<M>(x, emin, max, shape, r)),
+        Fast::Divide { s } => map::<M>(x, y, random, |x, r| element::round::<M>(x / s, emin0, max0, shape, r) * s),
         Fast::Multiply { encode, decode } => {
-            map::<M>(x, random, |x, r| element::round::<M>(x * encode, emin0, max0, shape, r) * decode)
+            map::<M>(x, y, random, |x, r| element::round::<M>(x * encode, emin0, max0, shape, r) * decode)
         }
-        Fast::Zero => x.iter_mut().for_each(|x| *x = *x * 0.0 + shape.zero),
-        Fast::Exact(scale) => map::<M>(x, random, |x, r| job.exact(x, scale, r)),
+        Fast::Zero => map::<TOWARD_ZERO>(x, y, &[], |x, _| x * 0.0 + shape.zero),
+        Fast::Exact(scale) => map::<M>(x, y, random, |x, r| job.exact(x, scale, r)),
     }
 }
 
 #[inline(always)]
-fn map<const M: u8>(x: &mut [f32], random: &[u32], f: impl Fn(f32, u32) -> f32) {
+fn map<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], f: impl Fn(f32, u32) -> f32) {
     if M == STOCHASTIC {
-        for (x, r) in x.iter_mut().zip(random) {
-            *x = f(*x, *r);
+        for ((x, y), r) in x.iter().zip(y).zip(random) {
+            *y = f(*x, *r);
         }
     } else {
-        for x in x {
-            *x = f(*x, 0);
+        for (x, y) in x.iter().zip(y) {
+            *y = f(*x, 0);
         }
     }
 }
@@ -121,19 +121,27 @@ fn map<const M: u8>(x: &mut [f32], random: &[u32], f: impl Fn(f32, u32) -> f32) 
 const STRIP: usize = 64;
 
 #[inline(always)]
-fn columns_body<const M: u8>(data: &mut [f32], inner: usize, random: &[u32], job: &Job<'_>) {
+fn columns_body<const M: u8>(x: &[f32], y: &mut [f32], inner: usize, random: &[u32], job: &Job<'_>) {
     let mut from = 0;
     while from < inner {
         let width = STRIP.min(inner - from);
-        strip::<M>(data, inner, from, width, random, job);
+        strip::<M>(x, y, inner, from, width, random, job);
         from += width;
     }
 }
 
 #[inline(always)]
-fn strip<const M: u8>(data: &mut [f32], inner: usize, from: usize, width: usize, random: &[u32], job: &Job<'_>) {
+fn strip<const M: u8>(
+    x: &[f32],
+    y: &mut [f32],
+    inner: usize,
+    from: usize,
+    width: usize,
+    random: &[u32],
+    job: &Job<'_>,
+) {
     let mut absmax = [0u32; STRIP];
-    for row in data.chunks_exact(inner) {
+    for row in x.chunks_exact(inner) {
         for (m, x) in absmax.iter_mut().zip(&row[from..from + width]) {
             *m = (*m).max(x.to_bits() & MAGNITUDE);
         }
@@ -149,9 +157,10 @@ fn strip<const M: u8>(data: &mut [f32], inner: usize, from: usize, width: usize,
             Fast::Divide { s } => first[i] = s.to_bits(),
             Fast::Multiply { encode, decode } => (first[i], second[i]) = (encode.to_bits(), decode.to_bits()),
             Fast::Zero | Fast::Exact(_) => {
-                let mut values: Vec<f32> = data.iter().skip(from + i).step_by(inner).copied().collect();
+                let column: Vec<f32> = x.iter().skip(from + i).step_by(inner).copied().collect();
+                let mut values = vec![0.0; column.len()];
                 let r: Vec<u32> = random.iter().skip(from + i).step_by(inner).copied().collect();
-                apply::<M>(&mut values, &r, scale, job);
+                apply::<M>(&column, &mut values, &r, scale, job);
                 exact.push((i, values));
                 continue;
             }
@@ -162,43 +171,44 @@ fn strip<const M: u8>(data: &mut [f32], inner: usize, from: usize, width: usize,
     let (emin0, max0) = job.plain_grid();
     let value = f32::from_bits;
     match kind {
-        Fast::Divide { .. } => each::<M>(data, inner, from, width, random, |x, r, i| {
+        Fast::Divide { .. } => each::<M>(x, y, inner, from, width, random, |x, r, i| {
             let s = value(first[i]);
             element::round::<M>(x / s, emin0, max0, shape, r) * s
         }),
-        Fast::Multiply { .. } => each::<M>(data, inner, from, width, random, |x, r, i| {
+        Fast::Multiply { .. } => each::<M>(x, y, inner, from, width, random, |x, r, i| {
             element::round::<M>(x * value(first[i]), emin0, max0, shape, r) * value(second[i])
         }),
         _ => {
-            each::<M>(data, inner, from, width, random, |x, r, i| element::round::<M>(x, first[i], second[i], shape, r))
+            each::<M>(x, y, inner, from, width, random, |x, r, i| element::round::<M>(x, first[i], second[i], shape, r))
         }
     }
     for (i, values) in exact {
-        for (row, y) in values.into_iter().enumerate() {
-            data[row * inner + from + i] = y;
+        for (row, value) in values.into_iter().enumerate() {
+            y[row * inner + from + i] = value;
         }
     }
 }
 
 #[inline(always)]
 fn each<const M: u8>(
-    data: &mut [f32],
+    x: &[f32],
+    y: &mut [f32],
     inner: usize,
     from: usize,
     width: usize,
     random: &[u32],
     f: impl Fn(f32, u32, usize) -> f32,
 ) {
-    for (k, row) in data.chunks_exact_mut(inner).enumerate() {
-        let row = &mut row[from..from + width];
+    for (k, (x, y)) in x.chunks_exact(inner).zip(y.chunks_exact_mut(inner)).enumerate() {
+        let (x, y) = (&x[from..from + width], &mut y[from..from + width]);
         if M == STOCHASTIC {
             let random = &random[k * inner + from..k * inner + from + width];
-            for (i, (x, r)) in row.iter_mut().zip(random).enumerate().take(STRIP) {
-                *x = f(*x, *r, i);
+            for (i, ((x, y), r)) in x.iter().zip(y).zip(random).enumerate().take(STRIP) {
+                *y = f(*x, *r, i);
             }
         } else {
-            for (i, x) in row.iter_mut().enumerate().take(STRIP) {
-                *x = f(*x, 0, i);
+            for (i, (x, y)) in x.iter().zip(y).enumerate().take(STRIP) {
+                *y = f(*x, 0, i);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Plain casts: every element on its own, any input, every overflow mode. In place on fp32.
+//! Plain casts: every element on its own, any input, every overflow mode. From fp32 to fp32.
 
 use crate::element::{self, STOCHASTIC, Shape};
 use crate::simd::dispatch;
@@ -51,25 +51,27 @@ impl Cast {
         })
     }
 
-    pub fn apply(&self, data: &mut [f32], random: &[u32]) {
+    pub fn apply(&self, x: &[f32], y: &mut [f32], random: &[u32]) {
         if self.shape.mbits == 23 {
             // fp32 to fp32: NaN becomes the one NaN that every cast returns, infinity what the overflow mode says.
-            for x in data {
-                if x.is_nan() {
-                    *x = f32::NAN;
+            for (x, y) in x.iter().zip(y) {
+                *y = if x.is_nan() {
+                    f32::NAN
                 } else if x.is_infinite() {
-                    *x = f32::from_bits(self.infinite).copysign(*x);
-                }
+                    f32::from_bits(self.infinite).copysign(*x)
+                } else {
+                    *x
+                };
             }
             return;
         }
         match self.mode {
-            element::NEAREST_EVEN => run::<{ element::NEAREST_EVEN }>(data, random, self),
-            element::NEAREST_AWAY => run::<{ element::NEAREST_AWAY }>(data, random, self),
-            element::TOWARD_ZERO => run::<{ element::TOWARD_ZERO }>(data, random, self),
-            element::UP => run::<{ element::UP }>(data, random, self),
-            element::DOWN => run::<{ element::DOWN }>(data, random, self),
-            _ => run::<STOCHASTIC>(data, random, self),
+            element::NEAREST_EVEN => run::<{ element::NEAREST_EVEN }>(x, y, random, self),
+            element::NEAREST_AWAY => run::<{ element::NEAREST_AWAY }>(x, y, random, self),
+            element::TOWARD_ZERO => run::<{ element::TOWARD_ZERO }>(x, y, random, self),
+            element::UP => run::<{ element::UP }>(x, y, random, self),
+            element::DOWN => run::<{ element::DOWN }>(x, y, random, self),
+            _ => run::<STOCHASTIC>(x, y, random, self),
         }
     }
 }
@@ -82,15 +84,26 @@ fn overflow(f: &Format, q: &Quantizer, x: f64) -> f64 {
     }
 }
 
-dispatch! { fn run<const M: u8>(data: &mut [f32], random: &[u32], cast: &Cast) = body; }
+dispatch! { fn run<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], cast: &Cast) = body; }
 
 #[inline(always)]
-fn body<const M: u8>(data: &mut [f32], random: &[u32], cast: &Cast) {
-    match (M == STOCHASTIC, cast.wide) {
-        (true, true) => data.iter_mut().zip(random).for_each(|(x, r)| *x = one::<M, true>(*x, cast, *r)),
-        (true, false) => data.iter_mut().zip(random).for_each(|(x, r)| *x = one::<M, false>(*x, cast, *r)),
-        (false, true) => data.iter_mut().for_each(|x| *x = one::<M, true>(*x, cast, 0)),
-        (false, false) => data.iter_mut().for_each(|x| *x = one::<M, false>(*x, cast, 0)),
+fn body<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], cast: &Cast) {
+    match cast.wide {
+        true => map::<M, true>(x, y, random, cast),
+        false => map::<M, false>(x, y, random, cast),
+    }
+}
+
+#[inline(always)]
+fn map<const M: u8, const WIDE: bool>(x: &[f32], y: &mut [f32], random: &[u32], cast: &Cast) {
+    if M == STOCHASTIC {
+        for ((x, y), r) in x.iter().zip(y).zip(random) {
+            *y = one::<M, WIDE>(*x, cast, *r);
+        }
+    } else {
+        for (x, y) in x.iter().zip(y) {
+            *y = one::<M, WIDE>(*x, cast, 0);
+        }
     }
 }
 

@@ -34,7 +34,20 @@ impl Memory {
         matches!(self, Memory::F64(_))
     }
 
-    /// Copy a range into fp32, exactly (fp64 is not read this way). `out` may be that range itself.
+    /// The range itself where it is fp32 and not the memory of `output`.
+    ///
+    /// # Safety
+    /// `start..start + len` lies in the array and nobody writes it while the slice lives.
+    pub unsafe fn borrow<'a>(&self, start: usize, len: usize, output: MemoryMut) -> Option<&'a [f32]> {
+        match (self, output) {
+            (Memory::F32(x), MemoryMut::F32(y)) if std::ptr::eq(*x, y) => None,
+            // SAFETY: the caller's contract.
+            (Memory::F32(x), _) => Some(unsafe { std::slice::from_raw_parts(x.add(start), len) }),
+            _ => None,
+        }
+    }
+
+    /// Copy a range into fp32, exactly (fp64 is not read this way).
     ///
     /// # Safety
     /// `start..start + out.len()` lies in the array and nobody writes it meanwhile.
@@ -42,12 +55,7 @@ impl Memory {
         // SAFETY: the caller's contract, for every arm.
         unsafe {
             match self {
-                Memory::F32(p) => {
-                    let from = p.add(start);
-                    if from != out.as_ptr() {
-                        std::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len());
-                    }
-                }
+                Memory::F32(p) => std::ptr::copy_nonoverlapping(p.add(start), out.as_mut_ptr(), out.len()),
                 Memory::Bf16(p) => widen_bf16(std::slice::from_raw_parts(p.add(start), out.len()), out),
                 Memory::F16(p) => widen_f16(std::slice::from_raw_parts(p.add(start), out.len()), out),
                 Memory::F64(_) => unreachable!("fp64 is processed in fp64"),

@@ -69,25 +69,29 @@ pub unsafe fn fake_quant(q: &Quantizer, layout: &Layout, x: Memory, y: MemoryMut
             return;
         }
         // SAFETY: units lie in the array and are disjoint.
-        unsafe { through_f32(x, y, unit, |data| kernel.apply(&cut, data, &random)) };
+        unsafe { through_f32(x, y, unit, |x, y| kernel.apply(&cut, x, y, &random)) };
     });
 }
 
-/// Run `work` on a unit as fp32, in the output itself where that is fp32.
+/// Run `work` on a unit as fp32, between the arrays themselves where they are fp32.
 ///
 /// # Safety
 /// As for [`fake_quant`]; `unit` belongs to this thread.
-pub(crate) unsafe fn through_f32(x: Memory, y: MemoryMut, unit: Unit, work: impl FnOnce(&mut [f32])) {
-    // SAFETY: the caller's contract.
+pub(crate) unsafe fn through_f32(x: Memory, y: MemoryMut, unit: Unit, work: impl FnOnce(&[f32], &mut [f32])) {
+    // SAFETY: the caller's contract; a borrowed input range is not the output's (`borrow` refuses the same memory).
     unsafe {
-        if let Some(data) = y.f32_range(unit.start, unit.len) {
-            x.load(unit.start, data);
-            work(data);
+        let mut loaded = Vec::new();
+        let input = x.borrow(unit.start, unit.len, y).unwrap_or_else(|| {
+            loaded.resize(unit.len, 0.0);
+            x.load(unit.start, &mut loaded);
+            &loaded
+        });
+        if let Some(output) = y.f32_range(unit.start, unit.len) {
+            work(input, output);
         } else {
-            let mut data = vec![0f32; unit.len];
-            x.load(unit.start, &mut data);
-            work(&mut data);
-            y.store(unit.start, &data);
+            let mut output = vec![0f32; unit.len];
+            work(input, &mut output);
+            y.store(unit.start, &output);
         }
     }
 }
@@ -116,12 +120,12 @@ impl<'a> Kernel<'a> {
         }
     }
 
-    pub fn apply(&self, cut: &Cut, data: &mut [f32], random: &[u32]) {
+    pub fn apply(&self, cut: &Cut, x: &[f32], y: &mut [f32], random: &[u32]) {
         match self {
-            Kernel::Cast(cast) => cast.apply(data, random),
-            Kernel::Scaled(job, scale) => block::scaled(data, random, *scale, job),
-            Kernel::Blocks(job) if cut.inner() == 1 => block::contiguous(data, cut.block, random, job),
-            Kernel::Blocks(job) => block::columns(data, cut.inner(), random, job),
+            Kernel::Cast(cast) => cast.apply(x, y, random),
+            Kernel::Scaled(job, scale) => block::scaled(x, y, random, *scale, job),
+            Kernel::Blocks(job) if cut.inner() == 1 => block::contiguous(x, y, cut.block, random, job),
+            Kernel::Blocks(job) => block::columns(x, y, cut.inner(), random, job),
         }
     }
 }

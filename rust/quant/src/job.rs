@@ -41,14 +41,23 @@ pub struct Job<'a> {
     /// The rounding as the kernels' constant.
     pub mode: u8,
     tensor: Option<TensorScale>,
-    /// Random bits an element, as asked for.
-    n: u32,
     /// The unshifted grid, for scales that divide.
     grid: Option<Grid>,
     /// The grid of 8-bit float scales.
     scale_grid: Option<Grid>,
-    /// Smallest 23-bit fraction of the absmax that raises a power-of-two scale.
+    power: Power,
+}
+
+/// What a power-of-two scale needs, worked out once.
+struct Power {
+    /// Smallest 23-bit fraction of the absmax that raises the scale.
     carry: u32,
+    /// Absmax exponent fields for which all grid constants stay within fp32 (empty where none do).
+    first: u32,
+    last: u32,
+    /// Added to the bits of `2^(field of the scale's top)`: the smallest normal's, and the maximum's.
+    emin: u32,
+    max: u32,
 }
 
 impl<'a> Job<'a> {
@@ -76,11 +85,10 @@ impl<'a> Job<'a> {
                 zero: if f.has_neg_zero() { -0.0 } else { 0.0 },
             },
             mode,
-            n,
             tensor,
             grid: Grid::new(f).filter(|_| n <= element::MAX_FAST_BITS),
             scale_grid,
-            carry: carry(f, quantizer.scaling.as_ref().map(|s| s.rule)),
+            power: Power::new(f, quantizer.scaling.as_ref().map(|s| s.rule), n),
         }
     }
 
@@ -97,23 +105,13 @@ impl<'a> Job<'a> {
 
     #[inline(always)]
     fn power(&self, absmax: u32) -> Fast {
-        let f = &self.quantizer.format;
+        let p = &self.power;
         let field = absmax >> 23;
-        let raised = (field + u32::from(absmax & 0x007f_ffff >= self.carry)) as i32;
-        let (emin, shift) = (raised + f.emin - f.emax(), raised - 127 - f.emax());
-        let fits = f.signed
-            && (1..=254).contains(&field)
-            && (1..=254).contains(&raised)
-            && f.mbits <= 20
-            && self.n <= element::MAX_FAST_BITS
-            && emin - f.mbits as i32 >= 1
-            && emin.max(raised) + 23 - f.mbits as i32 <= 254
-            && (-127..=127).contains(&shift);
-        if !fits {
+        if field < p.first || field > p.last {
             return self.by_truth(absmax);
         }
-        let max = (f.max as f32).to_bits().wrapping_add((shift as u32) << 23);
-        Fast::Power { emin: (emin as u32) << 23, max }
+        let top = (field + u32::from(absmax & 0x007f_ffff >= p.carry)) << 23;
+        Fast::Power { emin: top.wrapping_add(p.emin), max: top.wrapping_add(p.max) }
     }
 
     /// A scale stored as an 8-bit float, rounded by the element kernel on the scale's own grid.
@@ -165,6 +163,29 @@ impl<'a> Job<'a> {
     #[inline(never)]
     pub fn exact(&self, x: f32, scale: Scale, random: u32) -> f32 {
         self.quantizer.fake_quant(x, scale, random)
+    }
+}
+
+impl Power {
+    fn new(f: &Format, rule: Option<ScaleRule>, n: u32) -> Power {
+        let (emin, emax, mbits) = (f.emin, f.emax(), f.mbits as i32);
+        let fits = |field: i32| {
+            // The scale may be raised by one: both possibilities must fit.
+            [field, field + 1].iter().all(|top| {
+                let (emin, shift) = (top + emin - emax, top - 127 - emax);
+                *top <= 254 && emin - mbits >= 1 && emin.max(*top) + 23 - mbits <= 254 && (-127..=127).contains(&shift)
+            })
+        };
+        let usable = f.signed && mbits <= 20 && n <= element::MAX_FAST_BITS;
+        let range: Vec<i32> = (1..=254).filter(|field| usable && fits(*field)).collect();
+        let power = |e: i32| (e as u32) << 23;
+        Power {
+            carry: carry(f, rule),
+            first: range.first().map_or(255, |e| *e as u32),
+            last: range.last().map_or(0, |e| *e as u32),
+            emin: power(emin - emax),
+            max: (f.max as f32).to_bits().wrapping_sub(power(emax + 127)),
+        }
     }
 }
 

@@ -101,9 +101,10 @@ pub unsafe fn stats(
         unsafe { x.load_f64(unit.start, &mut before) };
         let mut after = vec![0f32; unit.len];
         if !x.is_f64() {
+            let mut narrow = vec![0f32; unit.len];
             // SAFETY: as above.
-            unsafe { x.load(unit.start, &mut after) };
-            kernel.apply(&cut, &mut after, &random);
+            unsafe { x.load(unit.start, &mut narrow) };
+            kernel.apply(&cut, &narrow, &mut after, &random);
         }
         let mut blocks = Vec::new();
         for_each_block(&cut, unit.len, |positions| {
