@@ -75,7 +75,8 @@ fn decode(py: Python<'_>, format: &str, len: usize, code: Array<'_>, y: Array<'_
     Ok(())
 }
 
-type Stats<'py> = (Bound<'py, PyDict>, Option<Vec<Bound<'py, PyDict>>>);
+/// Sums over the array and, if asked for, over each block.
+type Sums<'py> = (Bound<'py, PyDict>, Option<Vec<Bound<'py, PyDict>>>);
 
 /// Sums over the array and, if asked for, a list of sums, one a block.
 #[pyfunction]
@@ -87,7 +88,7 @@ fn stats<'py>(
     random: Option<Random>,
     per_block: bool,
     threads: usize,
-) -> PyResult<Stats<'py>> {
+) -> PyResult<Sums<'py>> {
     let (layout, x) = (memory::layout(shape), memory::input(x.0, x.1)?);
     let mut blocks = Vec::new();
     // SAFETY: as in fake_quant.
