@@ -131,6 +131,8 @@ def load(
     """Read, override and check a configuration (a TOML path, or the dict it would give)."""
     where = "the configuration" if isinstance(source, Mapping) else os.fspath(source)
     tree = dict(source) if isinstance(source, Mapping) else read_toml(source)
+    if "arm" in tree:
+        raise UserError(f"{where} lists the arms of a comparison; run it with `dither compare`")
     return from_dict(apply_overrides(tree, overrides or {}), where)
 
 

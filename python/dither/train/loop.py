@@ -133,6 +133,11 @@ class Run:
         self.board = TensorBoard(self.path, self.step) if settings.tensorboard else None
         self.saved = self.step if loaded else None
         self.begun = time.perf_counter()
+        if 0 < settings.steps <= settings.warmup:
+            self.progress.say(
+                f"train.warmup = {settings.warmup} outlasts the {settings.steps} steps: "
+                f"the learning rate stays below train.lr = {settings.lr:g}"
+            )
         self.progress.start(self.path.name, settings.steps, self.step)
         try:
             while self.step < settings.steps:
@@ -257,8 +262,7 @@ class Run:
             else "no checkpoint was written before it"
         )
         raise DivergedError(
-            f"{self.path}: {what} at step {step}; {kept}. Lower train.lr, raise train.warmup, lower "
-            "train.clip, "
-            "or use a wider format",
+            f"{self.path}: {what} at step {step}; {kept}. Lower train.lr, raise train.warmup, clip harder "
+            f"(train.clip is {self.config.train.clip:g}), or use a wider format",
             step,
         )

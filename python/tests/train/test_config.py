@@ -74,6 +74,10 @@ def test_overrides_win_and_strings_of_the_command_line_are_converted(tmp_path: P
 def test_a_missing_or_malformed_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere.toml: no such file"):
         load(tmp_path / "nowhere.toml")
+    comparison = tmp_path / "arms.toml"
+    comparison.write_text('[[arm]]\nname = "a"')
+    with pytest.raises(UserError, match=r"run it with `dither compare`"):
+        load(comparison)
     bad = tmp_path / "bad.toml"
     bad.write_text("[train\nsteps = 3")
     with pytest.raises(UserError, match=r"bad.toml is not valid TOML.*line 1"):

@@ -111,6 +111,12 @@ def test_a_diverging_learning_rate_is_reported(tiny, tmp_path: Path) -> None:
         train(tiny(train={"lr": 1e30, "clip": 0, "warmup": 0}), tmp_path / "run", progress=Silent())
 
 
+def test_a_warm_up_that_outlasts_the_run_is_said(tiny, tmp_path: Path) -> None:
+    said = Silent()
+    train(tiny(train={"steps": 2}), tmp_path / "run", progress=said)
+    assert any("the learning rate stays below train.lr" in line for line in said.lines)
+
+
 def test_a_used_directory_is_never_written_to(tiny, tmp_path: Path) -> None:
     train(tiny(), tmp_path / "run", progress=Silent())
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
