@@ -66,7 +66,7 @@ def quantized(
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype in which autocast wants products of `x`, or None outside autocast."""
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+    if x.dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return None
 

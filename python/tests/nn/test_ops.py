@@ -75,6 +75,30 @@ def test_gradient_passes_straight_through():
     assert x.grad.dtype == torch.bfloat16 and torch.equal(x.grad, g.bfloat16())
 
 
+@pytest.mark.parametrize("spec", ["mxfp8_e4m3", "mxfp4:rounding=stochastic"])
+def test_the_way_of_other_devices(spec):
+    """What tensors elsewhere go through, run on the CPU: same values, same gradient, whole under compile."""
+    x = gaussian((4, 64), torch.float32, 0).requires_grad_()
+    g = gaussian((4, 64), torch.float32, 1)
+
+    def elsewhere(x):
+        return ops._Twin.apply(x, spec, -1, RNG, 3, None, None)
+
+    torch._dynamo.reset()
+    for call in (elsewhere, torch.compile(elsewhere, fullgraph=True, backend="aot_eager")):
+        y = call(x)
+        assert_same_bits(y.detach(), ops.fake_quant(x, spec, rng=RNG, offset=3).detach())
+        assert torch.equal(torch.autograd.grad(y, x, g)[0], g)
+
+
+def test_shapes_without_memory():
+    model = dnn.prepare_(nn.Linear(64, 32, device="meta"), STOCHASTIC)
+    x = torch.empty(5, 64, device="meta", requires_grad=True)
+    y = model(x)
+    y.sum().backward()
+    assert y.shape == (5, 32) and x.grad.shape == (5, 64) and model.weight.grad.shape == (32, 64)
+
+
 def test_out_and_strides():
     x = gaussian((40, 64), torch.float32, 0)
     expected = ops.fake_quant(x, "mxfp8_e4m3")
