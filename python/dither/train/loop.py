@@ -27,8 +27,8 @@ from dither.train import config as configuration
 from dither.train.batches import Batches
 from dither.train.config import RunConfig
 from dither.train.evaluate import evaluate
-from dither.train.files import write_json
-from dither.train.progress import Progress, TensorBoard, make_progress
+from dither.train.files import disk_errors, write_json
+from dither.train.progress import Progress, TensorBoard, make_progress, summary_writer
 from dither.train.records import JSONL, Records, finite, peak_memory_mib, reset_peak_memory, write_parquet
 from dither.train.rundir import RUN, SUMMARY, RunDirectory, read_summary
 from dither.train.schedule import learning_rate
@@ -85,8 +85,9 @@ def train(
         try:
             # everything that can be wrong with the input is found before the directory is claimed
             run = Run(config, directory.path, tokens or open_tokens(config.data, progress.say), progress)
-            directory.claim(config)
-            return run.go()
+            with disk_errors(directory.path, "Free some space, then resume the run."):
+                directory.claim(config)
+                return run.go()
         finally:
             progress.finish()
             torch.set_num_threads(threads)
@@ -99,6 +100,8 @@ class Run:
         self.config, self.path, self.tokens, self.progress = config, path, tokens, progress
         settings = config.train
         reset_peak_memory()
+        if settings.tensorboard:
+            summary_writer()  # a missing package is reported before anything is trained
         self.model = make_model(config, tokens.vocab)
         self.initial = state_hash(self.model)
         self.twin = plain_twin(self.model)
@@ -183,7 +186,8 @@ class Run:
             penalty = float(term.detach())
         bound = settings.clip or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound))
-        self._check_finite(total, norm, step + 1)
+        self._check_finite("the loss", total, step + 1)
+        self._check_finite("the gradient norm", norm, step + 1)
         self.optimizer.step()
         if self.method is not None:
             self.method.after_step_(step, lr)
@@ -197,7 +201,7 @@ class Run:
     def _evaluate(self, final: bool) -> list[dict[str, Any]]:
         dnn.set_clock_(self.model, self.step, 0)
         rows = evaluate(self.model, self.twin, self.config, self.tokens, final)
-        self._check_finite(rows[0]["loss"], 0.0, self.step)
+        self._check_finite("the validation loss", rows[0]["loss"], self.step)
         for row in rows:
             self._record({"kind": "eval", **row})
         return rows
@@ -215,6 +219,9 @@ class Run:
             self.board.row(row)
 
     def _save(self) -> None:
+        # a checkpoint that cannot be continued from is none
+        total = sum(float(parameter.detach().double().sum()) for parameter in self.model.parameters())
+        self._check_finite("the sum of the weights", total, self.step)
         state = self.method.state_dict() if self.method is not None else {}
         length = self.records.sync()
         checkpoint.save(
@@ -252,17 +259,12 @@ class Run:
                     "another directory"
                 )
 
-    def _check_finite(self, loss: float, norm: float, step: int) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
+    def _check_finite(self, what: str, value: float, step: int) -> None:
+        if math.isfinite(value):
             return
-        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
-        kept = (
-            f"the checkpoint of step {self.saved} is kept"
-            if self.saved
-            else "no checkpoint was written before it"
-        )
+        kept = f"the checkpoint of step {self.saved} is kept" if self.saved else "there is no checkpoint yet"
         raise DivergedError(
-            f"{self.path}: {what} at step {step}; {kept}. Lower train.lr, raise train.warmup, clip harder "
-            f"(train.clip is {self.config.train.clip:g}), or use a wider format",
+            f"{self.path}: {what} is {value} at step {step}; {kept}. Lower train.lr, raise train.warmup, clip "
+            f"harder (train.clip is {self.config.train.clip:g}), or use a wider format",
             step,
         )

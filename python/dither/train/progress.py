@@ -119,18 +119,23 @@ def make_progress() -> Progress:
     return PlainProgress()
 
 
+def summary_writer() -> Any:
+    """TensorBoard's writer class. Raises MissingExtraError where its package is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError(
+            "train.tensorboard needs tensorboard, which is not installed; install it with:  "
+            "pip install tensorboard"
+        ) from error
+    return SummaryWriter
+
+
 class TensorBoard:
     """Scalars of the rows as TensorBoard events in `run_dir`/tensorboard."""
 
     def __init__(self, run_dir: Path, done: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingExtraError(
-                "train.tensorboard needs tensorboard, which is not installed; install it with:  pip "
-                "install tensorboard"
-            ) from error
-        self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=done + 1 if done else None)
+        self.writer = summary_writer()(str(run_dir / "tensorboard"), purge_step=done + 1 if done else None)
 
     def row(self, row: Mapping[str, Any]) -> None:
         if row["kind"] == "train":

@@ -106,6 +106,20 @@ def test_a_nan_stops_the_run_names_the_step_and_keeps_the_checkpoint(
     assert len(read(tmp_path / "run")) == 13
 
 
+def test_weights_that_are_not_finite_are_never_saved(tiny, tmp_path: Path, monkeypatch) -> None:
+    step = torch.optim.AdamW.step
+
+    def broken(self, closure=None):
+        step(self)
+        if float(next(iter(self.state.values()))["step"]) == 8:  # the loss of step 8 was finite
+            self.param_groups[0]["params"][0].data[0, 0] = float("nan")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", broken)
+    with pytest.raises(DivergedError, match=r"weights is nan at step 8; the checkpoint of step 4 is kept"):
+        train(tiny(), tmp_path / "run", progress=Silent())
+    assert not (tmp_path / "run" / FOLDER / "step-00000008.json").exists()
+
+
 def test_a_diverging_learning_rate_is_reported(tiny, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"Lower train.lr"):
         train(tiny(train={"lr": 1e30, "clip": 0, "warmup": 0}), tmp_path / "run", progress=Silent())
@@ -218,6 +232,7 @@ def test_tensorboard_without_its_package_says_how_to_get_it(tiny, tmp_path: Path
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingExtraError, match=r"pip install tensorboard"):
         train(tiny(train={"tensorboard": True}), tmp_path / "run", progress=Silent())
+    assert not (tmp_path / "run").exists()
 
 
 def test_plain_progress_prints_lines(tiny, tmp_path: Path, capsys) -> None:
