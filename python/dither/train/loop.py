@@ -262,7 +262,7 @@ class Run:
     def _check_finite(self, what: str, value: float, step: int) -> None:
         if math.isfinite(value):
             return
-        kept = f"the checkpoint of step {self.saved} is kept" if self.saved else "there is no checkpoint yet"
+        kept = f"the checkpoint of step {self.saved} is kept" if self.saved else "no checkpoint exists"
         raise DivergedError(
             f"{self.path}: {what} is {value} at step {step}; {kept}. Lower train.lr, raise train.warmup, clip "
             f"harder (train.clip is {self.config.train.clip:g}), or use a wider format",
