@@ -76,9 +76,14 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rng: Tensor | None, operands: Operands,
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        rng: Tensor | None,
+        operands: Operands,
         dtype: torch.dtype | None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         xq = quantized(x, operands[_FPROP_X], -1, rng, _FPROP_X, dtype)
         wq = quantized(weight, operands[_FPROP_W], -1, rng, _FPROP_W, dtype)
         kept = wq if operands[_DGRAD_W] == "fprop" else weight
@@ -93,7 +98,8 @@ class _Linear(torch.autograd.Function):
         operands, dtype = ctx.operands, ctx.dtype
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         dx = dw = db = None
-        g = g.contiguous()
+        if operands[_DGRAD_G] and operands[_WGRAD_G]:
+            g = g.contiguous()  # where it is strided, one copy for both
         if needs_x:
             gq = quantized(g, operands[_DGRAD_G], -1, rng, _DGRAD_G, dtype)
             dx = (gq @ quantized(weight, operands[_DGRAD_W], 0, rng, _DGRAD_W, dtype)).to(ctx.x_dtype)
@@ -108,10 +114,8 @@ class _Linear(torch.autograd.Function):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands, rng: Tensor | None) -> Tensor:
-    """F.linear with six quantized operands. `rng`: int64 (6, 2) rows of [seed, stream], where a rounding is
-    stochastic."""
-    # The clock may be set again before this forward's backward runs: the bits are those of the forward's
-    # position.
+    """F.linear with six quantized operands. `rng`: int64 (6, 2), [seed, stream] of each, or None."""
+    # A copy, since the clock may move before the backward runs, which belongs to this forward's position.
     return _Linear.apply(x, weight, bias, None if rng is None else rng.clone(), operands, autocast_dtype(x))
 
 
