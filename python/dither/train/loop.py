@@ -264,7 +264,7 @@ class Run:
             return
         kept = f"the checkpoint of step {self.saved} is kept" if self.saved else "no checkpoint exists"
         raise DivergedError(
-            f"{self.path}: {what} is {value} at step {step}; {kept}. Lower train.lr, raise train.warmup, clip "
-            f"harder (train.clip is {self.config.train.clip:g}), or use a wider format",
+            f"{self.path}: {what} is {value} at step {step}; {kept}. Lower train.lr, raise train.warmup, "
+            f"clip harder (train.clip is {self.config.train.clip:g}), or use a wider format",
             step,
         )
