@@ -95,7 +95,9 @@ def test_a_nan_stops_the_run_names_the_step_and_keeps_the_checkpoint(
         return entropy(logits * float("nan") if calls[0] == 7 else logits, targets, reduction=reduction)
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", broken)
-    with pytest.raises(DivergedError, match=r"the loss is nan at step 7; checkpoint 4 is kept") as caught:
+    with pytest.raises(
+        DivergedError, match=r"the loss is nan at step 7; the checkpoint of step 4 is kept"
+    ) as caught:
         train(tiny(), tmp_path / "run", progress=Silent())
     assert caught.value.step == 7
     assert [row["step"] for row in read(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
@@ -113,7 +115,7 @@ def test_weights_that_are_not_finite_are_never_saved(tiny, tmp_path: Path, monke
             self.param_groups[0]["params"][0].data[0, 0] = float("nan")
 
     monkeypatch.setattr(torch.optim.AdamW, "step", broken)
-    with pytest.raises(DivergedError, match=r"weights is nan at step 8; checkpoint 4 is kept"):
+    with pytest.raises(DivergedError, match=r"weights is nan at step 8; the checkpoint of step 4 is kept"):
         train(tiny(), tmp_path / "run", progress=Silent())
     assert not (tmp_path / "run" / FOLDER / "step-00000008.json").exists()
 
