@@ -81,6 +81,7 @@ bench: build  ## the speed tables, peers beside us in the same run
 
 lock: $(STAMP)  ## write requirements.lock from what is installed in .venv
 	$(BIN)/python -m pip freeze --exclude-editable --exclude dither | grep -E '^[A-Za-z0-9._-]+==[^ ]+$$' > requirements.lock
+	@touch $(STAMP)
 
 clean:  ## remove build products and caches (keeps .venv and runs)
 	rm -rf target dist $(MODULE) .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
