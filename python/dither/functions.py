@@ -308,7 +308,8 @@ def finish_stats(
     blocks: list[dict[str, Any]] | None,
 ) -> dict[str, Any]:
     """Ratios from the sums that the extension returns."""
-    stats = {k: _scalar(v) for k, v in _ratios({k: np.asarray(v) for k, v in total.items()}).items()}
+    ratios = _ratios({k: np.asarray(v) for k, v in total.items()})
+    stats: dict[str, Any] = {k: _scalar(v) for k, v in ratios.items()}
     if blocks is not None:
         grid = _block_shape(q, shape, axis)
         sums = {k: np.array([b[k] for b in blocks]).reshape(grid) for k in total}

@@ -183,7 +183,8 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
             "a quantizer needs a preset name or at least format=, for example Quantizer('mxfp8_e4m3')"
         )
     fmt = formats.get(given["format"])
-    block = _check_block(given.get("block"))
+    block = given.get("block")
+    _check_block(block)
     parts = {"format": fmt, "block": block, **_resolve_scaling(block, given)}
     rounding = given.get("rounding") or "nearest_even"
     _one_of("rounding", rounding, ROUNDINGS)
@@ -204,12 +205,11 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
     return parts | {"rounding": rounding, "bits": bits, "overflow": overflow}
 
 
-def _check_block(block: Any) -> Block:
+def _check_block(block: Any) -> None:
     if isinstance(block, str):
         _one_of("block", block, ("row", "tensor"))
     elif block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
         raise UserError(f"block= is a positive number of elements, 'row', 'tensor' or None, not {block!r}")
-    return block
 
 
 def _resolve_scaling(block: Block, given: dict[str, Any]) -> dict[str, Any]:

@@ -112,6 +112,7 @@ def test_any_axis_is_the_last_axis_moved(preset, axis):
 def test_blocks_do_not_see_each_other(preset):
     """Each block alone gives the same bits (nvfp4's tensor scale would join them)."""
     q = dither.Quantizer(preset)
+    assert isinstance(q.block, int)
     x = adversarial(1000)["wide"]
     whole = dither.fake_quant(x, q)
     parts = [dither.fake_quant(x[i : i + q.block], q) for i in range(0, len(x), q.block)]

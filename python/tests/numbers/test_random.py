@@ -1,5 +1,7 @@
 """Addressed random bits: golden vectors, the stated probability, independence from threads and shape."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -98,10 +100,11 @@ def test_stochastic_rounding_is_unbiased(preset):
 
 def test_streams_seeds_and_offsets_differ():
     x = np.full(4096, 1.05, np.float32)
-    base = dict(rounding="stochastic", seed=1)
+    base: dict[str, Any] = {"rounding": "stochastic", "seed": 1}
     a = dither.cast(x, "e4m3", **base)
     for other in ({"seed": 2}, {"stream": 1}, {"offset": 1}, {"seed": 1 << 40}, {"stream": 1 << 40}):
-        assert (dither.cast(x, "e4m3", **(base | other)) != a).mean() > 0.2
+        given: dict[str, Any] = base | other
+        assert (dither.cast(x, "e4m3", **given) != a).mean() > 0.2
     assert np.array_equal(dither.cast(x[100:], "e4m3", offset=100, **base), a[100:])
 
 
