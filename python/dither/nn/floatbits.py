@@ -2,7 +2,7 @@
 
 Nothing here uses log2, pow or ldexp, and no value is scaled in floating point: a rounding on any grid of
 powers of two is done on the bits of the number itself, so it is exact for subnormals and at the end of the
-range, and no flush-to-zero setting can reach it.
+range.
 """
 
 from __future__ import annotations
@@ -59,13 +59,11 @@ def split(magnitude: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
 
 
 def normalised(magnitude: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    """floor(log2 |x|) and the fraction bits of |x| / 2^that, from magnitude bits; subnormals count as any
-    other number.
+    """floor(log2 |x|) and the fraction bits of |x| / 2^that, from magnitude bits.
 
-    Zero gives an exponent below that of every number.
+    Subnormals count as any other number; zero gives an exponent below that of every number.
     """
-    # A subnormal is an integer below 2^fraction times the smallest one; the integer, converted, is a normal
-    # float.
+    # The bits of a subnormal are an integer, and this integer, converted, is a normal float.
     as_integer = magnitude.to(layout.dtype).view(layout.integer)
     subnormal = magnitude < (1 << layout.fraction)
     bits = torch.where(subnormal, as_integer, magnitude)
@@ -83,8 +81,7 @@ def power_of_two(exponent: Tensor, layout: Layout) -> Tensor:
 
 
 def scaled_constant(value: float, exponent: Tensor, layout: Layout) -> Tensor:
-    """Bits of value 2^exponent, value > 0 a number of few bits; Inf above the range. `exponent` is of the
-    integer type.
+    """Bits of value 2^exponent for a number `value` > 0 and an integer tensor; Inf above the range.
 
     Every bit of the product must be representable, which holds for the largest value of a format under an
     E8M0 scale.
@@ -154,7 +151,6 @@ def round_to_grid(
         )
     step = away.to(layout.integer)
     inside = shift.clamp(0, fraction)
-    kept = (
-        (magnitude >> inside) + step
-    ) << inside  # a carry out of the fraction raises the exponent, as it should
+    # A carry out of the fraction raises the exponent, as it should.
+    kept = ((magnitude >> inside) + step) << inside
     return torch.where(shift > fraction, torch.where(away, power_of_two(quantum, layout), 0), kept)

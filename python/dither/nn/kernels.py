@@ -1,5 +1,4 @@
-"""Custom ops `dither::*` for CPU tensors: how torch calls the Rust kernels, traces them and differentiates
-through them.
+"""Custom ops `dither::*`: how torch calls, traces and differentiates the Rust kernels on CPU tensors.
 
 An op names its quantizer by its print, since operators take strings and not Python objects; parsing is
 remembered. `rng` is the int64 tensor [seed, stream], so that a compiled graph reads the position of a run as

@@ -1,5 +1,4 @@
-"""Quantized counterparts of torch's layers. `prepare_` turns a layer into its counterpart by changing its
-class in place.
+"""Quantized counterparts of torch's layers, into which `prepare_` turns layers by changing their class.
 
 A counterpart holds no state of its own in the state dict; besides the layer's parameters it has
 
@@ -113,8 +112,7 @@ _made: dict[type[nn.Module], type[Any]] = {}
 
 
 def plain_base(module: nn.Module) -> type[nn.Module] | None:
-    """The layer of COUNTERPARTS whose forward `module` runs, or None (a subclass with a forward of its own is
-    none)."""
+    """The layer of COUNTERPARTS whose own forward `module` runs, or None."""
     for base in COUNTERPARTS:
         if isinstance(module, base) and type(module).forward is base.forward:
             return base
@@ -122,8 +120,7 @@ def plain_base(module: nn.Module) -> type[nn.Module] | None:
 
 
 def counterpart(module: nn.Module, base: type[nn.Module]) -> type[nn.Module]:
-    """The class that `module` gets: the counterpart of `base`, mixed into the module's own class if that is a
-    subclass."""
+    """The class that `module` gets: the counterpart of `base`, mixed into a subclass if it is one."""
     quantized_class = COUNTERPARTS[base][1]
     own = type(module)
     if own is base:

@@ -1,5 +1,4 @@
-"""Addressed random bits in pure torch: Philox4x32-10 (Salmon et al., SC 2011) and the layout that DESIGN.md
-fixes.
+"""Addressed random bits in pure torch: Philox4x32-10 (Salmon et al., SC 2011) in rust/numerics' layout.
 
 Element i of an array (C-order logical index plus `offset`) owns N bits, found without drawing the others:
 

@@ -41,11 +41,9 @@ class Site:
 
 
 def candidates(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
-    """(name, module, kind) of everything that could be a site, whatever the recipe says, in the order of
-    named_modules.
+    """(name, module, kind) of all that could be a site under some recipe, in the order of named_modules.
 
-    A linear is a head if its name ends in head, lm_head or output, or if it shares its weight with an
-    embedding.
+    A linear is a head if its name ends in head, lm_head or output, or if an embedding shares its weight.
     """
     modules = list(model.named_modules())
     embeddings = {id(m.weight) for _, m in modules if isinstance(m, nn.Embedding)}
@@ -81,10 +79,10 @@ def prepare_(
     """Make the sites of `model` compute as `recipe` says, in place; returns `model`.
 
     Args:
-        recipe: a Recipe or the name of a preset (`Recipe.presets()`). One that quantizes nothing changes
-        nothing. exempt: globs of module names to leave out; "*.head" also means a top-level "head".
-        filter_fn: called as filter_fn(module, name) for every site that is left; False leaves it out. seed:
-        of stochastic roundings. Their position in the run is set by `set_clock_`.
+        recipe: a Recipe or the name of a preset (`Recipe.presets()`). A plain one changes nothing.
+        exempt: globs of module names to leave out; "*.head" also means a top-level "head".
+        filter_fn: called as filter_fn(module, name) for every site that is left; False leaves it out.
+        seed: of stochastic roundings. Their position in the run is set by `set_clock_`.
 
     Raises UserError where the model is prepared already (restore_ it first), a glob matches no module that
     could be a site, no site is left, or an embedding to be quantized has max_norm. A failed call changes
@@ -136,8 +134,7 @@ def _swap_(module: nn.Module, site: Site, rng: torch.Tensor | None) -> None:
 
 
 def restore_(model: nn.Module) -> nn.Module:
-    """Undo `prepare_` in place: every module has the class it had; weights keep what they learned. Returns
-    `model`."""
+    """Undo `prepare_` in place: every module has its class back; weights keep what they learned."""
     for module in list(model.modules()):
         if isinstance(module, Quantized):
             plain_class = module.dither_site.plain_class

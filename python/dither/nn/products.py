@@ -24,8 +24,7 @@ from dither.quantizer import Quantizer
 
 
 class Operand(NamedTuple):
-    """One operand's quantizer in the form that costs least per call and that torch.compile guards on: its
-    print."""
+    """One operand's quantizer as its print: cheap to pass, and torch.compile can guard on it."""
 
     spec: str
     stochastic: bool
@@ -52,8 +51,7 @@ def quantized(
     row: int,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """`x` fake-quantized along `axis` in `dtype` (default: its own), or `x` itself where there is no
-    quantizer.
+    """`x` fake-quantized along `axis`, in `dtype` (default: its own); `x` itself without a quantizer.
 
     `rng` holds [seed, stream] of every operand in its rows.
     """
@@ -115,7 +113,7 @@ class _Linear(torch.autograd.Function):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands, rng: Tensor | None) -> Tensor:
     """F.linear with six quantized operands. `rng`: int64 (6, 2), [seed, stream] of each, or None."""
-    # A copy, since the clock may move before the backward runs, which belongs to this forward's position.
+    # A copy: the clock may move before the backward runs, which belongs to this forward's position.
     return _Linear.apply(x, weight, bias, None if rng is None else rng.clone(), operands, autocast_dtype(x))
 
 

@@ -30,8 +30,7 @@ Operand = Quantizer | str | None
 
 @dataclass(frozen=True)
 class Recipe:
-    """The six operands and the kinds of sites they apply to. A frozen value; operands may be given by preset
-    name.
+    """The six operands and the kinds of sites they apply to: a frozen value.
 
     `sites` is a subset of linear (every linear but the head), head, embedding, norm (the weight of LayerNorm
     and RMSNorm) and attention (the two products). Linears, heads and attention products use the six operands;
@@ -102,8 +101,7 @@ class Recipe:
         return list(cls.PRESETS)
 
     def replace(self, **fields: Any) -> Recipe:
-        """A copy with some fields changed; its name gains a '*' where an operand differs and no name is
-        given."""
+        """A copy with some fields changed; unless named anew, another operand adds a '*' to its name."""
         unknown = [field for field in fields if field not in (*OPERANDS, "sites", "name")]
         if unknown:
             known = (*OPERANDS, "sites", "name")

@@ -27,8 +27,7 @@ class Power(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """z = x / encode, or x * encode if `reciprocal`; y = round(z) * decode. Where `zero`, the result is
-    zero."""
+    """z = x / encode, or x * encode if `reciprocal`; y = round(z) * decode; zero where `zero`."""
 
     encode: Tensor
     decode: Tensor
@@ -39,8 +38,7 @@ class Factors(NamedTuple):
 def block_scale(
     q: Quantizer, absmax: Tensor, tensor_absmax: Tensor | None, layout: Layout
 ) -> Power | Factors:
-    """The scales of blocks whose magnitude bits peak at `absmax` (integer type); NaN and Inf are the caller's
-    concern.
+    """The scales of blocks whose magnitude bits peak at `absmax`; NaN and Inf are the caller's concern.
 
     `tensor_absmax` is the peak of the whole tensor where the quantizer has a second-level scale.
     """
@@ -71,16 +69,14 @@ def _power_of_two(q: Quantizer, absmax: Tensor, layout: Layout) -> Tensor:
         carry = fraction != 0
     elif q.scale_rule == "even":
         # 2 - 2^-(m+1) and above round up to 2; its own tie carries since 1.1...1 is odd.
-        spacing = q.format.mbits - max(q.format.emin - q.format.emax, 0)
-        carry = fraction >= (1 << layout.fraction) - (1 << (layout.fraction - spacing - 1))
-    else:  # rceil, and absmax in this scale format: the smallest power of two that does not clip
+        carry = fraction >= (1 << layout.fraction) - (1 << (layout.fraction - q.format.top_mbits - 1))
+    else:  # rceil: the smallest power of two that does not clip
         carry = fraction > top
     return (floor + carry.to(floor.dtype) - q.format.emax).clamp(-127, 127)
 
 
 def _second_level(q: Quantizer, absmax: Tensor, tensor_absmax: Tensor, layout: Layout) -> Factors:
-    """NVFP4's two levels in Transformer Engine's order of operations; fp32 but for products with fp64
-    input."""
+    """NVFP4's two levels in Transformer Engine's order; fp32, but fp64 input is multiplied in fp64."""
     stored, top, one = _STORED[str(q.scale_format)], q.format.max, torch.ones((), device=absmax.device)
     whole = tensor_absmax.to(torch.float32)
     encode = _finite(one * (stored.max * top) / whole)
@@ -110,8 +106,7 @@ def _round_scale(wanted: Tensor, q: Quantizer, layout: Layout) -> Tensor:
 
 
 def _not_below(scale: Tensor, top: float, absmax: Tensor, layout: Layout) -> Tensor:
-    """`scale`, or the next fp32 above it where scale * top < absmax exactly (a 24-bit times a format's
-    significand)."""
+    """`scale`, or the next fp32 above it where scale * top < absmax, compared exactly."""
     if layout is FP32:
         short = _product_below(scale, top, absmax)
     else:

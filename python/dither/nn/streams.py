@@ -1,5 +1,4 @@
-"""Which random stream an operand draws from: one formula, so that a resumed, recomputed or re-batched run
-draws the same bits.
+"""Which random stream an operand draws from: one formula, so a resumed or recomputed pass draws alike.
 
     stream = site << 48 | operand << 44 | microbatch << 32 | step
 
@@ -20,8 +19,7 @@ _FIELDS = (("site", 16), ("operand", 4), ("microbatch", 12), ("step", 32))
 
 
 def stream(site: int, operand: int, microbatch: int, step: int) -> int:
-    """The 64-bit stream of one operand at one position of a run. Raises UserError where a field does not
-    fit."""
+    """The 64-bit stream of one operand at one position; UserError where a field does not fit its bits."""
     packed = 0
     for (name, width), value in zip(_FIELDS, (site, operand, microbatch, step), strict=True):
         if not 0 <= value < 1 << width:

@@ -1,5 +1,4 @@
-"""Fake quantization in pure torch: the twin of the Rust kernels, bit for bit, on any device and under
-torch.compile.
+"""Fake quantization in pure torch: the Rust kernels' twin, bit for bit, for any device and torch.compile.
 
 Written from the arithmetic that rust/numerics states, with integer operations on the bits of floats, so
 Inductor can fuse it and no device needs a kernel of its own. It is what non-CPU tensors use. Bit-equality
@@ -109,8 +108,7 @@ def _bits_for(
 
 
 def _peaks(x: Tensor, q: Quantizer, layout: Layout) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Peak magnitude bits per block and, for a second-level scale, of everything; and where the result is
-    NaN.
+    """Peak magnitude bits of each block and, for a second-level scale, of all; and where the result is NaN.
 
     As integers NaN > Inf > every number, so one maximum finds the absmax and the specials.
     """
@@ -131,10 +129,8 @@ def _quantize(x: Tensor, q: Quantizer, layout: Layout, rounding: str, random: Te
     if isinstance(scale, Power):
         y = _round(x, q.format, scale.exponent, rounding, q.overflow, layout, random, q.bits)
     else:
-        y = (
-            _round(_encode(x, scale, layout), q.format, 0, rounding, q.overflow, layout, random, q.bits)
-            * scale.decode
-        )
+        z = _encode(x, scale, layout)
+        y = _round(z, q.format, 0, rounding, q.overflow, layout, random, q.bits) * scale.decode
     return torch.where(poisoned, float("nan"), y)
 
 
@@ -153,21 +149,16 @@ def _round(
     random: Tensor | None = None,
     bits: int = 0,
 ) -> Tensor:
-    """`x` on the format's grid times 2^shift, with what the overflow mode says above its maximum; NaN stays
-    NaN."""
+    """`x` on the format's grid times 2^shift; beyond it, what the overflow mode says; NaN stays NaN."""
     source = layout.bits(x)
     magnitude, sign, negative = source & layout.magnitude, source & layout.sign, source < 0
     least = shift + fmt.emin
     rounded = round_to_grid(magnitude, negative, least, fmt.mbits, rounding, layout, random, bits)
-    exponent = (
-        shift if isinstance(shift, Tensor) else torch.full((), shift, dtype=layout.integer, device=x.device)
-    )
+    exponent = torch.as_tensor(shift, dtype=layout.integer, device=x.device)
     top = scaled_constant(fmt.max, exponent, layout)
     infinite = magnitude == layout.infinity
-    over = (rounded > top) | infinite
-    rounded = torch.where(
-        over, _overflowed(top, infinite, negative, fmt, rounding, overflow, layout), rounded
-    )
+    beyond = _overflowed(top, infinite, negative, fmt, rounding, overflow, layout)
+    rounded = torch.where((rounded > top) | infinite, beyond, rounded)
     if not fmt.has_neg_zero:
         sign = torch.where(rounded == 0, 0, sign)
     if not fmt.signed:
@@ -206,10 +197,8 @@ def _unsigned(
     if fmt.has_zero:
         lowest, below = torch.zeros_like(rounded), negative & (magnitude > 0)
     else:
-        lowest, below = (
-            scaled_constant(fmt.min_positive, exponent, layout).expand_as(rounded),
-            negative | (rounded == 0),
-        )
+        lowest = scaled_constant(fmt.min_positive, exponent, layout).expand_as(rounded)
+        below = negative | (rounded == 0)
     floor = torch.full_like(rounded, layout.infinity + 1) if overflow == "ieee" else lowest
     return torch.where(below, floor, rounded), torch.zeros_like(rounded)
 
