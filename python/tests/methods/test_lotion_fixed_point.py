@@ -1,4 +1,4 @@
-"""LOTION's fixed points are grid points that no single flip improves (methods.md A3.2, H5)."""
+"""LOTION's fixed points are grid points that no single flip improves."""
 
 from __future__ import annotations
 

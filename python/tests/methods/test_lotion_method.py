@@ -113,8 +113,8 @@ def test_decoupled_uses_the_denominators_of_adam():
             torch.testing.assert_close(weight.detach(), before[name] - 1e-2 * 0.3 * gradient / denominator)
 
 
-def test_decoupled_with_the_second_moment_is_the_shortcut_of_the_notes():
-    """methods.md A2: lr * 1/2 lam n_eff sqrt(v) (lo + hi - 2w), frozen lattice, eps negligible."""
+def test_decoupled_with_the_second_moment_is_the_expected_shortcut():
+    """lr * 1/2 lam n_eff sqrt(v) (lo + hi - 2w), frozen lattice, eps negligible."""
     model = small_model()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, eps=1e-30)
     curvature = methods.AdamSecondMoment(optimizer, n_eff=16)

@@ -1,4 +1,4 @@
-"""The penalty and its gradient against enumeration and central differences (methods.md H2, H3, H4, H7)."""
+"""The penalty and its gradient against enumeration and central differences."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def test_gradient_is_that_of_central_differences(spec, shape, block, scale_grad)
         assert gradient[index] == pytest.approx(difference, abs=1e-8), index
 
 
-def test_scale_part_is_the_formula_of_the_paper_notes_for_integers():
-    """sign(w_max)/q * sum 1/2 g [(2f+1) w - 2 s f (f+1)], f = floor(w/s), on 32 INT4 weights (A2, H4)."""
+def test_scale_part_is_the_integer_formula():
+    """sign(w_max)/q * sum 1/2 g [(2f+1) w - 2 s f (f+1)], f = floor(w/s), on 32 INT4 weights."""
     quantizer, _, w, g = case("int4_g32", (1, 32), 32, seed=3)
     _, through = evaluate(w, g, quantizer, scale_grad=True)
     _, frozen = evaluate(w, g, quantizer, scale_grad=False)
@@ -142,7 +142,7 @@ def test_penalty_is_homogeneous_of_degree_two(spec, shape, block):
 
 
 def test_second_derivative_along_an_axis_cancels_the_curvature():
-    """In a cell the smoothed loss is linear along every axis: h_ii + d2R/dw_i^2 = 0 (methods.md A3.1)."""
+    """In a cell the smoothed loss is linear along every axis: h_ii + d2R/dw_i^2 = 0."""
     quantizer, _, w, g = case("int4_row", (1, 8), "row", seed=7)
     h = 2.0**-14
     for i in range(8):
@@ -156,7 +156,7 @@ def test_second_derivative_along_an_axis_cancels_the_curvature():
 
 
 def test_fp4_penalty_knows_the_uneven_gaps():
-    """sigma^2 = (w - lo)(hi - w) in the gaps 1.5..2, 2..3, 3..4 and 4..6 of E2M1, scale 1 (methods.md H7)."""
+    """sigma^2 = (w - lo)(hi - w) in the gaps 1.5..2, 2..3, 3..4 and 4..6 of E2M1, scale 1."""
     w = torch.tensor([[6.0, 1.6, 2.5, 3.25, 4.5, 5.9, -4.5, 0.2]], dtype=torch.float64)
     g = torch.eye(8, dtype=torch.float64)
     sigma2 = [0.0, 0.1 * 0.4, 0.25, 0.25 * 0.75, 0.5 * 1.5, 1.9 * 0.1, 0.5 * 1.5, 0.2 * 0.3]
@@ -167,7 +167,7 @@ def test_fp4_penalty_knows_the_uneven_gaps():
 
 def test_global_minimum_is_kept_for_a_loss_that_is_not_quadratic():
     """Smoothed over the cell corners, L never falls below its minimum over the 7^6 grid points, and equals it
-    at the minimiser (methods.md H3). The neighbours are the package's; a seventh weight pins the scale."""
+    at the minimiser. The neighbours are the package's; a seventh weight pins the scale."""
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((6, 6)), rng.standard_normal(6)
 

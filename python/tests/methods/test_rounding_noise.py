@@ -1,4 +1,4 @@
-"""The noise LOTION reasons about is the noise of the package's stochastic rounding (methods.md H1)."""
+"""The noise LOTION reasons about is the noise of the package's stochastic rounding."""
 
 from __future__ import annotations
 
