@@ -24,7 +24,8 @@ SPEED = (
 )
 ONE_SEED = "One seed gives no interval: these differences may be noise. --seeds 0 1 2 repeats every arm."
 MORE_MEANINGS = {
-    "slow-down": "median time per token of a training step, divided by that of the plain fp32 arm",
+    "tokens per second": "the rate that one training step in ten exceeds: what the machine does undisturbed",
+    "slow-down": "that rate of the plain fp32 arm, divided by the arm's",
     "peak MiB": "peak resident memory of the process while the arm trained",
     "PTQ of an arm": "that arm's own weights, cast after training; nothing is trained again",
     "QAT": "training with the cast in the forward pass and straight-through gradients",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def pictures(directory: Path, comparison: Record, trained: Mapping[str, list[Run
     over = f", mean of {seeds} seeds" if seeds > 1 else ""
     yield _final(directory, comparison, over)
     yield from _differences(directory, comparison)
-    yield _training(directory, trained, over)
+    yield from _training(directory, trained, over)
     yield from _validation(directory, trained, over)
     yield from _cost(directory, comparison, trained)
 
@@ -60,15 +61,32 @@ def _mean(name: str, look: int, series: list[Series]) -> curves.Curve:
     return curves.Curve(name, series[0][0][:length], values, look)
 
 
-def _training(directory: Path, trained: Mapping[str, list[Run]], over: str) -> str:
+def _training(directory: Path, trained: Mapping[str, list[Run]], over: str) -> Iterator[str]:
+    """The training loss, and its distance from the first arm, where the noise of single batches drops out: all
+    arms saw the same ones."""
     lines = [
         _mean(name, look, [run.train_loss() for run in group])
         for look, (name, group) in enumerate(trained.items())
     ]
     span = curves.span(max(len(line.steps) for line in lines))
+    average = f", mean over {span} neighbouring steps" if span > 1 else ""
     drawn = curves.loss_over_steps(lines, f"Training loss{over}", "nats per token", smoothing=span)
-    caption = f"Training loss, mean over {span} neighbouring steps, single steps faint behind it"
-    return write_picture(directory, "train_loss.png", drawn, caption)
+    yield write_picture(directory, "train_loss.png", drawn, f"Training loss of every arm{average}")
+    if len(lines) > 1:
+        first = lines[0]
+        gaps = [
+            replace(line, steps=line.steps[: len(first.steps)], values=_minus(line.values, first.values))
+            for line in lines
+        ]
+        title = f"Training loss minus that of {first.name}{over}"
+        drawn = curves.loss_over_steps(gaps, title, "difference, nats per token", smoothing=span)
+        yield write_picture(directory, "train_gap.png", drawn, f"{title}, on the same batches{average}")
+
+
+def _minus(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The difference as far as both go."""
+    length = min(len(a), len(b))
+    return a[:length] - b[:length]
 
 
 def _validation(directory: Path, trained: Mapping[str, list[Run]], over: str) -> Iterator[str]:

@@ -37,20 +37,13 @@ def write_picture(directory: Path, name: str, drawn: Any, caption: str) -> str:
 def facts(info: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """What a run stood on, as rows of a table."""
     yield "corpus (SHA-256)", str(info["corpus"])
-    documents = info["corpus_documents"]
-    yield "documents", str(documents) if not isinstance(documents, Mapping) else _counts(documents)
+    yield "documents", f"{info['corpus_documents']:,}"
     yield "training tokens in the corpus", f"{info['train_tokens']:,}"
     yield "validation tokens in the corpus", f"{info['validation_tokens']:,}"
     yield "parameters", f"{info['params']:,}"
     yield "initial weights (SHA-256)", str(info["initial_state"])
     yield "threads", str(info["threads"])
     yield "versions", f"torch {info['torch']}, python {info['python']}, {info['machine']}"
-
-
-def _counts(counts: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{value:,} {key}" if isinstance(value, int) else f"{key} {value}" for key, value in counts.items()
-    )
 
 
 def describe(config: Mapping[str, Any]) -> str:
@@ -90,13 +83,10 @@ def page(run: Run) -> str:
         headings = ("evaluation", "nats per token", "bits per byte", "spread of draws")
         parts += [html.heading("Validation loss"), html.table(headings, rows)]
     series = run.train_loss()
-    drawn = curves.loss_over_steps(
-        [curves.Curve(name, *series, look=0)],
-        "Training loss",
-        "nats per token",
-        smoothing=curves.span(len(series[0])),
-    )
-    caption = "Training loss: a moving average, the values of single steps faint behind it"
+    span = curves.span(len(series[0]))
+    curve = curves.Curve(name, *series, look=0)
+    drawn = curves.loss_over_steps([curve], "Training loss", "nats per token", smoothing=span)
+    caption = f"Training loss, mean over {span} neighbouring steps" if span > 1 else "Training loss"
     parts += [html.heading("Curves"), write_picture(run.path, "train_loss.png", drawn, caption)]
     validation = [
         curves.Curve(key, *value, look=i) for i, (key, value) in enumerate(run.validation_loss().items())

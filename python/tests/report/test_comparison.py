@@ -79,7 +79,7 @@ def test_what_differs_between_the_arms_is_listed_and_nothing_else(compared: Path
 
 def test_every_picture_on_the_page_lies_beside_it_too(compared: Path):
     pictures = {path.name for path in compared.glob("*.png")}
-    expected = {"final_loss.png", "differences.png", "train_loss.png", "slow_down.png"}
+    expected = {"final_loss.png", "differences.png", "train_loss.png", "train_gap.png", "slow_down.png"}
     assert expected | {"validation_full_precision.png", "validation_int4_g32_nearest.png"} <= pictures
     assert (compared / "report.html").read_text().count("<img ") == len(pictures)
 
