@@ -77,7 +77,7 @@ def loss_over_steps(curves: Sequence[Curve], title: str, label: str, smoothing: 
     """Lines of loss over steps, one an arm; with `smoothing` > 1 the raw values stand faintly behind the
     average.
     """
-    figure, axes = _axes(8, 4.5)
+    figure, axes = _axes(8, 4.2)
     shown = []
     for curve in curves:
         colour, style = COLOURS[curve.look % len(COLOURS)], STYLES[curve.look % len(STYLES)]
@@ -100,7 +100,7 @@ def loss_over_steps(curves: Sequence[Curve], title: str, label: str, smoothing: 
     axes.set(title=title, xlabel="optimizer step", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     if len(curves) > 1:
-        axes.legend(frameon=False, loc="upper right", handlelength=3.2)
+        figure.legend(frameon=False, loc="outside right upper", handlelength=3.2)
     return figure
 
 
