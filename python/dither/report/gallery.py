@@ -62,8 +62,8 @@ def _mean(name: str, look: int, series: list[Series]) -> curves.Curve:
 
 
 def _training(directory: Path, trained: Mapping[str, list[Run]], over: str) -> Iterator[str]:
-    """The training loss, and its distance from the first arm's, from which the noise of the batches drops out:
-    all arms saw the same."""
+    """The training loss, and its distance from the first arm's: the arms saw the same batches, whose noise
+    drops out of it."""
     lines = [
         _mean(name, look, [run.train_loss() for run in group])
         for look, (name, group) in enumerate(trained.items())
