@@ -43,25 +43,31 @@ pub unsafe fn neighbours(q: &Quantizer, layout: &Layout, x: Memory, lo: MemoryMu
             }
             return;
         }
-        let mut data = vec![0f32; unit.len];
-        // SAFETY: as above.
-        unsafe { x.load(unit.start, &mut data) };
         let (mut below, mut above) = (vec![0f32; unit.len], vec![0f32; unit.len]);
-        for_each_block(&cut, unit.len, |positions| {
-            let positions: Vec<usize> = positions.collect();
-            let mut a: Vec<f32> = positions.iter().map(|i| data[*i]).collect();
-            let mut b = vec![0f32; a.len()];
+        // SAFETY: as above.
+        unsafe { x.load(unit.start, &mut below) };
+        let one = |x: &mut [f32], above: &mut [f32]| {
             let absmax = if fixed {
                 (whole.absmax as f32).to_bits()
             } else {
-                a.iter().fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff))
+                x.iter().fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff))
             };
             let scale = if block.is_none() { Fast::Exact(Scale::Power(0)) } else { job.scale(absmax) };
-            block_neighbours(&mut a, &mut b, scale, &job);
-            for (k, i) in positions.into_iter().enumerate() {
-                (below[i], above[i]) = (a[k], b[k]);
-            }
-        });
+            block_neighbours(x, above, scale, &job);
+        };
+        if cut.inner() == 1 {
+            below.chunks_mut(cut.block).zip(above.chunks_mut(cut.block)).for_each(|(x, above)| one(x, above));
+        } else {
+            for_each_block(&cut, unit.len, |positions| {
+                let positions: Vec<usize> = positions.collect();
+                let mut a: Vec<f32> = positions.iter().map(|i| below[*i]).collect();
+                let mut b = vec![0f32; a.len()];
+                one(&mut a, &mut b);
+                for (k, i) in positions.into_iter().enumerate() {
+                    (below[i], above[i]) = (a[k], b[k]);
+                }
+            });
+        }
         // SAFETY: as above.
         unsafe {
             lo.store(unit.start, &below);
