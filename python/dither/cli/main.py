@@ -90,6 +90,9 @@ def dispatch(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the `dither` command. Returns the exit code."""
+    # OpenMP threads that wait by spinning take the cores from each other as soon as anything else runs on the
+    # machine: a step of the quickstart then took 20 times as long. It is read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = dispatch(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
