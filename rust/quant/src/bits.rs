@@ -62,7 +62,9 @@ impl<'a> Reader<'a> {
                         fill_tile(&mut self.values, seed, stream, tile, self.n);
                         self.tile = Some(tile);
                     }
-                    let run = (self.values.len() - at).min(out.len() - done);
+                    // Index 2^64 is index 0, which need not be the end of a tile.
+                    let to_wrap = usize::try_from(u64::MAX - index).map_or(usize::MAX, |n| n.saturating_add(1));
+                    let run = (self.values.len() - at).min(out.len() - done).min(to_wrap);
                     out[done..done + run].copy_from_slice(&self.values[at..at + run]);
                     done += run;
                     index = index.wrapping_add(run as u64);
@@ -118,14 +120,17 @@ mod tests {
     #[test]
     fn runs_agree_with_the_address() {
         for n in 1..=32u32 {
-            let (seed, stream, offset) = (0x1234_5678_9abc_def0, u64::MAX - 3, (1u64 << 40) + 7);
-            let mut reader = Reader::new(Source::Addressed { seed, stream, offset }, n);
-            for (start, len) in [(0usize, 5usize), (3, 1000), (64, 64), (5000, 3), (1, 0)] {
-                let mut out = vec![0; len];
-                reader.read(start, &mut out);
-                for (i, r) in out.iter().enumerate() {
-                    let index = offset + (start + i) as u64;
-                    assert_eq!(*r, random_bits(seed, stream, index, n), "n={n} {start}+{i}");
+            // The second offset wraps at 2^64, inside a tile where n is not a power of two.
+            for offset in [(1u64 << 40) + 7, u64::MAX - 300] {
+                let (seed, stream) = (0x1234_5678_9abc_def0, u64::MAX - 3);
+                let mut reader = Reader::new(Source::Addressed { seed, stream, offset }, n);
+                for (start, len) in [(0usize, 5usize), (3, 1000), (64, 64), (5000, 3), (1, 0)] {
+                    let mut out = vec![0; len];
+                    reader.read(start, &mut out);
+                    for (i, r) in out.iter().enumerate() {
+                        let index = offset.wrapping_add((start + i) as u64);
+                        assert_eq!(*r, random_bits(seed, stream, index, n), "n={n} {start}+{i}");
+                    }
                 }
             }
         }
