@@ -3,6 +3,7 @@
 use crate::bits::{Reader, Source};
 use crate::dtype::{Memory, MemoryMut};
 use crate::fake_quant::{random_width, threads_for};
+use crate::fpu::Standard;
 use crate::layout::Layout;
 use crate::pool;
 use dither_numerics::{Format, Quantizer};
@@ -62,6 +63,7 @@ pub unsafe fn encode(
     source: Source<'_>,
     threads: usize,
 ) -> Option<usize> {
+    let _standard = Standard::enter();
     let cut = Layout { outer: 1, axis: len, inner: 1 }.cut(None);
     let first_bad = AtomicUsize::new(usize::MAX);
     pool::for_each(cut.units(), threads_for(len, threads), |u| {
@@ -89,6 +91,7 @@ pub unsafe fn encode(
 /// # Safety
 /// `codes` and `y` point to `len` elements each and do not overlap.
 pub unsafe fn decode(format: &Format, len: usize, codes: Codes, y: MemoryMut, threads: usize) {
+    let _standard = Standard::enter();
     let cut = Layout { outer: 1, axis: len, inner: 1 }.cut(None);
     let size = 1usize << format.bits().min(16);
     // A table pays as soon as there are more elements than codes.

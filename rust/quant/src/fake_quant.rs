@@ -5,6 +5,7 @@ use crate::bits::{Reader, Source};
 use crate::block;
 use crate::cast::Cast;
 use crate::dtype::{Memory, MemoryMut};
+use crate::fpu::Standard;
 use crate::job::{Fast, Job};
 use crate::layout::{Cut, Layout, Unit};
 use crate::pool;
@@ -50,6 +51,7 @@ pub(crate) fn random_width(q: &Quantizer) -> u32 {
 /// `x` and `y` point to `layout.len()` elements each, are the same memory or do not overlap, and nobody else writes
 /// `x` or touches `y` meanwhile. A `Source::Given` holds as many integers.
 pub unsafe fn fake_quant(q: &Quantizer, layout: &Layout, x: Memory, y: MemoryMut, source: Source<'_>, threads: usize) {
+    let _standard = Standard::enter();
     let threads = threads_for(layout.len(), threads);
     // SAFETY: the caller's contract.
     let whole = unsafe { Whole::of(q, x, layout, threads) };
@@ -130,7 +132,7 @@ impl<'a> Kernel<'a> {
     }
 }
 
-/// Calls `work(column, absmax)` for the blocks of a unit in order: `column` yields the positions of one block.
+/// Calls `work` for the blocks of a unit in order, with the positions of one block.
 pub(crate) fn for_each_block(cut: &Cut, len: usize, mut work: impl FnMut(&mut dyn Iterator<Item = usize>)) {
     if cut.inner() == 1 {
         for start in (0..len).step_by(cut.block) {

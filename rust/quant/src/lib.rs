@@ -2,7 +2,7 @@
 //!
 //! * [`layout`]: an array as (outer, axis, inner) and its cut into independent units of whole blocks.
 //! * [`simd`]: one source, cloned per instruction set, dispatched once.
-//! * [`pool`]: our own threads, safe after fork.
+//! * [`pool`]: our own threads, safe after fork; `fpu`: the floating-point mode of a call.
 //! * [`element`] and [`block`]: the arithmetic, on fp32 in cache.
 //! * [`bits`]: addressed random bits for a run of neighbours.
 //! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory.
@@ -16,6 +16,7 @@ pub mod codes;
 pub mod dtype;
 mod element;
 pub mod fake_quant;
+mod fpu;
 mod job;
 pub mod layout;
 pub mod neighbours;

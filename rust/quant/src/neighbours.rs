@@ -3,6 +3,7 @@
 use crate::dtype::{Memory, MemoryMut};
 use crate::element::{self, DOWN, Shape, UP};
 use crate::fake_quant::{Whole, for_each_block, threads_for};
+use crate::fpu::Standard;
 use crate::job::{Fast, Job};
 use crate::layout::Layout;
 use crate::pool;
@@ -14,6 +15,7 @@ use dither_numerics::{Block, Quantizer, Scale};
 /// # Safety
 /// `x`, `lo` and `hi` point to `layout.len()` elements each; the outputs overlap neither each other nor `x`.
 pub unsafe fn neighbours(q: &Quantizer, layout: &Layout, x: Memory, lo: MemoryMut, hi: MemoryMut, threads: usize) {
+    let _standard = Standard::enter();
     let threads = threads_for(layout.len(), threads);
     // SAFETY: the caller's contract.
     let whole = unsafe { Whole::of(q, x, layout, threads) };

@@ -5,6 +5,7 @@
 use crate::bits::{Reader, Source};
 use crate::dtype::Memory;
 use crate::fake_quant::{Kernel, Whole, for_each_block, random_width, threads_for};
+use crate::fpu::Standard;
 use crate::layout::Layout;
 use crate::pool;
 use dither_numerics::{Block, Quantizer, Scale, pow2};
@@ -84,6 +85,7 @@ pub unsafe fn stats(
     per_block: Option<&mut Vec<Stats>>,
     threads: usize,
 ) -> Stats {
+    let _standard = Standard::enter();
     let threads = threads_for(layout.len(), threads);
     // SAFETY: the caller's contract.
     let whole = unsafe { Whole::of(q, x, layout, threads) };
