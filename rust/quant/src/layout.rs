@@ -78,18 +78,6 @@ impl Cut {
         let rows = self.step.min(self.layout.axis - j);
         Unit { start: (outer * self.layout.axis + j) * self.layout.inner, len: rows * self.layout.inner }
     }
-
-    /// Number of blocks in the array.
-    pub fn blocks(&self) -> usize {
-        self.layout.outer * self.layout.axis.div_ceil(self.block) * self.layout.inner
-    }
-
-    /// Position in a per-block array (axis replaced by blocks) of the first block of unit `i`.
-    pub fn first_block(&self, i: usize) -> usize {
-        let blocks_per_row = self.layout.axis.div_ceil(self.block);
-        let (outer, j) = (i / self.per_outer, i % self.per_outer * (self.step / self.block));
-        (outer * blocks_per_row + j) * self.layout.inner
-    }
 }
 
 #[cfg(test)]
@@ -103,17 +91,13 @@ mod tests {
                 let layout = Layout { outer: shape[0], axis: shape[1], inner: shape[2] };
                 let cut = layout.cut(block);
                 let mut next = 0;
-                let mut blocks = 0;
                 for i in 0..cut.units() {
                     let unit = cut.unit(i);
                     assert_eq!(unit.start, next);
-                    assert_eq!(unit.len % cut.inner(), 0);
-                    assert_eq!(cut.first_block(i), blocks, "{shape:?} {block:?}");
-                    blocks += (unit.len / cut.inner()).div_ceil(cut.block) * cut.inner();
+                    assert_eq!(unit.len % cut.inner(), 0, "{shape:?} {block:?}");
                     next += unit.len;
                 }
                 assert_eq!(next, layout.len());
-                assert_eq!(blocks, cut.blocks());
             }
         }
     }
