@@ -21,8 +21,6 @@ from dither.errors import UserError
 from dither.formats import Format
 from dither.quantizer import Quantizer
 
-ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8, "u8": 1, "u16": 2, "u32": 4}
-
 HANDLERS = {"torch": "dither.nn.ops"}
 """Modules that implement the public functions for another library's arrays, by their top-level module."""
 
@@ -182,10 +180,10 @@ def check_axis(axis: Any, ndim: int) -> int:
 
 
 def check_address(seed: Any, stream: Any, offset: Any) -> tuple[int, int, int]:
-    """Seed, stream and offset as unsigned 64-bit integers."""
-    for name, value in (("seed", seed), ("stream", stream), ("offset", offset)):
-        if not hasattr(value, "__index__") or not 0 <= value.__index__() < 1 << 64:
-            raise UserError(f"{name}= is an integer from 0 to 2**64 - 1, not {value!r}")
+    """Seed and stream as unsigned 64-bit integers, and an offset to which a position can be added."""
+    for name, value, bits in (("seed", seed, 64), ("stream", stream, 64), ("offset", offset, 63)):
+        if not hasattr(value, "__index__") or not 0 <= value.__index__() < 1 << bits:
+            raise UserError(f"{name}= is an integer from 0 to 2**{bits} - 1, not {value!r}")
     return int(seed), int(stream), int(offset)
 
 
@@ -200,5 +198,13 @@ def warn_inexact(q: Quantizer, dtype: str) -> None:
     warnings.warn(
         f"values of {q} are not exact in {dtype}: results are rounded once more "
         "(pass out_dtype='fp32' to keep them)",
-        stacklevel=4,
+        stacklevel=_callers_level(),
     )
+
+
+def _callers_level() -> int:
+    """The stack level, seen from the function that calls this, of the first frame outside the package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dither":
+        frame, level = frame.f_back, level + 1
+    return level

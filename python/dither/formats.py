@@ -49,10 +49,11 @@ class Format:
         return 2.0**self.emin if self.kind == "float" else None
 
     def exact_in(self, other: str | Format) -> bool:
-        """Whether every value of this format is a value of `other`."""
+        """Whether every number of this format is one of `other`."""
         o = get(other)
         range_fits = self.max <= o.max and self.min_positive >= o.min_positive
-        return range_fits and self.top_mbits <= o.mbits
+        sign_fits = o.signed >= self.signed and o.has_zero >= self.has_zero
+        return range_fits and sign_fits and self.top_mbits <= o.mbits
 
     def __str__(self) -> str:
         return self.name

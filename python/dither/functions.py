@@ -32,8 +32,10 @@ _NUMPY = {
 
 def _handler(x: Any) -> Any | None:
     """The module that implements these functions for `x`'s library; None for what numpy can read."""
-    name = arrays.HANDLERS.get(type(x).__module__.partition(".")[0])
-    return importlib.import_module(name) if name else None
+    for cls in type(x).__mro__:  # a subclass of another library's array can live anywhere
+        if name := arrays.HANDLERS.get(cls.__module__.partition(".")[0]):
+            return importlib.import_module(name)
+    return None
 
 
 def _quantizer(q: str | Quantizer) -> Quantizer:
@@ -41,13 +43,20 @@ def _quantizer(q: str | Quantizer) -> Quantizer:
 
 
 def _input(x: Any) -> np.ndarray:
+    if hasattr(x, "mask") and isinstance(x, np.ma.MaskedArray):  # np.ma is not loaded before it is needed
+        raise TypeError("a masked array has no place for its mask here; pass x.filled(value) or x.data")
     x = np.asarray(x)
     if x.dtype.name not in _WORDS:
         raise TypeError(
             f"float32, float64, float16 and bfloat16 arrays can be quantized, not {x.dtype}; "
             "convert with x.astype('float32')"
         )
-    return np.ascontiguousarray(x) if not (x.flags.c_contiguous and x.flags.aligned) else x
+    return x if _is_plain(x) else np.array(x, x.dtype.newbyteorder("="), order="C")
+
+
+def _is_plain(x: np.ndarray) -> bool:
+    """Whether the extension can use the memory of `x` as it is."""
+    return x.flags.c_contiguous and x.flags.aligned and x.dtype.isnative
 
 
 def _buffer(x: np.ndarray, word: str | None = None) -> Buffer:
@@ -66,12 +75,12 @@ def _dtype(word_or_dtype: Any) -> np.dtype:
     dtype = np.dtype(
         _NUMPY.get(word_or_dtype, word_or_dtype) if isinstance(word_or_dtype, str) else word_or_dtype
     )
-    if dtype.name not in _WORDS:
+    if dtype.name not in _WORDS or not dtype.isnative:
         raise TypeError(f"out_dtype is one of fp32, fp64, fp16 and bf16, not {dtype}")
     return dtype
 
 
-def _output(x: np.ndarray, source: Any, out: Any, out_dtype: Any) -> np.ndarray:
+def _output(x: np.ndarray, out: Any, out_dtype: Any) -> np.ndarray:
     """The array to write: `out` after its checks, or a new one."""
     if out is None:
         return np.empty(x.shape, x.dtype if out_dtype is None else _dtype(out_dtype))
@@ -85,9 +94,9 @@ def _output(x: np.ndarray, source: Any, out: Any, out_dtype: Any) -> np.ndarray:
         raise UserError(f"out= has shape {out.shape}, the input {x.shape}")
     if not out.flags.writeable:
         raise UserError("out= is read-only: pass a writable array, for example a copy of it")
-    if not (out.flags.c_contiguous and out.flags.aligned):
+    if not _is_plain(out):
         raise UserError(
-            "out= must be C-contiguous and aligned: pass numpy.ascontiguousarray of it and copy back"
+            "out= must be C-contiguous, aligned and in native byte order: leave it out and copy the result"
         )
     same = out.__array_interface__["data"][0] == x.__array_interface__["data"][0] and out.dtype == x.dtype
     if not same and np.shares_memory(out, x):
@@ -112,8 +121,7 @@ def _random(q: Quantizer, x: np.ndarray, seed: Any, stream: Any, offset: Any, ra
         raise UserError(
             f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads"
         )
-    given = np.ascontiguousarray(given, dtype=np.uint32)
-    return _buffer(given, "u32")
+    return _buffer(np.require(given, np.uint32, ["C", "A"]), "u32")
 
 
 def fake_quant(
@@ -134,9 +142,9 @@ def fake_quant(
         x: array or tensor of any shape.
         q: quantizer or preset name.
         axis: the axis along which blocks run.
-        seed, stream, offset: the address of the random bits of stochastic rounding, unsigned 64-bit integers:
-            element i in C order reads index `offset + i` of `stream` under `seed`, on every device and for
-            any number of threads.
+        seed, stream, offset: the address of the random bits of stochastic rounding: element i in C order
+            reads index `offset + i` of `stream` under `seed`, on every device and for any number of threads.
+            Seed and stream are unsigned 64-bit integers; the offset is below 2**63.
         random: the random integers themselves, of x's shape and below 2**q.bits, instead of an address.
         out: where to write (may be `x` itself).
         out_dtype: dtype of the result (default: that of `out`, else of `x`).
@@ -150,10 +158,9 @@ def fake_quant(
             x, q, axis, seed=seed, stream=stream, offset=offset, random=random, out=out, out_dtype=out_dtype
         )
     q = _quantizer(q)
-    source = x
     x = _input(x)
     axis = arrays.check_axis(axis, x.ndim)
-    y = _output(x, source, out, out_dtype)
+    y = _output(x, out, out_dtype)
     arrays.warn_inexact(q, _WORDS[y.dtype.name])
     bits = _random(q, x, seed, stream, offset, random)
     given = bits if isinstance(bits, Buffer) else None
@@ -240,7 +247,7 @@ def decode(codes: Any, fmt: str | Format) -> Any:
     codes = np.asarray(codes)
     if codes.dtype.kind not in "iu":
         raise TypeError(f"codes are integers, not {codes.dtype}")
-    codes = np.ascontiguousarray(codes, dtype=_NUMPY[word])
+    codes = np.require(codes, _NUMPY[word], ["C", "A"])
     y = np.empty(codes.shape, np.float32)
     if codes.size:
         arrays.run_decode(fmt, _buffer(codes, word), _buffer(y))
@@ -283,8 +290,8 @@ def error_stats(
     Returns a dict: `sqnr_db` (10 log10 of signal over noise power; infinite without noise), `mse`, `max_rel`
     (largest |y - x| / |x|), and counts `count`, `nonfinite` (NaN or infinite before or after; left out of the
     sums), `clipped` (|x| above the largest value the scale allows, before rounding), `last_bin` (|y| equal to
-    that value) and `underflowed` (x != 0 that became 0). With `per_block`, `blocks` holds the same as a dict
-    of arrays, axis replaced by blocks.
+    that value) and `underflowed` (x != 0 that became 0). Where no element is finite, `sqnr_db` and `mse` are
+    NaN. With `per_block`, `blocks` holds the same as a dict of arrays, axis replaced by blocks.
     """
     if (handler := _handler(x)) is not None:
         return handler.error_stats(
@@ -332,7 +339,7 @@ def _ratios(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     finite = sums["count"] - sums["nonfinite"]
     signal, noise = np.asarray(sums["signal"], float), np.asarray(sums["noise"], float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        sqnr = np.where(noise > 0, 10 * np.log10(signal / noise), np.inf)
+        sqnr = np.where(noise > 0, 10 * np.log10(signal / noise), np.where(finite > 0, np.inf, np.nan))
         mse = noise / finite
     kept = ("max_rel", "count", "nonfinite", "clipped", "last_bin", "underflowed")
     return {"sqnr_db": sqnr, "mse": mse, **{k: sums[k] for k in kept}}

@@ -113,7 +113,11 @@ class Quantizer:
     @property
     def clips(self) -> bool:
         """Whether the scale can leave |x| above the largest value: a plain cast, `floor`, `even`, and scales
-        that are rounded to nearest in 8 bits. (An fp32 absmax scale is within rounding of exact.)"""
+        that are rounded to nearest in 8 bits. (An fp32 absmax scale is within rounding of exact.)
+
+        The end of the scale's own format does not count: a block too large for an e4m3 scale of 448 saturates
+        under every rule.
+        """
         if self.scale_rule in ("ceil", "rceil"):
             return False
         return not (self.scale_rule == "absmax" and self.scale_format == "fp32")
@@ -166,9 +170,9 @@ def _parts_of(preset: str | Quantizer | None) -> dict[str, Any]:
 def _parse_value(key: str, value: str) -> Any:
     if value == "none":
         return None
-    if key == "tensor_scale":
+    if key == "tensor_scale" and value in ("true", "false"):
         return value == "true"
-    return int(value) if key in ("block", "bits") and value.isdigit() else value
+    return int(value) if key in ("block", "bits") and value.isdecimal() else value
 
 
 def _one_of(what: str, value: Any, known: tuple[str, ...]) -> None:
@@ -208,13 +212,19 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
 def _check_block(block: Any) -> None:
     if isinstance(block, str):
         _one_of("block", block, ("row", "tensor"))
-    elif block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
+    elif block is not None and (
+        isinstance(block, bool) or not isinstance(block, int) or not 0 < block < 2**63
+    ):
         raise UserError(f"block= is a positive number of elements, 'row', 'tensor' or None, not {block!r}")
 
 
 def _resolve_scaling(block: Block, given: dict[str, Any]) -> dict[str, Any]:
     scale_format, rule = given.get("scale_format"), given.get("scale_rule")
-    tensor_scale = bool(given.get("tensor_scale", False))
+    tensor_scale = given.get("tensor_scale")
+    if tensor_scale is None:
+        tensor_scale = False
+    if not isinstance(tensor_scale, bool):
+        raise UserError(f"tensor_scale= is True or False, not {tensor_scale!r}")
     if block is None:
         if scale_format or rule or tensor_scale:
             raise UserError("a scale needs a block: give block=32, block='row' or block='tensor'")

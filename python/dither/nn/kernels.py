@@ -67,6 +67,17 @@ def buffer(tensor: Tensor, word: str | None = None) -> Buffer:
     return Buffer(tensor.data_ptr(), word or WORDS[tensor.dtype], tuple(tensor.shape), tensor)
 
 
+def source(tensor: Tensor) -> Buffer:
+    """The memory of a CPU tensor to be read: its own, or a copy where it is strided or misaligned."""
+    tensor = tensor.contiguous()
+    return buffer(tensor if is_aligned(tensor) else tensor.clone())
+
+
+def is_aligned(tensor: Tensor) -> bool:
+    """Whether the memory starts at a multiple of the element size (torch.frombuffer takes any offset)."""
+    return tensor.data_ptr() % tensor.element_size() == 0
+
+
 def draws(rng: Tensor | None, offset: int, random: Tensor | None) -> Random:
     """Where a kernel takes its random bits from: given integers, or an address."""
     if random is not None:
@@ -88,7 +99,7 @@ def fake_quant_into(
     given = bits if isinstance(bits, Buffer) else None
     address = bits if isinstance(bits, tuple) else (0, 0, 0)
     if x.numel():
-        arrays.run_fake_quant(q, buffer(x.contiguous()), buffer(out), axis, *address, random=given)
+        arrays.run_fake_quant(q, source(x), buffer(out), axis, *address, random=given)
 
 
 @torch.library.impl(_LIBRARY, "fake_quant", "CPU")
@@ -135,7 +146,7 @@ def _neighbours(x: Tensor, q: str, axis: int = -1) -> tuple[Tensor, Tensor]:
     lo, hi = (torch.empty(x.shape, dtype=neighbour_dtype(quantizer, x.dtype)) for _ in range(2))
     if x.numel():
         axis = arrays.check_axis(axis, x.dim())
-        arrays.run_neighbours(quantizer, buffer(x.contiguous()), buffer(lo), buffer(hi), axis)
+        arrays.run_neighbours(quantizer, source(x), buffer(lo), buffer(hi), axis)
     return lo, hi
 
 
@@ -152,7 +163,7 @@ def _encode(
     quantizer = _parse(q)
     codes = torch.empty(x.shape, dtype=_CODES[arrays.code_dtype(quantizer.format)])
     if x.numel():
-        arrays.run_encode(quantizer, buffer(x.contiguous()), buffer(codes), draws(rng, offset, random))
+        arrays.run_encode(quantizer, source(x), buffer(codes), draws(rng, offset, random))
     return codes
 
 
@@ -166,8 +177,8 @@ def _decode(codes: Tensor, fmt: str) -> Tensor:
     stored = formats.get(fmt)
     values = torch.empty(codes.shape, dtype=torch.float32)
     if codes.numel():
-        codes = codes.to(_CODES[arrays.code_dtype(stored)]).contiguous()
-        arrays.run_decode(stored, buffer(codes), buffer(values))
+        codes = codes.to(_CODES[arrays.code_dtype(stored)])
+        arrays.run_decode(stored, source(codes), buffer(values))
     return values
 
 

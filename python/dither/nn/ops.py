@@ -130,8 +130,8 @@ def _check_out(x: Tensor, out: Any, out_dtype: Any) -> None:
         raise UserError(f"out= has shape {tuple(out.shape)}, the input {tuple(x.shape)}")
     if out.device != x.device:
         raise UserError(f"out= is on {out.device}, the input on {x.device}")
-    if not out.is_contiguous():
-        raise UserError("out= must be contiguous: pass out.contiguous() and copy back")
+    if not (out.is_contiguous() and (not out.is_cpu or kernels.is_aligned(out))):
+        raise UserError("out= must be contiguous and aligned: leave it out and copy the result")
     if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
         raise UserError("out= takes no part in autograd: call under torch.no_grad() or without out=")
     start, end = x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()
@@ -260,7 +260,6 @@ def error_stats(
     if not x.numel():
         raise UserError("an empty array has no error statistics")
     rng, offset, random = _check_draws(q, x, seed, stream, offset, random, rng)
-    memory = x.detach().cpu().contiguous()
     draws = kernels.draws(rng, offset, None if random is None else random.cpu())
-    total, blocks = arrays.run_error_stats(q, kernels.buffer(memory), axis, draws, per_block)
+    total, blocks = arrays.run_error_stats(q, kernels.source(x.detach().cpu()), axis, draws, per_block)
     return finish_stats(q, tuple(x.shape), axis, total, blocks)

@@ -13,7 +13,7 @@ from torch import nn
 import dither
 import dither.nn as dnn
 from dither.errors import UserError
-from dither.nn import ops, twin
+from dither.nn import kernels, ops, twin
 from dither.nn.products import quantized
 from dither.nn.streams import OPERANDS
 
@@ -198,6 +198,59 @@ def test_compiled_twin_is_bit_equal_on_edges(spec):
         torch._dynamo.reset()
         compiled = torch.compile(lambda x: twin.fake_quant(x, q, rng=RNG), fullgraph=True)
         assert_same_bits(compiled(x), ops.fake_quant(x, q, rng=RNG), (spec, dtype))
+
+
+class Wrapped(torch.Tensor):
+    """A tensor subclass that lives outside torch, as quantization libraries have them."""
+
+
+def test_subclasses_and_misaligned_memory():
+    x = gaussian((3, 40), torch.float32, 0)
+    y = dither.fake_quant(x, "mxfp4")
+    assert isinstance(dither.fake_quant(x.as_subclass(Wrapped), "mxfp4"), torch.Tensor)
+    shifted = torch.frombuffer(bytearray(481), dtype=torch.float32, offset=1).view(3, 40)
+    shifted.copy_(x)
+    assert shifted.data_ptr() % 4 and kernels.source(shifted).ptr % 4 == 0
+    assert_same_bits(dither.fake_quant(shifted, "mxfp4"), y)
+    with pytest.raises(UserError, match="aligned"):
+        dither.fake_quant(x, "mxfp4", out=shifted)
+
+
+def test_the_largest_offset():
+    x = gaussian((300,), torch.float32, 0)
+    for bits in (3, 8, 32):
+        q, offset = dither.Quantizer("mxfp4", rounding="stochastic", bits=bits), 2**63 - 1
+        y = dither.fake_quant(x, q, seed=1, stream=2, offset=offset)
+        assert_same_bits(
+            torch.from_numpy(dither.fake_quant(x.numpy(), q, seed=1, stream=2, offset=offset)), y
+        )
+        assert_same_bits(twin.fake_quant(x, q, rng=RNG, offset=offset), y)
+
+
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor cannot flush subnormals")
+def test_flushing_subnormals_changes_no_bit():
+    """torch.set_flush_denormal acts on one thread; results must not depend on which one computes them."""
+    x = gaussian((64, 64), torch.float32, 0) * 1e-40
+    q = dither.Quantizer("mxfp8_e4m3", rounding="stochastic")
+
+    def results():
+        stats = dither.error_stats(x, "int4_g32")
+        return (
+            dither.fake_quant(x, q, seed=1),
+            *dither.neighbours(x, "int4_g32"),
+            dither.encode(x, "bf16"),
+            stats,
+        )
+
+    expected = results()
+    torch.set_flush_denormal(True)
+    try:
+        got = results()
+    finally:
+        torch.set_flush_denormal(False)
+    assert got[4] == expected[4]
+    for a, b in zip(got[:4], expected[:4], strict=True):
+        assert np.array_equal(a.view(torch.uint8).numpy(), b.view(torch.uint8).numpy())
 
 
 def test_stochastic_gradients_are_unbiased():

@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dither
-from dither import _core
+from dither import _core, formats
+from dither.functions import _input
+
+STOCHASTIC = "mxfp4:rounding=stochastic"
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +65,27 @@ def test_strided_zero_dimensional_and_empty_input():
     assert list(dither.cast([1.06, 300.0], "e4m3")) == [1.0, 288.0]  # 300 lies between 288 and 320
 
 
+def test_foreign_byte_order_and_misaligned_memory():
+    """The extension reads native, aligned memory: everything else is copied, or refused as an output."""
+    x = np.random.default_rng(0).standard_normal((3, 40)).astype(np.float32)
+    y, swapped = dither.fake_quant(x, "mxfp4"), x.astype(x.dtype.newbyteorder())
+    assert np.array_equal(dither.fake_quant(swapped, "mxfp4"), y)
+    assert dither.error_stats(swapped, "mxfp4") == dither.error_stats(x, "mxfp4")
+    shifted = np.empty(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
+    shifted[:] = x
+    assert not shifted.flags.aligned and _input(shifted).flags.aligned
+    assert np.array_equal(dither.fake_quant(shifted, "mxfp4"), y)
+    assert dither.fake_quant(shifted[0, 0, ...], "mxfp4").shape == ()
+    for out in (np.empty_like(swapped), shifted):
+        with pytest.raises(dither.UserError, match="native byte order"):
+            dither.fake_quant(x, "mxfp4", out=out)
+    codes = dither.encode(x, "fp16")
+    odd = np.empty(codes.nbytes + 1, np.uint8)[1:].view(np.uint16).reshape(codes.shape)
+    odd[:] = codes
+    for other in (odd, codes.astype(codes.dtype.newbyteorder()), codes.astype(np.int64)):
+        assert np.array_equal(dither.decode(other, "fp16"), dither.decode(codes, "fp16"))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
@@ -89,6 +113,13 @@ def test_strided_zero_dimensional_and_empty_input():
         (lambda x: dither.Quantizer("mxfp4", block=0), dither.UserError, "positive"),
         (lambda x: dither.Quantizer(), dither.UserError, "preset name"),
         (lambda x: dither.Quantizer("mxfp4:rounding"), dither.UserError, "field=value"),
+        (lambda x: dither.Quantizer("nvfp4:tensor_scale=1"), dither.UserError, "True or False"),
+        (lambda x: dither.Quantizer("nvfp4", tensor_scale="no"), dither.UserError, "True or False"),
+        (lambda x: dither.Quantizer("mxfp4", block=2**64), dither.UserError, "positive"),
+        (lambda x: dither.fake_quant(x, "mxfp4", out_dtype=x.dtype.newbyteorder()), TypeError, "out_dtype"),
+        (lambda x: dither.fake_quant(np.ma.array(x, mask=x > 0), "mxfp4"), TypeError, "filled"),
+        (lambda x: dither.cast(x, "bf16", rounding="stochastic", seed=2**64), dither.UserError, "seed="),
+        (lambda x: dither.fake_quant(x, STOCHASTIC, seed=0, offset=2**63), dither.UserError, "offset="),
     ],
 )  # fmt: skip
 def test_errors_say_what_to_do(call, error, says):
@@ -116,11 +147,19 @@ def test_printed_form_parses_back():
     assert dither.Quantizer(str(q)) == q
 
 
+def test_exact_in_heeds_sign_and_zero():
+    assert formats.get("e2m1").exact_in("e4m3") and formats.get("e8m0").exact_in("bf16")
+    assert not formats.get("e2m1").exact_in("ue5m3")  # no negative numbers
+    assert not formats.get("e3m0").exact_in("e8m0")  # nor zero
+
+
 def test_inexact_preset_warns_once():
     x = np.ones(32, np.float16)
     q = dither.Quantizer("int4", block=31)
-    with pytest.warns(UserWarning, match="not exact in fp16"):
+    with pytest.warns(UserWarning, match="not exact in fp16") as caught:
         dither.fake_quant(x, q)
+        dither.cast(x, "bf16")
+    assert [w.filename for w in caught] == [__file__] * 2  # it points at the caller
     import warnings
 
     with warnings.catch_warnings():
@@ -271,3 +310,9 @@ class TestErrorStats:
     def test_exact_data_has_infinite_sqnr(self):
         s = dither.error_stats(np.ones(32, np.float32), "mxfp4")
         assert s["sqnr_db"] == np.inf and s["mse"] == 0
+
+    def test_without_a_finite_element_nothing_is_known(self):
+        x = np.array([[np.nan] * 32, [1.0] * 32], np.float32)
+        blocks = dither.error_stats(x, "mxfp4", per_block=True)["blocks"]
+        assert np.isnan(blocks["sqnr_db"][0, 0]) and np.isnan(blocks["mse"][0, 0])
+        assert blocks["sqnr_db"][1, 0] == np.inf
