@@ -174,6 +174,8 @@ def check(config: RunConfig) -> None:
     ):  # fmt: skip
         if not (value >= low and math.isfinite(value)):
             raise UserError(f"{name} must be at least {low}, not {value}")
+    if max(train.seed, data.split_seed) >= 1 << 63:
+        raise UserError("train.seed and data.split_seed must be below 2^63")
     if train.batch % train.accumulate:
         raise UserError(f"train.accumulate = {train.accumulate} must divide train.batch = {train.batch}")
     if not (train.lr > 0 and math.isfinite(train.lr) and train.eps > 0):
@@ -209,7 +211,16 @@ def resolve(config: RunConfig, threads: int) -> RunConfig:
     steps = train.steps or math.ceil(train.tokens / (train.batch * config.model.context))
 
     def absolute(name: str) -> str:
-        return name if name in (STDLIB, "bytes", "none") else str(Path(name).expanduser().absolute())
+        if name in (STDLIB, "bytes", "none"):
+            return name
+        path = str(Path(os.path.expanduser(name)).absolute())
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{path!r} is no Unicode name and cannot be recorded in config.toml; rename it"
+            ) from None
+        return path
 
     data = replace(
         data, tokenizer=absolute(data.tokenizer), sources=tuple(map(absolute, data.sources)),

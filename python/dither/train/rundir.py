@@ -26,6 +26,7 @@ from dither.train.files import disk_errors, write_text
 from dither.train.toml import dump_toml, to_dict
 
 CONFIG, RUN, SUMMARY, LOCK = "config.toml", "run.json", "summary.json", ".lock"
+WRITTEN_ASIDE = (CONFIG, RUN, SUMMARY, "metrics.parquet", "model.safetensors", "report.html")
 # keys that change neither weights nor metrics, and may differ when a run is resumed
 FREE = {("train", "checkpoint_every"), ("train", "keep"), ("train", "tensorboard")}
 
@@ -39,8 +40,12 @@ class RunDirectory:
         self._made = False
 
     def __enter__(self) -> RunDirectory:
-        self._made = not self.path.exists()
         try:
+            os.fspath(self.path).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{os.fspath(self.path)!r} is no Unicode name; name another directory") from None
+        try:
+            self._made = not self.path.exists()
             with disk_errors(self.path, "Free some space or choose a directory on another disk."):
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -49,6 +54,10 @@ class RunDirectory:
         except PermissionError:
             raise UserError(
                 f"{self.path} cannot be written (permission denied); name another directory"
+            ) from None
+        except OSError as error:  # a path below a file, a name too long, a read-only disk
+            raise UserError(
+                f"{self.path} cannot be written ({error.strerror}); name another directory"
             ) from None
         try:
             import fcntl
@@ -113,8 +122,10 @@ class RunDirectory:
         return config
 
     def _remove_leftovers(self) -> None:
-        for leftover in self.path.glob("*.tmp-*"):
-            leftover.unlink()
+        """What a killed writer of this package left (dither.train.files.replacing), and nothing else."""
+        for name in WRITTEN_ASIDE:
+            for leftover in self.path.glob(f"{name}.tmp-*"):
+                leftover.unlink()
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], parents: tuple[str, ...]):

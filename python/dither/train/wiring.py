@@ -17,6 +17,7 @@ from dither.errors import UserError, suggest
 from dither.models.gpt import GPT
 from dither.quantizer import Quantizer
 from dither.train.config import OPERANDS, RecipeConfig, RunConfig, TrainConfig
+from dither.train.toml import convert
 
 PREPARING = ("qat", "rat")  # methods that are a recipe themselves
 
@@ -29,7 +30,7 @@ def make_model(config: RunConfig, vocab: int) -> GPT:
 def plain_twin(model: GPT) -> GPT:
     """A plain model over the very same parameters: evaluation in full precision and under a cast, whatever
     recipe or method the training model carries."""
-    twin = GPT(model.config, model.vocab)
+    twin = GPT(model.config, model.vocab, torch.Generator())  # not torch's global random state
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, _ in list(twin.named_parameters(remove_duplicate=False)):
         owner, _, leaf = name.rpartition(".")
@@ -109,8 +110,13 @@ def check_names(config: RunConfig) -> None:
                     f"[method.options] unknown option {option!r} of {method.name}{suggest(option, known)}; "
                     f"known: {', '.join(known) or 'none'}"
                 )
+            convert(_OPTIONS[option], method.options[option], f"[method.options] {option}")
 
 
+_OPTIONS: dict[str, Any] = {
+    "scale_grad": bool, "mode": str, "sites": tuple[str, ...], "exempt": tuple[str, ...], "curvature": str,
+    "n_eff": float, "every": int, "decay": float, "lam": float, "silent": float,
+}  # fmt: skip
 _LOTION = ("curvature", "n_eff", "every", "decay", "lam", "silent")
 
 

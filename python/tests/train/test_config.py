@@ -40,6 +40,7 @@ def test_a_dump_reads_back_to_the_same_configuration(tiny) -> None:
         ({"train": {"lr": float("nan")}}, "must be positive"),
         ({"train": {"steps": 0}}, "exactly one of train.steps and train.tokens"),
         ({"train": {"tokens": 100}}, "exactly one of train.steps and train.tokens"),
+        ({"train": {"seed": 2**63}}, "below 2.63"),
         ({"train": {"batch": 4, "accumulate": 3}}, "accumulate = 3 must divide train.batch = 4"),
         ({"train": {"schedule": "cosin"}}, "did you mean 'cosine'"),
         ({"train": {"betas": [0.9]}}, "two numbers"),
@@ -82,6 +83,13 @@ def test_a_missing_or_malformed_file_is_named(tmp_path: Path) -> None:
     bad.write_text("[train\nsteps = 3")
     with pytest.raises(UserError, match=r"bad.toml is not valid TOML.*line 1"):
         load(bad)
+
+
+def test_paths_that_cannot_be_recorded_are_refused_and_an_unknown_home_is_left(tiny) -> None:
+    with pytest.raises(UserError, match=r"no Unicode name"):
+        resolve(from_dict(tiny(data={"sources": ["\udcff"]}), "test"), 1)
+    (source,) = resolve(from_dict(tiny(data={"sources": ["~nobody-here/x"]}), "test"), 1).data.sources
+    assert source.endswith("/~nobody-here/x")
 
 
 def test_tokens_become_steps_and_threads_are_fixed(tiny) -> None:

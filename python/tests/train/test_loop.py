@@ -141,13 +141,17 @@ def test_a_used_directory_is_never_written_to(tiny, tmp_path: Path) -> None:
     )  # finished: as it is
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.tex").write_text("years of work")
+    (tmp_path / "other" / "thesis.tmp-1").write_text("years of work")
     for resume in (False, True):
         with pytest.raises(UserError, match=r"is not empty|holds no run"):
             train(tiny(), tmp_path / "other", resume=resume, progress=Silent())
+    assert (tmp_path / "other" / "thesis.tmp-1").read_text() == "years of work"
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"is a file"):
         train(tiny(), tmp_path / "file", progress=Silent())
+    for name in ("file/below", "x" * 300, "\udcff"):
+        with pytest.raises(UserError, match="name another directory"):
+            train(tiny(), tmp_path / name, progress=Silent())
 
 
 def test_a_directory_in_use_is_refused(tiny, tmp_path: Path) -> None:
@@ -202,6 +206,19 @@ def test_errors_of_configuration_and_data_come_before_anything_is_trained(tiny, 
             r"'lamm' of lotion \(did you mean 'lam'",
         ),
         ({"method": {"name": "lotion", "quantizer": "mxfp4"}}, r"\[method\].*clips"),
+        *(
+            (
+                {"method": {"name": "lotion", "quantizer": "int4", "options": {key: value}}},
+                rf"options\] {key} must be",
+            )
+            for key, value in {
+                "scale_grad": "maybe",
+                "n_eff": "many",
+                "lam": "x",
+                "every": 2.5,
+                "sites": [3],
+            }.items()
+        ),
         ({"method": {"name": "qat", "quantizer": "int4"}, "recipe": {"name": "mxfp8"}}, r"recipe of its own"),
         ({"data": {"sources": [str(tmp_path / "nowhere")]}}, r"nowhere: no such file"),
     ):
@@ -210,6 +227,12 @@ def test_errors_of_configuration_and_data_come_before_anything_is_trained(tiny, 
         assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match=r"only resume=True makes sense"):
         train(None, tmp_path / "run", progress=Silent())
+
+
+def test_the_random_state_of_torch_is_left_alone(tiny, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    train(tiny(train={"steps": 2}), tmp_path / "run", progress=Silent())
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_tensorboard_events_go_on_after_a_resume(tiny, tmp_path: Path) -> None:
