@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +72,8 @@ class Survey:
     duplicates: int = 0
     keys: list[str | None] = field(default_factory=list)
     groups: dict[str, int] = field(default_factory=dict)  # group -> size
+    order: str = ""  # identifies the order of the documents too
+    ids: bool = False  # some documents are token ids, whose text is unknown
 
 
 def survey(documents: Iterator[Document], seen: set[bytes]) -> Survey:
@@ -86,8 +89,10 @@ def survey(documents: Iterator[Document], seen: set[bytes]) -> Survey:
         key = document.group or digest.hex()
         found.keys.append(key)
         found.documents += 1
+        found.ids |= document.tokens is not None
         found.groups[key] = found.groups.get(key, 0) + document.size
         lines.append(hashlib.sha256(document.group.encode() + b"\0" + digest).digest())
+    found.order = hashlib.sha256(b"".join(lines)).hexdigest()
     found.hash = hashlib.sha256(b"".join(sorted(lines))).hexdigest()
     return found
 
@@ -130,11 +135,12 @@ def read_file(
             if empty_ok:
                 return
             raise UserError(f"{path} is empty; remove it from data.sources")
-        if path.suffix == ".parquet":
+        name = path.name.lower()
+        if name.endswith(".parquet"):
             documents = _parquet(path, data)
-        elif path.suffix in (".bin", ".npy"):
+        elif name.endswith((".bin", ".npy")):
             documents = _token_file(path, data, end_of_document)
-        elif path.name.endswith((".jsonl", ".jsonl.gz")):
+        elif name.endswith((".jsonl", ".jsonl.gz")):
             documents = _jsonl(path, data)
         else:
             documents = iter([Document(str(path), group, text=_decode(_bytes(path), path))])
@@ -188,7 +194,7 @@ def _stdlib(data: DataConfig) -> Iterator[Document]:
 
 
 def _bytes(path: Path) -> bytes:
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         with gzip.open(path) as file:
             return file.read()
     return path.read_bytes()
@@ -213,6 +219,8 @@ def _decode(content: bytes, path: Path) -> str:
         )
     try:
         return content.decode(encoding)
+    except LookupError:
+        raise UserError(f"{path} declares {encoding!r}, which is no text encoding; {out}") from None
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not {error.encoding} text (byte {content[error.start]:#04x} at offset "
@@ -223,7 +231,7 @@ def _decode(content: bytes, path: Path) -> str:
 
 def _jsonl(path: Path, data: DataConfig) -> Iterator[Document]:
     count = 0
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+    with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -243,6 +251,13 @@ def _jsonl(path: Path, data: DataConfig) -> Iterator[Document]:
                     f"{path}, line {number}: {data.text_key!r} is no string but {type(text).__name__}"
                 )
             if text:
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+                    raise UserError(
+                        f"{path}, line {number}: {data.text_key!r} is not Unicode text ({error.reason} at "
+                        f"character {error.start}); repair or remove it"
+                    ) from None
                 count += 1
                 yield Document(f"{path}:{number}", text=text)
     if not count:
@@ -266,7 +281,7 @@ def _parquet(path: Path, data: DataConfig) -> Iterator[Document]:
             f"(it has {', '.join(map(repr, file.schema_arrow.names))})"
         )
     count = row = 0
-    for batch in file.iter_batches(batch_size=256, columns=[data.text_key]):
+    for batch in _batches(file, path, data):
         for value in batch.column(0).to_pylist():
             row += 1
             if value is not None and not isinstance(value, str):
@@ -280,9 +295,18 @@ def _parquet(path: Path, data: DataConfig) -> Iterator[Document]:
         raise UserError(f"{path} holds no text; remove it from data.sources")
 
 
+def _batches(file: Any, path: Path, data: DataConfig) -> Iterator[Any]:
+    """The text column of an opened Parquet file in pieces."""
+    try:
+        yield from file.iter_batches(batch_size=256, columns=[data.text_key])
+    except (OSError, ValueError) as error:  # Arrow's errors are both
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged ({reason}); write it again or leave it out") from None
+
+
 def _token_file(path: Path, data: DataConfig, end_of_document: int | None) -> Iterator[Document]:
     """Token ids in native little-endian order (.bin) or a one-dimensional array (.npy)."""
-    if path.suffix == ".bin":
+    if path.suffix.lower() == ".bin":
         width = np.dtype(data.token_dtype).itemsize
         if path.stat().st_size % width:
             raise UserError(

@@ -111,7 +111,7 @@ class Run:
             tokens.train, config.model.context, settings.batch, settings.accumulate, settings.seed
         )
         self.info = {
-            "corpus": tokens.hash, "corpus_documents": tokens.meta["documents"],
+            "corpus": tokens.hash, "tokens": tokens.meta["key"], "corpus_documents": tokens.meta["documents"],
             "train_tokens": len(tokens.train), "validation_tokens": len(tokens.validation),
             "vocab": tokens.vocab, "initial_state": self.initial, "params": self.model.num_params,
             "threads": settings.threads,
@@ -250,9 +250,10 @@ class Run:
         recorded = json.loads(path.read_text())
         for key, what in (
             ("corpus", "the corpus has changed"),
+            ("tokens", "the order of the documents or the tokenizer has changed"),
             ("initial_state", "the initial weights differ"),
         ):
-            if recorded[key] != self.info[key]:
+            if recorded.get(key, self.info[key]) != self.info[key]:
                 raise UserError(
                     f"{self.path} cannot be resumed: {what} since it was started ({recorded[key][:16]} then, "
                     f"{self.info[key][:16]} now); restore the files and versions of then, or train in "

@@ -2,10 +2,10 @@
 
     cache/<key>/train.bin  validation.bin  validation_bytes.bin  meta.json
 
-The key hashes the content of the corpus, the tokenizer and the split, never a path or a date, so that a cache
-can not be stale. A folder appears under its key complete or not at all, and its checksums are verified when
-it is opened. `validation_bytes` holds how many bytes of text each validation token stands for: the
-denominator of bits per byte.
+The key hashes the content of the corpus, the order of its documents, the tokenizer and the split, never a
+path or a date, so that a cache can not be stale. A folder appears under its key complete or not at all, and
+its checksums are verified when it is opened. `validation_bytes` holds how many bytes of text each validation
+token stands for: the denominator of bits per byte.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class HFTokenizer:
             raise UserError(
                 f"{path} is no tokenizer.json that this version of tokenizers reads ({error})"
             ) from None
-        self.vocab = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        self._tokenizer.no_truncation()  # both may be stored in the file; a document is encoded whole
+        self._tokenizer.no_padding()
+        self.vocab = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         names = (end_of_document,) if end_of_document else END_NAMES
         ends = [self._tokenizer.token_to_id(name) for name in names]
         self.end: int | None = next((end for end in ends if end is not None), None)
@@ -110,8 +112,11 @@ def make_tokenizer(data: DataConfig) -> Tokenizer:
         return ByteTokenizer()
     if data.tokenizer != "none":
         return HFTokenizer(Path(data.tokenizer), data.end_of_document)
-    if data.end_of_document and not data.end_of_document.isdigit():
-        raise UserError("with data.tokenizer = 'none', data.end_of_document is the id that ends a document")
+    if (end := data.end_of_document) and not (end.isdecimal() and int(end) < data.vocab):
+        raise UserError(
+            "with data.tokenizer = 'none', data.end_of_document is the id that ends a document, below "
+            f"data.vocab = {data.vocab}, not {end!r}"
+        )
     return NoTokenizer(data.vocab, int(data.end_of_document) if data.end_of_document else None)
 
 
@@ -177,24 +182,31 @@ def open_tokens(data: DataConfig, say: Callable[[str], None] = lambda text: None
     )
     if data.reference and not content.startswith(data.reference):
         say(f"this is another corpus than {data.reference[:16]}: not comparable with the published table")
-    key = hashlib.sha256(f"{LAYOUT}/{content}/{tokenizer.fingerprint}/{split}".encode()).hexdigest()[:32]
-    folder = cache_dir() / key
-    if (tokens := _open(folder, say)) is not None:
-        return tokens
+    order = found.order + (held_out.order if held_out else "")
+    identity = f"{LAYOUT}/{content}/{order}/{tokenizer.fingerprint}/{split}"
+    key = hashlib.sha256(identity.encode()).hexdigest()[:32]
     meta = {
+        "key": key,
         "hash": content,
         "documents": found.documents,
         "vocab": tokenizer.vocab,
         "split": split,
         "validation_groups": sorted(validation) if data.sources == (STDLIB,) else len(validation),
     }
-    with disk_errors(folder, "Free some space or set DITHER_CACHE to another directory, then start again."):
-        _write(folder, _pieces(data, tokenizer, found, held_out, validation), meta, tokenizer.vocab)
-    tokens = _open(folder, say)
-    if tokens is None:
+    folder = cache_dir() / key
+    other = "set DITHER_CACHE to another directory"
+    try:
+        if (tokens := _open(folder, say)) is not None:
+            return tokens
+        with disk_errors(folder, f"Free some space or {other}, then start again."):
+            _write(folder, _pieces(data, tokenizer, found, held_out, validation), meta, tokenizer.vocab)
+        tokens = _open(folder, say)
+    except OSError as error:  # no permission, a read-only disk, a file in the way
         raise UserError(
-            f"{folder} cannot be read back; check the disk, or set DITHER_CACHE to another directory"
-        )
+            f"the token cache {folder} cannot be used ({error.strerror or error}); {other}"
+        ) from None
+    if tokens is None:
+        raise UserError(f"{folder} cannot be read back; check the disk, or {other}")
     return tokens
 
 
@@ -210,6 +222,7 @@ def _pieces(
 ) -> Iterator[Piece]:
     """Second pass: the ids of every kept document with its split, each followed by the end mark."""
     end = np.array([] if tokenizer.end is None else [tokenizer.end])
+    unknown = found.ids or (held_out is not None and held_out.ids)
     for sources, survey in ((data.validation_sources, held_out), (data.sources, found)):
         if survey is None:
             continue
@@ -219,6 +232,8 @@ def _pieces(
                 continue
             if document.text is not None:
                 ids, width = tokenizer.encode(document.text)
+                if unknown:  # bits per byte of a part of the tokens would mean nothing
+                    width = np.zeros(len(ids), dtype=np.uint16)
             else:
                 ids, width = np.asarray(document.tokens), np.zeros(document.size, dtype=np.uint16)
             if len(ids) and int(ids.max()) >= tokenizer.vocab:
@@ -298,7 +313,7 @@ def _open(folder: Path, say: Callable[[str], None]) -> Tokens | None:
             if len(arrays[name]) != length or zlib.crc32(arrays[name]) != meta["crc32"][name]:
                 raise ValueError(f"{path.name} does not match its checksum")
         return Tokens(vocab=meta["vocab"], hash=meta["hash"], meta=meta, **arrays)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         say(f"token cache {folder} is damaged ({error}); writing it again")
         shutil.rmtree(folder)
         return None

@@ -59,6 +59,13 @@ def test_a_folder_gives_its_text_files_in_order_and_globs_choose(tmp_path: Path)
             r"line 1 has no key 'text'; set data.text_key \(the line has 'body'\)",
         ),
         ("c.jsonl", b'{"text": 3}\n', "is no string but int"),
+        (
+            "half.jsonl",
+            b'{"text": "a\\ud800"}\n',
+            r"line 1: 'text' is not Unicode text \(surrogates.* character 1",
+        ),
+        ("upper.JSONL", b"not json", "line 1 is no JSON object"),
+        ("codec.py", b"# coding: rot13\nabc\n", "declares 'rot13', which is no text encoding"),
         ("d.txt.gz", b"not gzip at all", "damaged or no gzip"),
         ("e.txt.gz", gzip.compress(b"x" * 1000)[:20], "damaged or no gzip"),
         ("f.parquet", b"PAR1 no table", "no readable Parquet"),
@@ -72,6 +79,16 @@ def test_an_unusable_file_is_named_with_the_way_out(tmp_path: Path, name, conten
     with pytest.raises(UserError, match=message) as caught:
         texts(path)
     assert name in str(caught.value)
+
+
+def test_a_parquet_file_with_damaged_pages_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": [f"{i} " * 400 for i in range(50)]}), path)
+    content = bytearray(path.read_bytes())
+    content[4:400] = b"\xff" * 396
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a.parquet is damaged .*write it again"):
+        texts(path)
 
 
 def test_missing_files_columns_and_empty_folders_are_named(tmp_path: Path) -> None:

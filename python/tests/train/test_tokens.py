@@ -113,6 +113,48 @@ def test_bits_per_byte_count_the_bytes_of_every_token_of_a_tokenizer(tmp_path: P
     }
 
 
+def test_a_tokenizer_that_truncates_pads_or_leaves_holes_encodes_whole_documents(
+    tmp_path: Path, bpe: Path
+) -> None:
+    tokenizer = Tokenizer.from_file(str(bpe))
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=64)
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"].append({**content["added_tokens"][0], "id": 900, "content": "</s>"})
+    (tmp_path / "odd.json").write_text(json.dumps(content))
+    odd, plain = HFTokenizer(tmp_path / "odd.json", "</s>"), HFTokenizer(bpe, "")
+    text = "alpha beta gamma delta alpha beta"
+    assert odd.encode(text)[0].tolist() == plain.encode(text)[0].tolist()
+    assert odd.end is not None and odd.end < odd.vocab
+
+
+def test_the_order_of_the_documents_enters_the_cache_but_not_the_hash(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a", ["first text"]), write(tmp_path / "b", ["second", "third"])
+    one, other = (open_tokens(DataConfig(sources=sources)) for sources in ((a, b), (b, a)))
+    assert one.hash == other.hash and not np.array_equal(one.train, other.train)
+
+
+def test_a_mixture_of_text_and_token_ids_has_no_bits_per_byte(tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", np.arange(200, dtype=np.uint16))
+    sources = (write(tmp_path / "d", ["some text", "more text"]), str(tmp_path / "ids.npy"))
+    tokens = open_tokens(DataConfig(sources=sources, validation_sources=sources[:1]))
+    assert len(tokens.validation) == 20 and tokens.validation_bytes.sum() == 0
+
+
+def test_a_cache_that_cannot_be_used_names_the_way_out(tmp_path: Path, monkeypatch) -> None:
+    data = DataConfig(sources=(write(tmp_path / "d", ["some text", "more text"]),))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DITHER_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"cannot be used .*set DITHER_CACHE to another directory"):
+        open_tokens(data)
+    monkeypatch.setenv("DITHER_CACHE", str(tmp_path / "cache"))
+    tokens = open_tokens(data)
+    (meta,) = cache_dir().glob("*/meta.json")
+    for content in ("[]", '{"length": 3}', '{"length": {}, "vocab": 1, "hash": "x"}'):
+        meta.write_text(content)
+        assert np.array_equal(open_tokens(data).train, tokens.train)
+
+
 def test_tokenizers_that_cannot_be_used_are_named(tmp_path: Path, bpe: Path) -> None:
     with pytest.raises(UserError, match=r"No such file"):
         HFTokenizer(tmp_path / "nowhere.json", "")
@@ -130,6 +172,8 @@ def test_token_files_have_no_bytes_and_ids_beyond_the_vocabulary_are_refused(tmp
     assert tokens.validation_bytes.sum() == 0 and len(tokens.train) + len(tokens.validation) == 1000
     with pytest.raises(UserError, match=r"holds the id 999, beyond the 999 known ids"):
         open_tokens(DataConfig(sources=data.sources, tokenizer="none", vocab=999))
+    with pytest.raises(UserError, match=r"below data.vocab = 1000, not '1000'"):
+        open_tokens(DataConfig(sources=data.sources, tokenizer="none", vocab=1000, end_of_document="1000"))
     with pytest.raises(UserError, match=r"takes token files only"):
         open_tokens(DataConfig(sources=(write(tmp_path / "d", ["text"]),), tokenizer="none", vocab=9))
 
