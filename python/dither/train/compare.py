@@ -26,7 +26,7 @@ from dither.train import config as configuration
 from dither.train import records
 from dither.train.config import RunConfig
 from dither.train.files import disk_errors, write_json, write_text
-from dither.train.loop import DivergedError, train
+from dither.train.loop import DivergedError, Run, train
 from dither.train.plan import Plan, load_plan
 from dither.train.progress import Progress, make_progress
 from dither.train.statistics import Interval, paired_interval
@@ -114,10 +114,16 @@ def compare(
     An arm whose loss diverges is recorded as such and the others go on. Raises UserError for a wrong file or
     option, unusable data, a directory that holds something else, a full disk."""
     progress = progress or make_progress()
-    plan, out = load_plan(config_path, overrides), Path(out_dir)
-    plan = _claim(plan, Path(config_path), out)
+    out = Path(out_dir)
+    plan, content = _resolve(load_plan(config_path, overrides), out)
     shared = plan.arms[0].config
     tokens = open_tokens(shared.data, progress.say)
+    for arm in plan.arms:  # what is wrong with the last arm is said before the first one is trained
+        try:
+            Run(arm.config, out / arm.name, tokens, progress)
+        except UserError as error:
+            raise UserError(f"arm {arm.name!r}: {error}") from None
+    _claim(content, Path(config_path), out)
     arms: list[ArmResult] = []
     states: dict[str, str] = {}
     for seed in plan.seeds or (shared.train.seed,):
@@ -152,9 +158,9 @@ def compare(
     return comparison
 
 
-def _claim(plan: Plan, config_path: Path, out: Path) -> Plan:
-    """Take an unused directory or go on in one that holds the same plan; threads are those of the first
-    start."""
+def _resolve(plan: Plan, out: Path) -> tuple[Plan, dict[str, Any]]:
+    """The plan with all that the machine decides (threads are those of the first start), and what plan.json
+    holds. UserError where `out` holds something else."""
     recorded = None
     if out.is_file():
         raise UserError(f"{out} is a file; name a directory for the comparison")
@@ -166,11 +172,7 @@ def _claim(plan: Plan, config_path: Path, out: Path) -> Plan:
     resolved = tuple(replace(arm, config=configuration.resolve(arm.config, threads)) for arm in plan.arms)
     plan = replace(plan, arms=resolved)
     content = json.loads(json.dumps({"threads": threads, **plan.to_dict()}))
-    if recorded is None:
-        with disk_errors(out, FULL_DISK):
-            out.mkdir(parents=True, exist_ok=True)
-            write_json(out / "plan.json", content)
-    elif recorded != content:
+    if recorded is not None and recorded != content:
         raise UserError(
             f"{out} holds a comparison with another plan; to go on with it, give the configuration and "
             "options it was "
@@ -178,10 +180,17 @@ def _claim(plan: Plan, config_path: Path, out: Path) -> Plan:
                 "OUT", str(out)
             )
         )
-    if not (out / "config.toml").exists():
-        with disk_errors(out, FULL_DISK):
-            write_text(out / "config.toml", config_path.read_text())
-    return plan
+    return plan, content
+
+
+def _claim(content: dict[str, Any], config_path: Path, out: Path) -> None:
+    """Take the directory by writing plan.json and config.toml, unless that was done before."""
+    with disk_errors(out, FULL_DISK):
+        out.mkdir(parents=True, exist_ok=True)
+        if not (out / "plan.json").exists():
+            write_json(out / "plan.json", content)
+        if not (out / "config.toml").exists():
+            write_text(out / "config.toml", config_path.read_text(encoding="utf-8"))
 
 
 def _run(name: str, config: RunConfig, folder: Path, tokens: Any, progress: Progress) -> ArmResult:

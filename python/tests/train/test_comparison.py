@@ -163,6 +163,20 @@ def test_a_plan_that_cannot_be_meant_is_refused(toml: Path, old: str, new: str, 
         load_plan(toml)
 
 
+def test_what_is_wrong_with_the_last_arm_is_said_before_anything_is_trained_or_claimed(
+    toml: Path, tmp_path: Path
+) -> None:
+    toml.write_text(
+        toml.read_text().replace(
+            "train = { lr = 5e-3 }", 'recipe = { exempt = ["*.none"], fprop_x = "int8" }'
+        )
+    )
+    toml.write_text(toml.read_text().replace('name = "rat", quant', 'name = "lotion", quant'))
+    with pytest.raises(UserError, match=r"arm 'rat': .*none"):
+        compare(toml, tmp_path / "out", progress=Silent())
+    assert not (tmp_path / "out").exists()
+
+
 def test_overrides_win_over_every_arm(toml: Path) -> None:
     plan = load_plan(toml, {"train.lr": 1e-4, "seeds": "[1, 2]"})
     assert {arm.config.train.lr for arm in plan.arms} == {1e-4} and plan.seeds == (1, 2)
