@@ -80,7 +80,11 @@ def loss_over_steps(curves: Sequence[Curve], title: str, label: str, smoothing: 
     figure, axes = _axes(8, 4.2)
     shown = []
     for curve in curves:
-        colour, style = COLOURS[curve.look % len(COLOURS)], STYLES[curve.look % len(STYLES)]
+        turn, place = divmod(curve.look, len(COLOURS))
+        colour, style = (
+            COLOURS[place],
+            STYLES[(place + turn) % len(STYLES)],
+        )  # the ninth arm is not the first's twin
         values = smooth(curve.values, smoothing)
         if smoothing > 1:
             axes.plot(curve.steps, curve.values, color=colour, alpha=0.12, linewidth=0.6)

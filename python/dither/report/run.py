@@ -9,6 +9,7 @@ from typing import Any
 
 from dither.report import curves, html
 from dither.report.load import Run, label
+from dither.train.files import replacing
 from dither.train.rundir import CONFIG
 
 MEANINGS = {
@@ -30,7 +31,8 @@ def figure(value: float | None, digits: int = 4) -> str:
 def write_picture(directory: Path, name: str, drawn: Any, caption: str) -> str:
     """Save a figure as PNG beside the report and return it as a fragment of the page."""
     data = curves.png(drawn)
-    (directory / name).write_bytes(data)
+    with replacing(directory / name) as aside:
+        aside.write_bytes(data)
     return html.picture(data, caption)
 
 

@@ -31,6 +31,12 @@ def test_every_arm_has_its_own_colour_and_line_style():
     assert len(looks) == len({line.get_color() for line in axes.get_lines()}) == 6
 
 
+def test_more_arms_than_colours_still_look_different():
+    lines = [curves.Curve(str(i), np.arange(5), np.arange(5.0) + i, look=i) for i in range(24)]
+    axes = curves.loss_over_steps(lines, "t", "l").axes[0]
+    assert len({(line.get_color(), line._unscaled_dash_pattern) for line in axes.lines}) == 24
+
+
 def test_the_fall_at_the_start_does_not_flatten_the_end():
     values = FALLING.copy()
     values[0] = 1e6

@@ -1,6 +1,7 @@
 """The page of one run, finished or not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,18 @@ def test_curves_hold_every_recorded_step(run: Path):
     ways = loaded.validation_loss()
     assert list(ways) == ["full precision", "own recipe", "int4_g32 nearest", "int4_g32 randomized"]
     assert all(steps.tolist() == [2, 4, 6] for steps, _ in ways.values())
+
+
+def test_a_damaged_file_is_a_message_and_a_directory_without_a_name_gets_its_own(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    copy = tmp_path / "copied"
+    shutil.copytree(run, copy)
+    monkeypatch.chdir(copy)
+    assert "<h1>copied</h1>" in report.write(".").read_text()
+    (copy / "summary.json").write_text("")
+    with pytest.raises(UserError, match=r"is damaged .*restore it"):
+        report.write(copy)
 
 
 def test_a_directory_that_is_neither_is_refused(tmp_path: Path):
