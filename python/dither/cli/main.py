@@ -25,10 +25,11 @@ COMMANDS = {
 
 # Files and folders the user named; any other OSError is a defect or names its own cause.
 _FILE_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+_GO_ON = "give the same command to go on (dither train: with --resume and --out)"
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "read-only",
+    errno.EFBIG: "the file exceeds the allowed size",
 }
 
 
@@ -105,10 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _FILE_ERRORS as error:
         return _fail(f"{error.strerror or error}: {error.filename}" if error.filename else error)
     except OSError as error:
+        if error.errno in (errno.EROFS, errno.ENAMETOOLONG):
+            return _fail(f"{error.strerror}: {error.filename}; name another directory or file")
         if error.errno not in _DISK_ERRORS:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        return _fail(f"{_DISK_ERRORS[error.errno]}{where}; free some space and go on with --resume")
+        return _fail(f"{_DISK_ERRORS[error.errno]}{where}; free some space, then {_GO_ON}")
     except KeyboardInterrupt:
-        print("dither: interrupted; the last checkpoint is kept, go on with --resume", file=sys.stderr)
+        print(f"dither: interrupted; what was saved is kept: {_GO_ON}", file=sys.stderr)
         return 130

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from dither.cli.main import COMMANDS
+from dither.train.config import load
+from dither.train.plan import load_plan
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -38,7 +40,9 @@ def test_the_commands_of_a_page_exist(page):
         words = shlex.split(line, comments=True)
         if words[:1] == ["dither"]:
             assert words[1] in COMMANDS
-            assert all((ROOT / word).is_file() for word in words if word.startswith("examples/"))
+            for word in words:
+                if word.startswith("examples/"):
+                    {"train": load, "compare": load_plan}[words[1]](ROOT / word)
         elif words[:1] == ["make"]:
             assert {word for word in words[1:] if "=" not in word} <= targets
 
