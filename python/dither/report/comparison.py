@@ -117,6 +117,13 @@ def page(directory: Path) -> str:
         f"{comparison['tokens']:,} training tokens each, {comparison['params']:,} parameters; all arms of a "
         "seed saw the same data in the same order and began from the same weights"
     )
+    headings, rows = settings(directory)
+    alike = not any(row[0] in ("train.steps", "train.batch") for row in rows)
+    if not alike:
+        lead = (
+            f"{len(arms)} arms, {seeds} {'seed' if seeds == 1 else 'seeds'}; {comparison['params']:,} "
+            "parameters; all arms of a seed began from the same weights"
+        )
     parts = [html.heading(directory.name, 1), html.paragraph(lead, "lead")]
     parts += [html.warning(text) for text in warnings(comparison, trained)]
     parts += [
@@ -141,7 +148,6 @@ def page(directory: Path) -> str:
         if seeds == 1:
             parts.append(html.paragraph(ONE_SEED))
     parts += [html.heading("Pictures"), *gallery.pictures(directory, comparison, trained)]
-    headings, rows = settings(directory)
     first = next(iter(trained.values()))[0]
     command = " \\\n    ".join(
         ["dither compare " + shlex.quote(str(directory / CONFIG)), *overrides(directory)]
@@ -151,8 +157,8 @@ def page(directory: Path) -> str:
         html.heading("What differs between the arms"),
         html.table(headings, rows, every) if rows else html.paragraph("Nothing."),
         html.paragraph("Every other key is shared; each arm was trained for the same number of tokens.")
-        if not any(row[0] in ("train.steps", "train.batch") for row in rows)
-        else html.warning("The arms were not trained for the same number of tokens."),
+        if alike
+        else html.warning("The arms differ in steps or batch: they were not trained alike on the same data."),
         html.heading("How to reproduce it"),
         html.code(f"{command} \\\n    --out NEW_DIRECTORY"),
         html.heading("What it stood on"),

@@ -23,5 +23,5 @@ def learning_rate(train: TrainConfig, step: int) -> float:
         part = (step - train.warmup) / max(1, last - train.warmup)
         return low + (train.lr - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
     start = max(train.warmup, last - train.decay * train.steps)
-    part = (step - start) / (last - start) if last > start else float(step >= last)
+    part = (step - start) / (last - start) if last > start else 0.0
     return train.lr + (low - train.lr) * min(1.0, max(0.0, part))

@@ -89,6 +89,15 @@ def test_the_page_is_the_same_when_it_is_written_again(compared: Path):
     assert report.write(compared).read_bytes() == before
 
 
+def test_arms_with_other_batches_are_not_said_to_have_seen_the_same(copy: Path):
+    assert "saw the same data in the same order" in report.write(copy).read_text()
+    plan = json.loads((copy / "plan.json").read_text())
+    plan["arms"][1]["config"]["train"]["batch"] *= 2
+    (copy / "plan.json").write_text(json.dumps(plan))
+    page = report.write(copy).read_text()
+    assert "saw the same data" not in page and "The arms differ in steps or batch" in page
+
+
 def test_an_arm_that_diverged_says_so(copy: Path):
     record = json.loads((copy / "comparison.json").read_text())
     for arm in record["arms"]:

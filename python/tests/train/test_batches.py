@@ -66,6 +66,8 @@ def test_schedules_warm_up_and_end_where_they_should() -> None:
     assert cosine[10:] == sorted(cosine[10:], reverse=True)
     assert wsd[10:80] == [1.0] * 70 and wsd[-1] == pytest.approx(0.1) and wsd[89] == pytest.approx(0.55)
     assert set(rates(schedule="constant")[10:]) == {1.0}
+    never = TrainConfig(steps=100, lr=1.0, warmup=10, schedule="wsd", decay=0.0)
+    assert learning_rate(never, 99) == 1.0
 
 
 def test_student_quantiles_are_those_of_the_tables() -> None:
