@@ -35,6 +35,12 @@ class Curve:
     look: int
 
 
+def colour_and_style(look: int) -> tuple[str, str | tuple]:
+    """The pair of an arm; beyond the colours the styles move on, so that no two arms look alike."""
+    turn, place = divmod(look, len(COLOURS))
+    return COLOURS[place], STYLES[(place + turn) % len(STYLES)]
+
+
 def smooth(values: np.ndarray, span: int) -> np.ndarray:
     """Mean over `span` neighbouring steps, centred; near the ends over as many as there are on both sides.
 
@@ -80,11 +86,7 @@ def loss_over_steps(curves: Sequence[Curve], title: str, label: str, smoothing: 
     figure, axes = _axes(8, 4.2)
     shown = []
     for curve in curves:
-        turn, place = divmod(curve.look, len(COLOURS))
-        colour, style = (
-            COLOURS[place],
-            STYLES[(place + turn) % len(STYLES)],
-        )  # the ninth arm is not the first's twin
+        colour, style = colour_and_style(curve.look)
         values = smooth(curve.values, smoothing)
         if smoothing > 1:
             axes.plot(curve.steps, curve.values, color=colour, alpha=0.12, linewidth=0.6)
