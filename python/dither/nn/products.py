@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dither.nn import ops
+from dither.nn import kernels, ops, scratch
 from dither.nn.recipe import Recipe
 from dither.nn.streams import OPERANDS
 from dither.quantizer import Quantizer
@@ -61,6 +61,24 @@ def quantized(
     return ops.apply(x, operand.spec, axis, own, dtype)
 
 
+def _factor(
+    index: int,
+    x: Tensor,
+    operand: Operand | str | None,
+    axis: int,
+    rng: Tensor | None,
+    row: int,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """`quantized` for factor 0 or 1 of the product that follows at once; the next product overwrites it."""
+    if not isinstance(operand, Operand) or not scratch.available(x):
+        return quantized(x, operand, axis, rng, row, dtype)
+    out = scratch.take(index, x.shape, dtype or x.dtype)
+    own = rng[row] if operand.stochastic and rng is not None else None
+    kernels.fake_quant_into(x, out, kernels.parse(operand.spec), axis % x.dim(), own, 0, None)
+    return out
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype in which autocast wants products of `x`, or None outside autocast."""
     kind = x.device.type
@@ -82,9 +100,11 @@ class _Linear(torch.autograd.Function):
         operands: Operands,
         dtype: torch.dtype | None,
     ) -> Tensor:
-        xq = quantized(x, operands[_FPROP_X], -1, rng, _FPROP_X, dtype)
-        wq = quantized(weight, operands[_FPROP_W], -1, rng, _FPROP_W, dtype)
-        kept = wq if operands[_DGRAD_W] == "fprop" else weight
+        xq = _factor(0, x, operands[_FPROP_X], -1, rng, _FPROP_X, dtype)
+        if operands[_DGRAD_W] == "fprop":
+            wq = kept = quantized(weight, operands[_FPROP_W], -1, rng, _FPROP_W, dtype)
+        else:
+            wq, kept = _factor(1, weight, operands[_FPROP_W], -1, rng, _FPROP_W, dtype), weight
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         ctx.save_for_backward(x if needs_weight else None, kept if needs_x else None, rng)
         ctx.operands, ctx.dtype, ctx.x_dtype, ctx.weight_dtype = operands, dtype, x.dtype, weight.dtype
@@ -99,12 +119,13 @@ class _Linear(torch.autograd.Function):
         if operands[_DGRAD_G] and operands[_WGRAD_G]:
             g = g.contiguous()  # where it is strided, one copy for both
         if needs_x:
-            gq = quantized(g, operands[_DGRAD_G], -1, rng, _DGRAD_G, dtype)
-            dx = (gq @ quantized(weight, operands[_DGRAD_W], 0, rng, _DGRAD_W, dtype)).to(ctx.x_dtype)
+            gq = _factor(0, g, operands[_DGRAD_G], -1, rng, _DGRAD_G, dtype)
+            wq = _factor(1, weight, operands[_DGRAD_W], 0, rng, _DGRAD_W, dtype)
+            dx = (gq @ wq).to(ctx.x_dtype)
         g_MN = g.reshape(-1, g.shape[-1])
         if needs_weight:
-            gq = quantized(g_MN, operands[_WGRAD_G], 0, rng, _WGRAD_G, dtype)
-            xq = quantized(x.reshape(-1, x.shape[-1]), operands[_WGRAD_X], 0, rng, _WGRAD_X, dtype)
+            gq = _factor(0, g_MN, operands[_WGRAD_G], 0, rng, _WGRAD_G, dtype)
+            xq = _factor(1, x.reshape(-1, x.shape[-1]), operands[_WGRAD_X], 0, rng, _WGRAD_X, dtype)
             dw = (gq.t() @ xq).to(ctx.weight_dtype)
         if needs_bias:
             db = g_MN.sum(0)
@@ -134,9 +155,11 @@ class _Product(torch.autograd.Function):
         dtype: torch.dtype | None,
     ) -> Tensor:
         k_axis = -1 if transposed else -2
-        aq = quantized(a, operands[_FPROP_X], -1, rng, _FPROP_X, dtype)
-        bq = quantized(b, operands[_FPROP_W], k_axis, rng, _FPROP_W, dtype)
-        kept = bq if operands[_DGRAD_W] == "fprop" else b
+        aq = _factor(0, a, operands[_FPROP_X], -1, rng, _FPROP_X, dtype)
+        if operands[_DGRAD_W] == "fprop":
+            bq = kept = quantized(b, operands[_FPROP_W], k_axis, rng, _FPROP_W, dtype)
+        else:
+            bq, kept = _factor(1, b, operands[_FPROP_W], k_axis, rng, _FPROP_W, dtype), b
         needs_a, needs_b = ctx.needs_input_grad[:2]
         ctx.save_for_backward(a if needs_b else None, kept if needs_a else None, rng)
         ctx.operands, ctx.dtype, ctx.transposed, ctx.dtypes = operands, dtype, transposed, (a.dtype, b.dtype)
@@ -148,12 +171,12 @@ class _Product(torch.autograd.Function):
         operands, dtype = ctx.operands, ctx.dtype
         da = db = None
         if ctx.needs_input_grad[0]:
-            gq = quantized(g, operands[_DGRAD_G], -1, rng, _DGRAD_G, dtype)
-            bq = quantized(b, operands[_DGRAD_W], -2 if ctx.transposed else -1, rng, _DGRAD_W, dtype)
+            gq = _factor(0, g, operands[_DGRAD_G], -1, rng, _DGRAD_G, dtype)
+            bq = _factor(1, b, operands[_DGRAD_W], -2 if ctx.transposed else -1, rng, _DGRAD_W, dtype)
             da = (gq @ (bq if ctx.transposed else bq.transpose(-1, -2))).to(ctx.dtypes[0])
         if ctx.needs_input_grad[1]:
-            gq = quantized(g, operands[_WGRAD_G], -2, rng, _WGRAD_G, dtype)
-            aq = quantized(a, operands[_WGRAD_X], -2, rng, _WGRAD_X, dtype)
+            gq = _factor(0, g, operands[_WGRAD_G], -2, rng, _WGRAD_G, dtype)
+            aq = _factor(1, a, operands[_WGRAD_X], -2, rng, _WGRAD_X, dtype)
             db = (gq.transpose(-1, -2) @ aq if ctx.transposed else aq.transpose(-1, -2) @ gq).to(
                 ctx.dtypes[1]
             )

@@ -4,6 +4,8 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportIndexIssue=false, reportOptionalMemberAccess=false, reportOptionalOperand=false
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -90,6 +92,31 @@ def test_only_the_operands_needed_are_saved():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         layer(x)
     assert {t.data_ptr() for t in saved} == {layer.weight.data_ptr()}
+
+
+def test_a_graph_keeps_its_operands():
+    """Operands lie in memory that is used again; what differentiates the backward must not see that."""
+
+    def second_order(disturb: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        layer, x, g = problem(bias=False)
+        dnn.prepare_(layer, "mxfp8")
+        (dw,) = torch.autograd.grad(layer(x), layer.weight, g, create_graph=True)
+        if disturb:
+            layer(torch.full_like(x, 3.0)).backward(torch.ones_like(g))
+        return torch.autograd.grad(dw.square().sum(), x)[0]
+
+    assert torch.equal(second_order(False), second_order(True))
+
+
+def test_threads_do_not_share_operands():
+    layer, x, _ = problem((256, 40))
+    dnn.prepare_(layer, "mxfp8")
+    inputs = [x.detach() * (k + 1) for k in range(4)]
+    expected = [layer(x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            assert all(torch.equal(a, b) for a, b in zip(pool.map(layer, inputs), expected, strict=True))
 
 
 @pytest.mark.parametrize("shape", [(40,), (5, 40), (2, 3, 4, 40), (0, 40)])
