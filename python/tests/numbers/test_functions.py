@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dither
-from dither import _core, formats
+from dither import _core, arrays, formats
 from dither.functions import _input
 
 STOCHASTIC = "mxfp4:rounding=stochastic"
@@ -153,7 +153,8 @@ def test_exact_in_heeds_sign_and_zero():
     assert not formats.get("e3m0").exact_in("e8m0")  # nor zero
 
 
-def test_inexact_preset_warns_once():
+def test_inexact_preset_warns_once(monkeypatch):
+    monkeypatch.setattr(arrays, "_warned", set())  # whatever other tests have been told
     x = np.ones(32, np.float16)
     q = dither.Quantizer("int4", block=31)
     with pytest.warns(UserWarning, match="not exact in fp16") as caught:
