@@ -1,7 +1,8 @@
 //! Addresses and dtype words into the crates' memory types.
 
+use dither_numerics::quantizer::Randomness;
 use dither_quant::codes::Codes;
-use dither_quant::{Layout, Memory, MemoryMut, Source};
+use dither_quant::{Layout, Memory, MemoryMut};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
@@ -52,11 +53,11 @@ pub enum Random {
 
 /// # Safety
 /// A given address points to `len` integers that live as long as the call.
-pub unsafe fn source<'a>(random: Option<Random>, len: usize) -> Source<'a> {
+pub unsafe fn source<'a>(random: Option<Random>, len: usize) -> Randomness<'a> {
     match random {
-        None => Source::None,
-        Some(Random::Addressed((seed, stream, offset))) => Source::Addressed { seed, stream, offset },
+        None => Randomness::None,
+        Some(Random::Addressed((seed, stream, offset))) => Randomness::Addressed { seed, stream, offset },
         // SAFETY: the caller's contract.
-        Some(Random::Given(p)) => Source::Given(unsafe { std::slice::from_raw_parts(p as *const u32, len) }),
+        Some(Random::Given(p)) => Randomness::Given(unsafe { std::slice::from_raw_parts(p as *const u32, len) }),
     }
 }

@@ -6,34 +6,9 @@
 use crate::simd::dispatch;
 use dither_numerics::quantizer::Randomness;
 
-/// Where the random integers of an array come from.
-#[derive(Clone, Copy)]
-pub enum Source<'a> {
-    /// No stochastic rounding.
-    None,
-    Addressed {
-        seed: u64,
-        stream: u64,
-        offset: u64,
-    },
-    /// One integer an element, already below 2^N.
-    Given(&'a [u32]),
-}
-
-impl<'a> Source<'a> {
-    /// The same for the scalar truth.
-    pub fn truth(&self) -> Randomness<'a> {
-        match *self {
-            Source::None => Randomness::None,
-            Source::Addressed { seed, stream, offset } => Randomness::Addressed { seed, stream, offset },
-            Source::Given(bits) => Randomness::Given(bits),
-        }
-    }
-}
-
 /// The bits of runs of neighbours; keeps the tile it used last.
 pub struct Reader<'a> {
-    source: Source<'a>,
+    source: Randomness<'a>,
     n: u32,
     tile: Option<u64>,
     /// R of every element of `tile`.
@@ -42,17 +17,17 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// `n`: random bits an element; 0 where nothing is stochastic.
-    pub fn new(source: Source<'a>, n: u32) -> Self {
-        let tile = if n > 0 && matches!(source, Source::Addressed { .. }) { 64 * (32 / n) as usize } else { 0 };
+    pub fn new(source: Randomness<'a>, n: u32) -> Self {
+        let tile = if n > 0 && matches!(source, Randomness::Addressed { .. }) { 64 * (32 / n) as usize } else { 0 };
         Reader { source, n, tile: None, values: vec![0; tile] }
     }
 
     /// Write R of elements `start..start + out.len()`.
     pub fn read(&mut self, start: usize, out: &mut [u32]) {
         match self.source {
-            Source::None => {}
-            Source::Given(bits) => out.copy_from_slice(&bits[start..start + out.len()]),
-            Source::Addressed { seed, stream, offset } => {
+            Randomness::None => {}
+            Randomness::Given(bits) => out.copy_from_slice(&bits[start..start + out.len()]),
+            Randomness::Addressed { seed, stream, offset } => {
                 let size = self.values.len() as u64;
                 let mut index = offset.wrapping_add(start as u64);
                 let mut done = 0;
@@ -123,7 +98,7 @@ mod tests {
             // The second offset wraps at 2^64, inside a tile where n is not a power of two.
             for offset in [(1u64 << 40) + 7, u64::MAX - 300] {
                 let (seed, stream) = (0x1234_5678_9abc_def0, u64::MAX - 3);
-                let mut reader = Reader::new(Source::Addressed { seed, stream, offset }, n);
+                let mut reader = Reader::new(Randomness::Addressed { seed, stream, offset }, n);
                 for (start, len) in [(0usize, 5usize), (3, 1000), (64, 64), (5000, 3), (1, 0)] {
                     let mut out = vec![0; len];
                     reader.read(start, &mut out);

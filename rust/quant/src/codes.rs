@@ -1,11 +1,12 @@
 //! Codes of an element format: encode and decode, one code an integer of 1, 2 or 4 bytes.
 
-use crate::bits::{Reader, Source};
+use crate::bits::Reader;
 use crate::dtype::{Memory, MemoryMut};
 use crate::fake_quant::{random_width, threads_for};
 use crate::fpu::Standard;
 use crate::layout::Layout;
 use crate::pool;
+use dither_numerics::quantizer::Randomness;
 use dither_numerics::{Format, Quantizer};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -54,13 +55,13 @@ impl Codes {
 /// in a format that has none), if there is one; its code is then 0.
 ///
 /// # Safety
-/// `x` and `codes` point to `len` elements each and do not overlap. A `Source::Given` holds as many integers.
+/// `x` and `codes` point to `len` elements each and do not overlap. A `Randomness::Given` holds as many integers.
 pub unsafe fn encode(
     q: &Quantizer,
     len: usize,
     x: Memory,
     codes: Codes,
-    source: Source<'_>,
+    source: Randomness<'_>,
     threads: usize,
 ) -> Option<usize> {
     let _standard = Standard::enter();

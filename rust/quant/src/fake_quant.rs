@@ -1,7 +1,7 @@
 //! Quantize and dequantize an array.
 
 use crate::absmax::absmax;
-use crate::bits::{Reader, Source};
+use crate::bits::Reader;
 use crate::block;
 use crate::cast::Cast;
 use crate::dtype::{Memory, MemoryMut};
@@ -9,6 +9,7 @@ use crate::fpu::Standard;
 use crate::job::{Fast, Job};
 use crate::layout::{Cut, Layout, Unit};
 use crate::pool;
+use dither_numerics::quantizer::Randomness;
 use dither_numerics::quantizer::absmax as block_absmax;
 use dither_numerics::{Block, Quantizer, Rounding, Scale, TensorScale};
 
@@ -49,8 +50,15 @@ pub(crate) fn random_width(q: &Quantizer) -> u32 {
 ///
 /// # Safety
 /// `x` and `y` point to `layout.len()` elements each, are the same memory or do not overlap, and nobody else writes
-/// `x` or touches `y` meanwhile. A `Source::Given` holds as many integers.
-pub unsafe fn fake_quant(q: &Quantizer, layout: &Layout, x: Memory, y: MemoryMut, source: Source<'_>, threads: usize) {
+/// `x` or touches `y` meanwhile. A `Randomness::Given` holds as many integers.
+pub unsafe fn fake_quant(
+    q: &Quantizer,
+    layout: &Layout,
+    x: Memory,
+    y: MemoryMut,
+    source: Randomness<'_>,
+    threads: usize,
+) {
     let _standard = Standard::enter();
     let threads = threads_for(layout.len(), threads);
     // SAFETY: the caller's contract.

@@ -24,7 +24,6 @@ pub mod pool;
 pub mod simd;
 pub mod stats;
 
-pub use bits::Source;
 pub use dtype::{Memory, MemoryMut};
 pub use fake_quant::fake_quant;
 pub use layout::Layout;

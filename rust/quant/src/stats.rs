@@ -2,12 +2,13 @@
 //!
 //! Sums run over units in order, whatever the number of threads, so they are reproducible bit for bit.
 
-use crate::bits::{Reader, Source};
+use crate::bits::Reader;
 use crate::dtype::Memory;
 use crate::fake_quant::{Kernel, Whole, for_each_block, random_width, threads_for};
 use crate::fpu::Standard;
 use crate::layout::Layout;
 use crate::pool;
+use dither_numerics::quantizer::Randomness;
 use dither_numerics::{Block, Quantizer, Scale, pow2};
 use std::sync::Mutex;
 
@@ -81,7 +82,7 @@ pub unsafe fn stats(
     q: &Quantizer,
     layout: &Layout,
     x: Memory,
-    source: Source<'_>,
+    source: Randomness<'_>,
     per_block: Option<&mut Vec<Stats>>,
     threads: usize,
 ) -> Stats {

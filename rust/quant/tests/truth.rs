@@ -3,7 +3,7 @@
 
 use dither_numerics::quantizer::{Randomness, absmax};
 use dither_numerics::{Block, Format, Overflow, Quantizer, Rounding, ScaleFormat, ScaleRule, Scaling};
-use dither_quant::{Layout, Memory, MemoryMut, Source, fake_quant, neighbours, simd};
+use dither_quant::{Layout, Memory, MemoryMut, fake_quant, neighbours, simd};
 use std::sync::Mutex;
 
 /// Tests that force a SIMD level must not run side by side.
@@ -91,7 +91,7 @@ fn blocks(q: &Quantizer, layout: &Layout, len: usize) -> Vec<Vec<usize>> {
     all
 }
 
-fn fast(q: &Quantizer, layout: &Layout, x: &[f32], source: Source<'_>, threads: usize) -> Vec<f32> {
+fn fast(q: &Quantizer, layout: &Layout, x: &[f32], source: Randomness<'_>, threads: usize) -> Vec<f32> {
     let mut y = vec![0f32; x.len()];
     // SAFETY: both arrays have the layout's length.
     unsafe { fake_quant(q, layout, Memory::F32(x.as_ptr()), MemoryMut::F32(y.as_mut_ptr()), source, threads) };
@@ -105,7 +105,7 @@ fn same(a: &[f32], b: &[f32]) -> Option<usize> {
 fn check(q: &Quantizer, layout: &Layout, family: &str, x: &[f32]) {
     let (seed, stream, offset) = (0xfeed_beef_1234_5678, 42, 1000);
     let want = truth(q, layout, x, Randomness::Addressed { seed, stream, offset });
-    let got = fast(q, layout, x, Source::Addressed { seed, stream, offset }, 1);
+    let got = fast(q, layout, x, Randomness::Addressed { seed, stream, offset }, 1);
     if let Some(i) = same(&got, &want) {
         panic!(
             "{family} {layout:?} {} {q:?}\nelement {i}: x {:e} ({:#x}) fast {:e} truth {:e}",
@@ -253,7 +253,7 @@ fn threads_and_in_place() {
     let _guard = LEVEL.lock().unwrap_or_else(|e| e.into_inner());
     let layout = Layout { outer: 5, axis: 333, inner: 77 };
     let x: Vec<f32> = noise(layout.len(), 5).into_iter().map(|b| b as f32 / 1e9 - 2.0).collect();
-    let source = Source::Addressed { seed: 1, stream: 2, offset: 3 };
+    let source = Randomness::Addressed { seed: 1, stream: 2, offset: 3 };
     for scaling in scalings() {
         let q = Quantizer {
             format: Format::get("e2m1").unwrap(),
@@ -293,14 +293,14 @@ fn half_precision_arrays() {
     for name in ["bf16", "fp16"] {
         let f = Format::get(name).unwrap();
         let x: Vec<f32> = codes.iter().map(|c| f.decode(u32::from(*c)) as f32).collect();
-        let want = fast(&q, &layout, &x, Source::None, 1);
+        let want = fast(&q, &layout, &x, Randomness::None, 1);
         let mut y = vec![0u16; x.len()];
         let (input, output) = match name {
             "bf16" => (Memory::Bf16(codes.as_ptr()), MemoryMut::Bf16(y.as_mut_ptr())),
             _ => (Memory::F16(codes.as_ptr()), MemoryMut::F16(y.as_mut_ptr())),
         };
         // SAFETY: all arrays have the layout's length.
-        unsafe { fake_quant(&q, &layout, input, output, Source::None, 1) };
+        unsafe { fake_quant(&q, &layout, input, output, Randomness::None, 1) };
         for (y, want) in y.iter().zip(want) {
             let want = f.round(f64::from(want), Rounding::NearestEven, Overflow::Ieee, 0);
             let got = f.decode(u32::from(*y));
