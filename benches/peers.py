@@ -14,17 +14,21 @@ import torch
 MX = {"mxfp8_e4m3": (3, 8, 448.0, ml_dtypes.float8_e4m3fn), "mxfp4": (1, 2, 6.0, ml_dtypes.float4_e2m1fn)}
 
 
-def torch_mx(x: torch.Tensor, mbits: int, emax: int, top: float) -> torch.Tensor:
+def torch_mx(mbits: int, emax: int, top: float) -> Callable[[torch.Tensor], torch.Tensor]:
     """MX with the floor rule on ordinary blocks: one addition and one subtraction round to `mbits`."""
-    b = x.unflatten(-1, (-1, 32))
-    bits = b.view(torch.int32)
-    block = bits.bitwise_and(0x7FFFFFFF).amax(-1, keepdim=True).bitwise_and(0x7F800000)
-    emin = block - ((2 * emax - 2 if emax == 8 else 2) << 23)
-    c = (torch.maximum(bits.bitwise_and(0x7F800000), emin) + (((23 - mbits) << 23) | 0x400000)).view(
-        torch.float32
-    )
-    limit = (block | int(np.float32(top / 2.0**emax).view(np.int32) & 0x7FFFFF)).view(torch.float32)
-    return ((b + c) - c).clamp(-limit, limit).flatten(-2)
+    below = (2 * emax - 2 if emax == 8 else 2) << 23  # from the block's exponent to the smallest normal's
+    shift = ((23 - mbits) << 23) | 0x400000
+    fraction = int(np.float32(top / 2.0**emax).view(np.int32)) & 0x7FFFFF
+
+    def recipe(x: torch.Tensor) -> torch.Tensor:
+        b = x.unflatten(-1, (-1, 32))
+        bits = b.view(torch.int32)
+        block = bits.bitwise_and(0x7FFFFFFF).amax(-1, keepdim=True).bitwise_and(0x7F800000)
+        c = (torch.maximum(bits.bitwise_and(0x7F800000), block - below) + shift).view(torch.float32)
+        limit = (block | fraction).view(torch.float32)
+        return ((b + c) - c).clamp(-limit, limit).flatten(-2)
+
+    return recipe
 
 
 def torch_int4(x: torch.Tensor) -> torch.Tensor:
@@ -38,7 +42,7 @@ def torch_recipe(preset: str) -> Callable[[torch.Tensor], torch.Tensor]:
     if preset == "int4_g128":
         return torch_int4
     mbits, emax, top, _ = MX[preset]
-    return lambda x: torch_mx(x, mbits, emax, top)
+    return torch_mx(mbits, emax, top)
 
 
 def numpy_recipe(preset: str) -> Callable[[np.ndarray], np.ndarray]:
