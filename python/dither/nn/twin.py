@@ -2,9 +2,10 @@
 
 Written from the arithmetic that rust/numerics states, with integer operations on the bits of floats, so
 Inductor can fuse it and no device needs a kernel of its own. It is what non-CPU tensors use. Bit-equality
-with Rust is tested on CPU, eager and compiled. On other devices it has not been run; the one step that
-depends on the device is division, which must be correctly rounded (eager CUDA is; Triton is where
-`torch._inductor.config.eager_numerics.division_rounding` is set).
+with Rust is tested on CPU, eager and compiled; it presumes that subnormals are kept (torch's default). On
+other devices it has not been run; the one step that depends on the device is division, which must be
+correctly rounded (eager CUDA is; Triton is where `torch._inductor.config.eager_numerics.division_rounding` is
+set).
 
 All functions take fp32, bf16, fp16 or fp64 tensors, compute in fp32 (fp64 for fp64) and round once to
 `out_dtype`.
