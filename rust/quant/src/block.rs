@@ -5,6 +5,7 @@ use crate::job::{Fast, Job};
 use crate::simd::dispatch;
 
 const MAGNITUDE: u32 = 0x7fff_ffff;
+const GROUP: usize = 16;
 
 /// Blocks of neighbours in a contiguous run; the last one may be short.
 pub fn contiguous(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
@@ -66,8 +67,15 @@ fn fixed<const M: u8, const B: usize>(x: &[f32], y: &mut [f32], random: &[u32], 
         }
         ragged::<M>(x_rest, y_rest, B, &random[done..], job);
     } else {
-        for (x, y) in x.iter().zip(y) {
-            one::<M>(x, y, &[], job);
+        // The absmax of several blocks first: their reductions overlap instead of each delaying its own block.
+        for (x, y) in x.chunks(GROUP).zip(y.chunks_mut(GROUP)) {
+            let mut absmax = [0; GROUP];
+            for (m, x) in absmax.iter_mut().zip(x) {
+                *m = x.iter().fold(0, |m: u32, x| m.max(x.to_bits() & MAGNITUDE));
+            }
+            for ((x, y), m) in x.iter().zip(y).zip(absmax) {
+                apply::<M>(x, y, &[], job.scale(m), job);
+            }
         }
         ragged::<M>(x_rest, y_rest, B, &[], job);
     }
@@ -118,7 +126,7 @@ fn map<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], f: impl Fn(f32, u3
 }
 
 /// Columns handled side by side: their absmax and scales stay in the first-level cache.
-const STRIP: usize = 64;
+const STRIP: usize = 32;
 
 #[inline(always)]
 fn columns_body<const M: u8>(x: &[f32], y: &mut [f32], inner: usize, random: &[u32], job: &Job<'_>) {
@@ -150,7 +158,8 @@ fn strip<const M: u8>(
     let (mut first, mut second) = ([127u32 << 23; STRIP], [127u32 << 23; STRIP]);
     let mut kind = Fast::Power { emin: 0, max: 0 };
     let mut exact = Vec::new();
-    for i in 0..width {
+    let usual = job.powers(&absmax[..width], &mut first[..width], &mut second[..width]);
+    for i in if usual { 0..0 } else { 0..width } {
         let scale = job.scale(absmax[i]);
         match scale {
             Fast::Power { emin, max } => (first[i], second[i]) = (emin, max),
@@ -201,14 +210,18 @@ fn each<const M: u8>(
 ) {
     for (k, (x, y)) in x.chunks_exact(inner).zip(y.chunks_exact_mut(inner)).enumerate() {
         let (x, y) = (&x[from..from + width], &mut y[from..from + width]);
-        if M == STOCHASTIC {
-            let random = &random[k * inner + from..k * inner + from + width];
-            for (i, ((x, y), r)) in x.iter().zip(y).zip(random).enumerate().take(STRIP) {
-                *y = f(*x, *r, i);
+        let random = if M == STOCHASTIC { &random[k * inner + from..k * inner + from + width] } else { &[] };
+        // A whole strip has a known length, so that its scales stay in registers from row to row.
+        match (<&[f32; STRIP]>::try_from(x), <&mut [f32; STRIP]>::try_from(&mut *y)) {
+            (Ok(x), Ok(y)) if M == STOCHASTIC => {
+                let random: &[u32; STRIP] = random.try_into().expect("as long as the row");
+                (0..STRIP).for_each(|i| y[i] = f(x[i], random[i], i));
             }
-        } else {
-            for (i, (x, y)) in x.iter().zip(y).enumerate().take(STRIP) {
-                *y = f(*x, 0, i);
+            (Ok(x), Ok(y)) => (0..STRIP).for_each(|i| y[i] = f(x[i], 0, i)),
+            _ => {
+                for (i, (x, y)) in x.iter().zip(y).enumerate().take(STRIP) {
+                    *y = f(*x, if M == STOCHASTIC { random[i] } else { 0 }, i);
+                }
             }
         }
     }

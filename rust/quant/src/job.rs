@@ -114,6 +114,22 @@ impl<'a> Job<'a> {
         Fast::Power { emin: top.wrapping_add(p.emin), max: top.wrapping_add(p.max) }
     }
 
+    /// The grids of many blocks at once, without a branch a block; false where one of them is none of `Fast::Power`.
+    #[inline(always)]
+    pub fn powers(&self, absmax: &[u32], emin: &mut [u32], max: &mut [u32]) -> bool {
+        let p = &self.power;
+        let scaled = self.quantizer.scaling.as_ref().is_some_and(|s| s.format == ScaleFormat::E8m0);
+        let in_range = absmax.iter().fold(true, |all, a| all & (a >> 23 >= p.first) & (a >> 23 <= p.last));
+        if !scaled || !in_range {
+            return false;
+        }
+        for ((a, emin), max) in absmax.iter().zip(emin).zip(max) {
+            let top = ((a >> 23) + u32::from(a & 0x007f_ffff >= p.carry)) << 23;
+            (*emin, *max) = (top.wrapping_add(p.emin), top.wrapping_add(p.max));
+        }
+        true
+    }
+
     /// A scale stored as an 8-bit float, rounded by the element kernel on the scale's own grid.
     #[inline(always)]
     fn stored(&self, absmax: u32, rule: ScaleRule) -> Fast {

@@ -59,6 +59,8 @@ impl Layout {
             Some(Block::Row) => (*self, self.axis.max(1)),
             Some(Block::Tensor) | None => (self.flat(), UNIT),
         };
+        // Rows of whole blocks follow each other in memory like one long row, which makes fewer and larger units.
+        let layout = if layout.inner == 1 && layout.axis % block == 0 { layout.flat() } else { layout };
         let step = if layout.inner == 1 { block * (UNIT / block).max(1) } else { block };
         Cut { layout, block, step, per_outer: layout.axis.div_ceil(step) }
     }
