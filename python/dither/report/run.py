@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dither.files import replacing
 from dither.report import curves, html
 from dither.report.load import Run, label
-from dither.train.files import replacing
 from dither.train.rundir import CONFIG
 
 MEANINGS = {

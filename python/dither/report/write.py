@@ -7,8 +7,8 @@ from pathlib import Path
 from tomllib import TOMLDecodeError
 
 from dither.errors import UserError, require
+from dither.files import disk_errors, write_text
 from dither.report.load import is_run, load_run
-from dither.train.files import disk_errors, write_text
 
 PAGE = "report.html"
 

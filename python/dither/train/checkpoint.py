@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dither.errors import UserError
-from dither.train.files import disk_errors, replacing, write_json
+from dither.files import disk_errors, replacing, write_json
 
 FOLDER = "checkpoints"
 FULL = "Free some space, then resume the run; the checkpoints before it are valid."

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from dither.errors import UserError
+from dither.files import disk_errors, write_json, write_text
 from dither.train import config as configuration
 from dither.train import records
 from dither.train.config import RunConfig
-from dither.train.files import disk_errors, write_json, write_text
 from dither.train.loop import DivergedError, Run, train
 from dither.train.plan import Plan, load_plan
 from dither.train.progress import Progress, make_progress

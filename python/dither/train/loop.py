@@ -22,12 +22,12 @@ import torch.nn.functional as F
 
 import dither.nn as dnn
 from dither.errors import UserError, require
+from dither.files import disk_errors, write_json
 from dither.train import checkpoint
 from dither.train import config as configuration
 from dither.train.batches import Batches
 from dither.train.config import RunConfig
 from dither.train.evaluate import evaluate
-from dither.train.files import disk_errors, write_json
 from dither.train.progress import Progress, TensorBoard, make_progress, summary_writer
 from dither.train.records import JSONL, Records, finite, peak_memory_mib, reset_peak_memory, write_parquet
 from dither.train.rundir import RUN, SUMMARY, RunDirectory, read_summary

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dither.errors import UserError, require
-from dither.train.files import disk_errors, replacing
+from dither.files import disk_errors, replacing
 
 JSONL, PARQUET = "metrics.jsonl", "metrics.parquet"
 

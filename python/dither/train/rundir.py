@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from dither.errors import UserError
+from dither.files import disk_errors, write_text
 from dither.train import config as configuration
 from dither.train.config import RunConfig
-from dither.train.files import disk_errors, write_text
 from dither.train.toml import dump_toml, to_dict
 
 CONFIG, RUN, SUMMARY, LOCK = "config.toml", "run.json", "summary.json", ".lock"
@@ -122,7 +122,7 @@ class RunDirectory:
         return config
 
     def _remove_leftovers(self) -> None:
-        """What a killed writer of this package left (dither.train.files.replacing), and nothing else."""
+        """What a killed writer of this package left (dither.files.replacing), and nothing else."""
         for name in WRITTEN_ASIDE:
             for leftover in self.path.glob(f"{name}.tmp-*"):
                 leftover.unlink()

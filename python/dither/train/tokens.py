@@ -25,9 +25,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from dither.errors import UserError, require
+from dither.files import disk_errors, sync, write_json
 from dither.train import corpus
 from dither.train.config import STDLIB, DataConfig
-from dither.train.files import disk_errors, sync, write_json
 
 LAYOUT = 1  # enters the key; raise it when the meaning of the files changes
 END_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eot|>", "[SEP]")
