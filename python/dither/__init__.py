@@ -9,6 +9,7 @@ from dither.arrays import get_num_threads, set_num_threads
 from dither.errors import MissingExtraError, UserError
 from dither.functions import cast, decode, encode, error_stats, fake_quant, neighbours
 from dither.quantizer import Quantizer
+from dither.transforms import hadamard
 
 __version__: str = _core.__version__
 
@@ -24,6 +25,7 @@ __all__ = [
     "fake_quant",
     "formats",
     "get_num_threads",
+    "hadamard",
     "neighbours",
     "set_num_threads",
 ]

@@ -30,5 +30,14 @@ def decode(format: str, len: int, code: _Array, y: _Array, threads: int) -> None
 def stats(
     q: Quantizer, shape: _Shape, x: _Array, random: _Random, per_block: bool, threads: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]] | None]: ...
+def hadamard(
+    shape: _Shape,
+    block: int,
+    signs: tuple[int, int, bool] | None,
+    inverse: bool,
+    x: _Array,
+    y: _Array,
+    threads: int,
+) -> None: ...
 def random_bits(seed: int, stream: int, index: int, bits: int) -> int: ...
 def simd_level(at_most: str | None = None) -> str: ...

@@ -160,6 +160,21 @@ def run_error_stats(
     return _core.stats(_handle(q), shape, (x.ptr, x.dtype), bits, per_block, get_num_threads())
 
 
+def run_hadamard(
+    x: Buffer, out: Buffer, axis: int, block: int, signs: tuple[int, int, bool] | None, inverse: bool
+) -> None:
+    """Write the rotated blocks of `x` to `out` (the same memory, or memory that does not overlap it)."""
+    _core.hadamard(
+        _shape(x.shape, axis),
+        block,
+        signs,
+        inverse,
+        (x.ptr, x.dtype),
+        (out.ptr, out.dtype),
+        get_num_threads(),
+    )
+
+
 def code_dtype(fmt: Format) -> str:
     """The narrowest unsigned integer that holds a code."""
     return "u8" if fmt.bits <= 8 else "u16" if fmt.bits <= 16 else "u32"

@@ -21,12 +21,11 @@ from dither.errors import UserError
 from dither.formats import Format
 from dither.functions import finish_stats
 from dither.nn import kernels, twin
+from dither.nn.checks import check_input, check_out, dtype_of
 from dither.nn.kernels import WORDS
 from dither.nn.streams import signed
+from dither.nn.transforms import hadamard as hadamard
 from dither.quantizer import Quantizer
-
-_FLOATS = ("fp32", "bf16", "fp16", "fp64")
-_DTYPES = {word: dtype for dtype, word in WORDS.items() if word in _FLOATS}
 
 
 class _Twin(torch.autograd.Function):
@@ -66,19 +65,6 @@ def _named(q: Quantizer | str) -> tuple[str, Quantizer]:
     return spec, kernels.parse(spec)
 
 
-def _check_input(x: Any) -> str:
-    """The dtype word of a tensor that can be quantized."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"dither.nn.ops takes torch tensors, not {type(x).__name__}")
-    word = WORDS.get(x.dtype)
-    if word not in _FLOATS:
-        raise TypeError(
-            f"float32, float64, float16 and bfloat16 tensors can be quantized, not {x.dtype}; "
-            "convert with x.float()"
-        )
-    return word
-
-
 def _check_draws(
     q: Quantizer, x: Tensor, seed: Any, stream: Any, offset: Any, random: Any, rng: Tensor | None
 ) -> tuple[Tensor | None, int, Tensor | None]:
@@ -112,34 +98,6 @@ def _check_draws(
     return torch.tensor([signed(seed), signed(stream)], dtype=torch.int64), offset, None
 
 
-def _dtype(word_or_dtype: Any) -> torch.dtype:
-    dtype = _DTYPES.get(word_or_dtype) if isinstance(word_or_dtype, str) else word_or_dtype
-    if dtype is None or WORDS.get(dtype) not in _FLOATS:
-        raise TypeError(f"out_dtype is one of fp32, fp64, fp16 and bf16, not {word_or_dtype}")
-    return dtype
-
-
-def _check_out(x: Tensor, out: Any, out_dtype: Any) -> None:
-    if not isinstance(out, Tensor):
-        raise TypeError(f"out= is a tensor like the input, not {type(out).__name__}")
-    if WORDS.get(out.dtype) not in _FLOATS:
-        raise TypeError(f"out= holds {out.dtype}; use float32, float64, float16 or bfloat16")
-    if out_dtype is not None and out.dtype != _dtype(out_dtype):
-        raise UserError(f"out= holds {out.dtype} but out_dtype asks for {_dtype(out_dtype)}")
-    if out.shape != x.shape:
-        raise UserError(f"out= has shape {tuple(out.shape)}, the input {tuple(x.shape)}")
-    if out.device != x.device:
-        raise UserError(f"out= is on {out.device}, the input on {x.device}")
-    if not (out.is_contiguous() and (not out.is_cpu or kernels.is_aligned(out))):
-        raise UserError("out= must be contiguous and aligned: leave it out and copy the result")
-    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
-        raise UserError("out= takes no part in autograd: call under torch.no_grad() or without out=")
-    start, end = x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()
-    same = out.data_ptr() == start and out.dtype == x.dtype and x.is_contiguous()
-    if not same and out.data_ptr() < end and start < out.data_ptr() + out.numel() * out.element_size():
-        raise UserError("out= overlaps the input in part: pass the input itself or separate memory")
-
-
 def fake_quant(
     x: Tensor,
     q: Quantizer | str,
@@ -159,14 +117,14 @@ def fake_quant(
     filled.
     """
     spec, q = _named(q)
-    word = _check_input(x)
+    word = check_input(x)
     axis = arrays.check_axis(axis, x.dim())
-    dtype = x.dtype if out_dtype is None else _dtype(out_dtype)
+    dtype = x.dtype if out_dtype is None else dtype_of(out_dtype)
     rng, offset, random = _check_draws(q, x, seed, stream, offset, random, rng)
     if out is None:
         kernels.warn_inexact(spec, WORDS.get(dtype, word))
         return apply(x, spec, axis, rng, dtype, offset, random)
-    _check_out(x, out, out_dtype)
+    check_out(x, out, out_dtype)
     kernels.warn_inexact(spec, WORDS[out.dtype])
     if not x.is_cpu:
         return out.copy_(apply(x, spec, axis, rng, out.dtype, offset, random))
@@ -215,7 +173,7 @@ def encode(
 ) -> Tensor:
     """`dither.encode` on a tensor: codes in the narrowest of uint8, uint16 and uint32, on x's device."""
     q = _cast(fmt, rounding, bits, overflow)
-    _check_input(x)
+    check_input(x)
     rng, offset, random = _check_draws(q, x, seed, stream, offset, random, rng)
     if x.is_cpu:
         return torch.ops.dither.encode.default(x.detach(), str(q), rng, offset, random)
@@ -234,7 +192,7 @@ def decode(codes: Tensor, fmt: str | Format) -> Tensor:
 def neighbours(x: Tensor, q: Quantizer | str, axis: int = -1) -> tuple[Tensor, Tensor]:
     """`dither.neighbours` on a tensor; constants to autograd."""
     spec, q = _named(q)
-    _check_input(x)
+    check_input(x)
     axis = arrays.check_axis(axis, x.dim())
     if x.is_cpu:
         return torch.ops.dither.neighbours.default(x.detach(), spec, axis)
@@ -255,7 +213,7 @@ def error_stats(
 ) -> dict[str, Any]:
     """`dither.error_stats` on a tensor."""
     _, q = _named(q)
-    _check_input(x)
+    check_input(x)
     axis = arrays.check_axis(axis, x.dim())
     if not x.numel():
         raise UserError("an empty array has no error statistics")

@@ -4,6 +4,7 @@
 //! the length of the call. (numpy's buffer protocol knows neither bf16 nor torch.)
 
 mod formats;
+mod linalg;
 mod memory;
 mod ops;
 mod quantizer;
@@ -15,5 +16,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     formats::register(m)?;
     quantizer::register(m)?;
-    ops::register(m)
+    ops::register(m)?;
+    linalg::register(m)
 }

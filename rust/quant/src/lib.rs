@@ -6,6 +6,7 @@
 //! * [`element`] and [`block`]: the arithmetic, on fp32 in cache.
 //! * [`bits`]: addressed random bits for a run of neighbours.
 //! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory.
+//! * [`hadamard`]: rotations of blocks.
 //! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`stats`]: the operations.
 
 mod absmax;
@@ -17,6 +18,7 @@ pub mod dtype;
 mod element;
 pub mod fake_quant;
 mod fpu;
+pub mod hadamard;
 mod job;
 pub mod layout;
 pub mod neighbours;
@@ -26,5 +28,6 @@ pub mod stats;
 
 pub use dtype::{Memory, MemoryMut};
 pub use fake_quant::fake_quant;
+pub use hadamard::hadamard;
 pub use layout::Layout;
 pub use neighbours::neighbours;

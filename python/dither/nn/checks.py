@@ -1,0 +1,56 @@
+"""Arguments of the torch face: what is accepted, and errors that say what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dither.errors import UserError
+from dither.nn import kernels
+from dither.nn.kernels import WORDS
+
+_FLOATS = ("fp32", "bf16", "fp16", "fp64")
+_DTYPES = {word: dtype for dtype, word in WORDS.items() if word in _FLOATS}
+
+
+def check_input(x: Any) -> str:
+    """The dtype word of a tensor that can be quantized."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"dither.nn.ops takes torch tensors, not {type(x).__name__}")
+    word = WORDS.get(x.dtype)
+    if word not in _FLOATS:
+        raise TypeError(
+            f"float32, float64, float16 and bfloat16 tensors can be quantized, not {x.dtype}; "
+            "convert with x.float()"
+        )
+    return word
+
+
+def dtype_of(word_or_dtype: Any) -> torch.dtype:
+    dtype = _DTYPES.get(word_or_dtype) if isinstance(word_or_dtype, str) else word_or_dtype
+    if dtype is None or WORDS.get(dtype) not in _FLOATS:
+        raise TypeError(f"out_dtype is one of fp32, fp64, fp16 and bf16, not {word_or_dtype}")
+    return dtype
+
+
+def check_out(x: Tensor, out: Any, out_dtype: Any) -> None:
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out= is a tensor like the input, not {type(out).__name__}")
+    if WORDS.get(out.dtype) not in _FLOATS:
+        raise TypeError(f"out= holds {out.dtype}; use float32, float64, float16 or bfloat16")
+    if out_dtype is not None and out.dtype != dtype_of(out_dtype):
+        raise UserError(f"out= holds {out.dtype} but out_dtype asks for {dtype_of(out_dtype)}")
+    if out.shape != x.shape:
+        raise UserError(f"out= has shape {tuple(out.shape)}, the input {tuple(x.shape)}")
+    if out.device != x.device:
+        raise UserError(f"out= is on {out.device}, the input on {x.device}")
+    if not (out.is_contiguous() and (not out.is_cpu or kernels.is_aligned(out))):
+        raise UserError("out= must be contiguous and aligned: leave it out and copy the result")
+    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
+        raise UserError("out= takes no part in autograd: call under torch.no_grad() or without out=")
+    start, end = x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()
+    same = out.data_ptr() == start and out.dtype == x.dtype and x.is_contiguous()
+    if not same and out.data_ptr() < end and start < out.data_ptr() + out.numel() * out.element_size():
+        raise UserError("out= overlaps the input in part: pass the input itself or separate memory")
