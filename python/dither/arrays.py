@@ -153,11 +153,15 @@ def run_decode(fmt: Format, codes: Buffer, out: Buffer) -> None:
 
 def run_error_stats(
     q: Quantizer, x: Buffer, axis: int, random: Random, per_block: bool
-) -> tuple[dict[str, Any], list[dict[str, Any]] | None]:
-    """Sums and counts over the array and, if asked for, over each block in C order."""
+) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:
+    """Sums and counts over the array and, if asked for, arrays of those over each block in C order."""
     bits = _random(random) if q.rounding == "stochastic" else None
-    shape = _shape(x.shape, axis)
-    return _core.stats(_handle(q), shape, (x.ptr, x.dtype), bits, per_block, get_num_threads())
+    shape, handle = _shape(x.shape, axis), _handle(q)
+    names, blocks = _core.stats_table(handle, shape)
+    table = np.empty((len(names), blocks)) if per_block else None
+    address = None if table is None else table.__array_interface__["data"][0]
+    total = _core.stats(handle, shape, (x.ptr, x.dtype), bits, address, get_num_threads())
+    return total, None if table is None else dict(zip(names, table, strict=True))
 
 
 def run_hadamard(

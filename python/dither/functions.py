@@ -9,6 +9,7 @@ input's shape, and may be the input itself. The accepted dtypes are float32, flo
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 import numpy as np
@@ -287,11 +288,22 @@ def error_stats(
 ) -> dict[str, Any]:
     """What quantization does to `x`.
 
-    Returns a dict: `sqnr_db` (10 log10 of signal over noise power; infinite without noise), `mse`, `max_rel`
-    (largest |y - x| / |x|), and counts `count`, `nonfinite` (NaN or infinite before or after; left out of the
-    sums), `clipped` (|x| above the largest value the scale allows, before rounding), `last_bin` (|y| equal to
-    that value) and `underflowed` (x != 0 that became 0). Where no element is finite, `sqnr_db` and `mse` are
-    NaN. With `per_block`, `blocks` holds the same as a dict of arrays, axis replaced by blocks.
+    Returns a dict, over the finite elements:
+
+    - `sqnr_db` (10 log10 of signal over noise power; infinite without noise), `mse`, `max_rel` (largest
+      |y - x| / |x|);
+    - counts `count` (of all), `nonfinite` (NaN or infinite before or after; left out of everything else),
+      `clipped` (|x| above the largest value the scale allows, before rounding), `last_bin` (|y| equal to that
+      value), `underflowed` (x != 0 that became 0), and `last_bin_share` of the finite;
+    - of x itself `absmax`, `crest` (absmax over root mean square) and `kurtosis` (E (x - mean)^4 / var^2: 3
+      for a normal distribution; NaN without variance);
+    - of the block scales `scale_spread` (log2 of largest over smallest) and `scale_std` (standard deviation
+      of log2), over scales that are finite and not zero.
+
+    What has no value (no finite element, no scale) is NaN. With `per_block`, `blocks` holds the same as a
+    dict of arrays, axis replaced by blocks, with `scale` (the number that multiplies elements; 0 where the
+    block becomes zero, NaN where it is poisoned) instead of the two spreads. Sums are fp64, merged in a
+    tree: relative errors stay below 1e-13, and the bits do not depend on the number of threads.
     """
     if (handler := _handler(x)) is not None:
         return handler.error_stats(
@@ -312,20 +324,20 @@ def finish_stats(
     shape: tuple[int, ...],
     axis: int,
     total: dict[str, Any],
-    blocks: list[dict[str, Any]] | None,
+    blocks: dict[str, np.ndarray] | None,
 ) -> dict[str, Any]:
     """Ratios from the sums that the extension returns."""
-    ratios = _ratios({k: np.asarray(v) for k, v in total.items()})
-    stats: dict[str, Any] = {k: _scalar(v) for k, v in ratios.items()}
+    scales, lowest, highest, m2 = total.pop("scale")
+    stats: dict[str, Any] = {
+        name: value.item() for name, value in _ratios({k: np.asarray(v) for k, v in total.items()}).items()
+    }
+    stats["scale_spread"] = highest - lowest if scales else math.nan
+    stats["scale_std"] = math.sqrt(m2 / scales) if scales else math.nan
     if blocks is not None:
         grid = _block_shape(q, shape, axis)
-        sums = {k: np.array([b[k] for b in blocks]).reshape(grid) for k in total}
-        stats["blocks"] = _ratios(sums)
+        sums = {name: row.reshape(grid) for name, row in blocks.items()}
+        stats["blocks"] = {**_ratios(sums), "scale": sums["scale"]}
     return stats
-
-
-def _scalar(value: np.ndarray) -> float | int:
-    return value.item()
 
 
 def _block_shape(q: Quantizer, shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
@@ -335,11 +347,20 @@ def _block_shape(q: Quantizer, shape: tuple[int, ...], axis: int) -> tuple[int, 
     return (*shape[:axis], -(-shape[axis] // size), *shape[axis + 1 :])
 
 
+_COUNTS = ("count", "nonfinite", "clipped", "last_bin", "underflowed")
+
+
 def _ratios(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    finite = sums["count"] - sums["nonfinite"]
-    signal, noise = np.asarray(sums["signal"], float), np.asarray(sums["noise"], float)
+    finite, signal, noise = sums["count"] - sums["nonfinite"], sums["signal"], sums["noise"]
     with np.errstate(divide="ignore", invalid="ignore"):
         sqnr = np.where(noise > 0, 10 * np.log10(signal / noise), np.where(finite > 0, np.inf, np.nan))
-        mse = noise / finite
-    kept = ("max_rel", "count", "nonfinite", "clipped", "last_bin", "underflowed")
-    return {"sqnr_db": sqnr, "mse": mse, **{k: sums[k] for k in kept}}
+        return {
+            "sqnr_db": sqnr,
+            "mse": noise / finite,
+            "max_rel": sums["max_rel"],
+            **{name: sums[name].astype(np.int64) for name in _COUNTS},
+            "last_bin_share": sums["last_bin"] / finite,
+            "absmax": np.where(finite > 0, sums["absmax"], np.nan),
+            "crest": sums["absmax"] / np.sqrt(signal / finite),
+            "kurtosis": finite * sums["m4"] / sums["m2"] ** 2,
+        }

@@ -8,6 +8,7 @@ mod linalg;
 mod memory;
 mod ops;
 mod quantizer;
+mod statistics;
 
 use pyo3::prelude::*;
 
@@ -17,5 +18,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     formats::register(m)?;
     quantizer::register(m)?;
     ops::register(m)?;
-    linalg::register(m)
+    linalg::register(m)?;
+    statistics::register(m)
 }

@@ -3,11 +3,9 @@
 use crate::memory::{self, Random};
 use crate::quantizer::Quantizer;
 use dither_numerics::Format;
-use dither_quant::stats::Stats;
 use dither_quant::{codes, simd};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 type Shape = (usize, usize, usize);
 /// Address and dtype word.
@@ -75,45 +73,6 @@ fn decode(py: Python<'_>, format: &str, len: usize, code: Array<'_>, y: Array<'_
     Ok(())
 }
 
-/// Sums over the array and, if asked for, over each block.
-type Sums<'py> = (Bound<'py, PyDict>, Option<Vec<Bound<'py, PyDict>>>);
-
-/// Sums over the array and, if asked for, a list of sums, one a block.
-#[pyfunction]
-fn stats<'py>(
-    py: Python<'py>,
-    q: &Quantizer,
-    shape: Shape,
-    x: Array<'_>,
-    random: Option<Random>,
-    per_block: bool,
-    threads: usize,
-) -> PyResult<Sums<'py>> {
-    let (layout, x) = (memory::layout(shape), memory::input(x.0, x.1)?);
-    let mut blocks = Vec::new();
-    // SAFETY: as in fake_quant.
-    let total = py.detach(|| unsafe {
-        let source = memory::source(random, layout.len());
-        let wanted = per_block.then_some(&mut blocks);
-        dither_quant::stats::stats(&q.0, &layout, x, source, wanted, threads)
-    });
-    let blocks: PyResult<Vec<_>> = blocks.iter().map(|b| sums(py, b)).collect();
-    Ok((sums(py, &total)?, per_block.then_some(blocks?)))
-}
-
-fn sums<'py>(py: Python<'py>, s: &Stats) -> PyResult<Bound<'py, PyDict>> {
-    let d = PyDict::new(py);
-    d.set_item("count", s.count)?;
-    d.set_item("nonfinite", s.nonfinite)?;
-    d.set_item("signal", s.signal)?;
-    d.set_item("noise", s.noise)?;
-    d.set_item("max_rel", s.max_rel)?;
-    d.set_item("clipped", s.clipped)?;
-    d.set_item("underflowed", s.underflowed)?;
-    d.set_item("last_bin", s.last_bin)?;
-    Ok(d)
-}
-
 /// The `bits` random bits of element `index` of `stream` under `seed`.
 #[pyfunction]
 fn random_bits(seed: u64, stream: u64, index: u64, bits: u32) -> PyResult<u32> {
@@ -145,7 +104,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(neighbours, m)?)?;
     m.add_function(wrap_pyfunction!(encode, m)?)?;
     m.add_function(wrap_pyfunction!(decode, m)?)?;
-    m.add_function(wrap_pyfunction!(stats, m)?)?;
     m.add_function(wrap_pyfunction!(random_bits, m)?)?;
     m.add_function(wrap_pyfunction!(simd_level, m)?)
 }

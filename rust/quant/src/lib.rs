@@ -7,6 +7,7 @@
 //! * [`bits`]: addressed random bits for a run of neighbours.
 //! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory.
 //! * [`hadamard`]: rotations of blocks.
+//! * [`moments`]: sums of errors and their merging.
 //! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`stats`]: the operations.
 
 mod absmax;
@@ -21,6 +22,7 @@ mod fpu;
 pub mod hadamard;
 mod job;
 pub mod layout;
+pub mod moments;
 pub mod neighbours;
 pub mod pool;
 pub mod simd;

@@ -1,0 +1,50 @@
+//! Statistics of what quantization does.
+
+use crate::memory::{self, Random};
+use crate::quantizer::Quantizer;
+use dither_quant::stats::{FIELDS, Table, block_count, numbers};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+type Shape = (usize, usize, usize);
+/// Address and dtype word.
+type Array<'a> = (usize, &'a str);
+
+/// Blocks of the statistics and the names of their rows: the shape of the table that `stats` fills.
+#[pyfunction]
+fn stats_table(q: &Quantizer, shape: Shape) -> (Vec<&'static str>, usize) {
+    (FIELDS.to_vec(), block_count(&q.0, &memory::layout(shape)))
+}
+
+/// Sums over the array by name; with the address of an fp64 table, those of every block go there.
+#[pyfunction]
+fn stats<'py>(
+    py: Python<'py>,
+    q: &Quantizer,
+    shape: Shape,
+    x: Array<'_>,
+    random: Option<Random>,
+    table: Option<usize>,
+    threads: usize,
+) -> PyResult<Bound<'py, PyDict>> {
+    let (layout, x) = (memory::layout(shape), memory::input(x.0, x.1)?);
+    let blocks = block_count(&q.0, &layout);
+    // SAFETY: as for `ops::fake_quant`; the table is a fresh array of the shape that `stats_table` states.
+    let total = py.detach(|| unsafe {
+        let source = memory::source(random, layout.len());
+        let table = table.map(|p| Table { rows: p as *mut f64, blocks });
+        dither_quant::stats::stats(&q.0, &layout, x, source, table, threads)
+    });
+    let sums = PyDict::new(py);
+    for (name, number) in FIELDS.into_iter().zip(numbers(&total.stats, f64::NAN)) {
+        sums.set_item(name, number)?;
+    }
+    let spread = total.spread;
+    sums.set_item("scale", (spread.scales, spread.lowest, spread.highest, spread.m2))?;
+    Ok(sums)
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(stats, m)?)?;
+    m.add_function(wrap_pyfunction!(stats_table, m)?)
+}

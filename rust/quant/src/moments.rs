@@ -1,0 +1,240 @@
+//! Sums over elements before and after quantization, and how two sets of sums become one.
+//!
+//! A run of up to 256 elements is summed in eight lanes and twice: first for the mean, then for the central moments
+//! about it. Runs, blocks and units are merged pairwise in a tree whose shape depends on their number alone, so the
+//! sums are the same bits for any number of threads, and rounding errors grow with the logarithm of the count: the
+//! relative error of the sums of squares and of even moments stays below 1e-13 for any array that fits in memory.
+//! Merging: Pebay, "Formulas for robust, one-pass parallel computation of covariances and arbitrary-order statistical
+//! moments", SAND2008-6212.
+
+use crate::simd::dispatch;
+
+/// Sums and counts over a set of elements; the finite ones only, but for `count` and `nonfinite`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stats {
+    pub count: u64,
+    /// Elements that are, or become, NaN or infinite.
+    pub nonfinite: u64,
+    /// Sum of x^2.
+    pub signal: f64,
+    /// Sum of (y - x)^2.
+    pub noise: f64,
+    /// Largest |y - x| / |x| over x != 0.
+    pub max_rel: f64,
+    /// Largest |x|.
+    pub absmax: f64,
+    /// |x| above the largest value the scale allows, before rounding.
+    pub clipped: u64,
+    /// x != 0 that became 0.
+    pub underflowed: u64,
+    /// |y| equal to that largest value.
+    pub last_bin: u64,
+    /// Mean of x, and the sums of (x - mean)^2, ^3, ^4.
+    pub mean: f64,
+    pub m2: f64,
+    pub m3: f64,
+    pub m4: f64,
+}
+
+/// Elements summed together before anything is merged.
+const RUN: usize = 256;
+const LANES: usize = 8;
+
+impl Stats {
+    /// The sums of a block whose scale allows magnitudes up to `top`.
+    pub fn of(x: &[f64], y: &[f64], top: f64) -> Stats {
+        let runs: Vec<Stats> = x
+            .chunks(RUN)
+            .zip(y.chunks(RUN))
+            .map(|(x, y)| {
+                let mut stats = Stats::default();
+                run(x, y, top, &mut stats);
+                stats
+            })
+            .collect();
+        tree(&runs, Stats::merge)
+    }
+
+    fn finite(&self) -> f64 {
+        (self.count - self.nonfinite) as f64
+    }
+
+    pub fn merge(a: &Stats, b: &Stats) -> Stats {
+        let (na, nb) = (a.finite(), b.finite());
+        let mut both = Stats {
+            count: a.count + b.count,
+            nonfinite: a.nonfinite + b.nonfinite,
+            signal: a.signal + b.signal,
+            noise: a.noise + b.noise,
+            max_rel: a.max_rel.max(b.max_rel),
+            absmax: a.absmax.max(b.absmax),
+            clipped: a.clipped + b.clipped,
+            underflowed: a.underflowed + b.underflowed,
+            last_bin: a.last_bin + b.last_bin,
+            ..*a
+        };
+        if nb == 0.0 {
+            return both;
+        }
+        if na == 0.0 {
+            (both.mean, both.m2, both.m3, both.m4) = (b.mean, b.m2, b.m3, b.m4);
+            return both;
+        }
+        let n = na + nb;
+        let (d, share) = (b.mean - a.mean, na * nb / n);
+        both.mean = a.mean + d * (nb / n);
+        both.m2 = a.m2 + b.m2 + d * d * share;
+        both.m3 = a.m3 + b.m3 + d * d * d * share * ((na - nb) / n) + 3.0 * d * (na * b.m2 - nb * a.m2) / n;
+        both.m4 = a.m4
+            + b.m4
+            + d * d * d * d * share * ((na * na - na * nb + nb * nb) / (n * n))
+            + 6.0 * d * d * (na * na * b.m2 + nb * nb * a.m2) / (n * n)
+            + 4.0 * d * (na * b.m3 - nb * a.m3) / n;
+        both
+    }
+}
+
+/// What the block scales of an array look like: of log2 of those that are finite and not zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spread {
+    pub scales: u64,
+    pub lowest: f64,
+    pub highest: f64,
+    pub mean: f64,
+    /// Sum of squared deviations from the mean.
+    pub m2: f64,
+}
+
+impl Spread {
+    pub fn of(scale: f64) -> Spread {
+        if !(scale > 0.0 && scale.is_finite()) {
+            return Spread::default();
+        }
+        let log = scale.log2();
+        Spread { scales: 1, lowest: log, highest: log, mean: log, m2: 0.0 }
+    }
+
+    pub fn merge(a: &Spread, b: &Spread) -> Spread {
+        if a.scales == 0 || b.scales == 0 {
+            return if a.scales == 0 { *b } else { *a };
+        }
+        let (na, nb) = (a.scales as f64, b.scales as f64);
+        let (n, d) = (na + nb, b.mean - a.mean);
+        Spread {
+            scales: a.scales + b.scales,
+            lowest: a.lowest.min(b.lowest),
+            highest: a.highest.max(b.highest),
+            mean: a.mean + d * (nb / n),
+            m2: a.m2 + b.m2 + d * d * (na * nb / n),
+        }
+    }
+}
+
+/// Merge pairwise, the left part as large a power of two as leaves something on the right.
+pub fn tree<T: Copy + Default>(parts: &[T], merge: fn(&T, &T) -> T) -> T {
+    match parts {
+        [] => T::default(),
+        [one] => *one,
+        _ => {
+            let (left, right) = parts.split_at(parts.len().next_power_of_two() / 2);
+            merge(&tree(left, merge), &tree(right, merge))
+        }
+    }
+}
+
+dispatch! { fn run(x: &[f64], y: &[f64], top: f64, out: &mut Stats) = run_body; }
+
+#[inline(always)]
+fn run_body(x: &[f64], y: &[f64], top: f64, out: &mut Stats) {
+    // Padding with zeros adds nothing to any sum.
+    let (mut a, mut b) = ([[0f64; LANES]; RUN / LANES], [[0f64; LANES]; RUN / LANES]);
+    a.as_flattened_mut()[..x.len()].copy_from_slice(x);
+    b.as_flattened_mut()[..y.len()].copy_from_slice(y);
+    let rows = x.len().div_ceil(LANES);
+    let [mut signal, mut noise, mut sum, mut rel, mut peak] = [[0f64; LANES]; 5];
+    let [mut nonfinite, mut clipped, mut underflowed, mut last] = [[0u64; LANES]; 4];
+    for (a, b) in a[..rows].iter_mut().zip(&b[..rows]) {
+        for l in 0..LANES {
+            let finite = (a[l].abs() < f64::INFINITY) & (b[l].abs() < f64::INFINITY);
+            let (x, y) = if finite { (a[l], b[l]) } else { (0.0, 0.0) };
+            // Marked for the second pass.
+            a[l] = if finite { x } else { f64::NAN };
+            let (size, error) = (x.abs(), (y - x).abs());
+            signal[l] += x * x;
+            noise[l] += error * error;
+            sum[l] += x;
+            let relative = if size > 0.0 { error / size } else { 0.0 };
+            rel[l] = if relative > rel[l] { relative } else { rel[l] };
+            peak[l] = if size > peak[l] { size } else { peak[l] };
+            nonfinite[l] += u64::from(!finite);
+            clipped[l] += u64::from(size > top);
+            underflowed[l] += u64::from((size > 0.0) & (y == 0.0));
+            last[l] += u64::from((y.abs() == top) & (top > 0.0));
+        }
+    }
+    let total = |v: [f64; LANES]| tree(&v, |a, b| a + b);
+    let most = |v: [f64; LANES]| v.into_iter().fold(0.0, f64::max);
+    let nonfinite = nonfinite.iter().sum::<u64>();
+    let finite = x.len() as u64 - nonfinite;
+    let mean = if finite > 0 { total(sum) / finite as f64 } else { 0.0 };
+    let [mut m2, mut m3, mut m4] = [[0f64; LANES]; 3];
+    let mut left = x.len();
+    for a in &a[..rows] {
+        for l in 0..LANES {
+            let d = if (l < left) & !a[l].is_nan() { a[l] - mean } else { 0.0 };
+            m2[l] += d * d;
+            m3[l] += d * d * d;
+            m4[l] += (d * d) * (d * d);
+        }
+        left = left.saturating_sub(LANES);
+    }
+    *out = Stats {
+        count: x.len() as u64,
+        nonfinite,
+        signal: total(signal),
+        noise: total(noise),
+        max_rel: most(rel),
+        absmax: most(peak),
+        clipped: clipped.iter().sum(),
+        underflowed: underflowed.iter().sum(),
+        last_bin: last.iter().sum(),
+        mean,
+        m2: total(m2),
+        m3: total(m3),
+        m4: total(m4),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However a set is cut, integers give exact sums and the same counts.
+    #[test]
+    fn cuts_do_not_matter() {
+        let x: Vec<f64> = (0..1000).map(|i| f64::from(i * i % 97 - 48)).collect();
+        let y: Vec<f64> = x.iter().map(|x| (x / 8.0).round() * 8.0).collect();
+        let whole = Stats::of(&x, &y, 40.0);
+        assert_eq!(whole.signal, x.iter().map(|x| x * x).sum::<f64>());
+        assert_eq!(whole.noise, x.iter().zip(&y).map(|(x, y)| (y - x) * (y - x)).sum::<f64>());
+        assert_eq!(whole.clipped, x.iter().filter(|x| x.abs() > 40.0).count() as u64);
+        assert_eq!(whole.last_bin, y.iter().filter(|y| y.abs() == 40.0).count() as u64);
+        for cut in [1, 7, 256, 999] {
+            let parts = Stats::merge(&Stats::of(&x[..cut], &y[..cut], 40.0), &Stats::of(&x[cut..], &y[cut..], 40.0));
+            for (a, b) in [(parts.m2, whole.m2), (parts.m4, whole.m4)] {
+                assert!((a - b).abs() <= 1e-14 * b, "{cut}");
+            }
+            assert!((parts.m3 - whole.m3).abs() <= 1e-14 * whole.m4 && (parts.mean - whole.mean).abs() < 1e-13);
+            let counts = |s: Stats| (s.count, s.clipped, s.last_bin, s.underflowed, s.signal, s.noise, s.max_rel);
+            assert_eq!(counts(parts), counts(whole));
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_left_out() {
+        let (x, y) = ([1.0, f64::NAN, 3.0, f64::INFINITY, 5.0], [1.0, f64::NAN, 3.0, 6.0, f64::INFINITY]);
+        let s = Stats::of(&x, &y, f64::NAN);
+        assert_eq!((s.count, s.nonfinite, s.mean, s.m2, s.absmax, s.clipped), (5, 3, 2.0, 2.0, 3.0, 0));
+        assert_eq!(Stats::merge(&Stats::of(&x[3..4], &y[3..4], 1.0), &Stats::of(&x[..1], &y[..1], 1.0)).mean, 1.0);
+    }
+}
