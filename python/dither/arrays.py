@@ -19,7 +19,7 @@ import numpy as np
 from dither import _core
 from dither.errors import UserError
 from dither.formats import Format
-from dither.quantizer import Quantizer
+from dither.quantizer import Quantizer, whole
 
 HANDLERS = {"torch": "dither.nn.ops"}
 """Modules that implement the public functions for another library's arrays, by their top-level module."""
@@ -40,17 +40,22 @@ Random = tuple[int, int, int] | Buffer | None
 
 _threads: int | None = None
 
+MAX_THREADS = 256
+"""More are never started (rust/quant/src/pool.rs)."""
+
 
 def set_num_threads(n: int | None) -> None:
     """Use at most `n` threads in dither's own loops (None: torch's setting where torch is loaded, else every
-    core).
+    core). More than 256 count as 256.
 
-    Results never depend on it.
+    Results never depend on it. It holds for all threads of the process and for processes forked from it; a
+    spawned process starts without it.
     """
     global _threads
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+    given = whole(n)
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
         raise UserError(f"the number of threads is a positive integer or None, not {n!r}")
-    _threads = n
+    _threads = None if given is None else min(given, MAX_THREADS)
 
 
 def get_num_threads() -> int:

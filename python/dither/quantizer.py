@@ -175,6 +175,16 @@ def _parse_value(key: str, value: str) -> Any:
     return int(value) if key in ("block", "bits") and value.isdecimal() else value
 
 
+def whole(value: Any) -> Any:
+    """An integer of any library (numpy's too) as a plain int; everything else unchanged."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return value
+    try:
+        return value.__index__()
+    except TypeError:  # an array, or numpy's bool
+        return value
+
+
 def _one_of(what: str, value: Any, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UserError(f"unknown {what} {value!r}{suggest(str(value), known)}. Known: {', '.join(known)}")
@@ -187,12 +197,12 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
             "a quantizer needs a preset name or at least format=, for example Quantizer('mxfp8_e4m3')"
         )
     fmt = formats.get(given["format"])
-    block = given.get("block")
+    block = whole(given.get("block"))
     _check_block(block)
     parts = {"format": fmt, "block": block, **_resolve_scaling(block, given)}
     rounding = given.get("rounding") or "nearest_even"
     _one_of("rounding", rounding, ROUNDINGS)
-    bits = given.get("bits")
+    bits = whole(given.get("bits"))
     bits = (16 if fmt.name in ("bf16", "fp16", "tf32") else 8) if bits is None else bits
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 32:
         raise UserError(f"bits= is the number of random bits an element, 1 to 32, not {bits!r}")

@@ -15,36 +15,35 @@ pub const MAX_THREADS: usize = 256;
 
 static POOLS: [AtomicPtr<Pool>; MAX_THREADS + 1] = [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_THREADS + 1];
 
-fn pool(threads: usize) -> &'static rayon::ThreadPool {
+/// `None` where the operating system does not start that many threads.
+fn pool(threads: usize) -> Option<&'static rayon::ThreadPool> {
     let process = std::process::id();
     let slot = &POOLS[threads];
     // SAFETY: pointers in the table come from `Box::leak` below and are never freed.
     if let Some(pool) = unsafe { slot.load(Ordering::Acquire).as_ref() }
         && pool.process == process
     {
-        return &pool.threads;
+        return Some(&pool.threads);
     }
-    let threads = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|i| format!("dither-{i}"))
-        .build()
-        .expect("the operating system starts threads");
+    let threads =
+        rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("dither-{i}")).build().ok()?;
     // Leaked on purpose: it lives as long as the process. Two racing callers leak one pool more, once.
     let built = Box::leak(Box::new(Pool { process, threads }));
     slot.store(built, Ordering::Release);
-    &built.threads
+    Some(&built.threads)
 }
 
 /// Call `work(i)` for every `i` below `units`, on up to `threads` threads. The calls must be independent; nothing may
 /// depend on their order.
 pub fn for_each(units: usize, threads: usize, work: impl Fn(usize) + Sync + Send) {
     let threads = threads.clamp(1, MAX_THREADS).min(units);
-    if threads <= 1 {
-        (0..units).for_each(work);
-        return;
+    match if threads > 1 { pool(threads) } else { None } {
+        None => (0..units).for_each(work),
+        Some(pool) => {
+            use rayon::prelude::*;
+            pool.install(|| (0..units).into_par_iter().for_each(work));
+        }
     }
-    use rayon::prelude::*;
-    pool(threads).install(|| (0..units).into_par_iter().for_each(work));
 }
 
 #[cfg(test)]
