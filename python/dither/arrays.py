@@ -184,6 +184,14 @@ def run_hadamard(
     )
 
 
+def prefer_huge_pages(address: int, nbytes: int) -> None:
+    """Ask the system for huge pages under memory just allocated and not yet touched, if it is large.
+
+    A hint without effect on contents. numpy does the same for its own arrays.
+    """
+    _core.prefer_huge_pages(address, nbytes)
+
+
 def code_dtype(fmt: Format) -> str:
     """The narrowest unsigned integer that holds a code."""
     return "u8" if fmt.bits <= 8 else "u16" if fmt.bits <= 16 else "u32"

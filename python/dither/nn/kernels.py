@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dither import arrays, formats
 from dither.arrays import Buffer, Random
+from dither.nn import fresh
 from dither.quantizer import Quantizer
 
 WORDS = {
@@ -112,7 +113,7 @@ def _fake_quant(
     random: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    out = torch.empty(x.shape, dtype=out_dtype or x.dtype)
+    out = fresh.empty(x.shape, out_dtype or x.dtype)
     fake_quant_into(x, out, _parse(q), arrays.check_axis(axis, x.dim()), rng, offset, random)
     return out
 
@@ -143,7 +144,7 @@ def neighbour_dtype(q: Quantizer, dtype: torch.dtype) -> torch.dtype:
 @torch.library.impl(_LIBRARY, "neighbours", "CPU")
 def _neighbours(x: Tensor, q: str, axis: int = -1) -> tuple[Tensor, Tensor]:
     quantizer = _parse(q)
-    lo, hi = (torch.empty(x.shape, dtype=neighbour_dtype(quantizer, x.dtype)) for _ in range(2))
+    lo, hi = (fresh.empty(x.shape, neighbour_dtype(quantizer, x.dtype)) for _ in range(2))
     if x.numel():
         axis = arrays.check_axis(axis, x.dim())
         arrays.run_neighbours(quantizer, source(x), buffer(lo), buffer(hi), axis)
@@ -161,7 +162,7 @@ def _encode(
     x: Tensor, q: str, rng: Tensor | None = None, offset: int = 0, random: Tensor | None = None
 ) -> Tensor:
     quantizer = _parse(q)
-    codes = torch.empty(x.shape, dtype=_CODES[arrays.code_dtype(quantizer.format)])
+    codes = fresh.empty(x.shape, _CODES[arrays.code_dtype(quantizer.format)])
     if x.numel():
         arrays.run_encode(quantizer, source(x), buffer(codes), draws(rng, offset, random))
     return codes
@@ -175,7 +176,7 @@ def _(x, q, rng=None, offset=0, random=None):
 @torch.library.impl(_LIBRARY, "decode", "CPU")
 def _decode(codes: Tensor, fmt: str) -> Tensor:
     stored = formats.get(fmt)
-    values = torch.empty(codes.shape, dtype=torch.float32)
+    values = fresh.empty(codes.shape, torch.float32)
     if codes.numel():
         codes = codes.to(_CODES[arrays.code_dtype(stored)])
         arrays.run_decode(stored, source(codes), buffer(values))

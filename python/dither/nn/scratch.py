@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from dither.nn import fresh
+
 _LARGEST = 32 << 20  # bytes
 
 
@@ -21,7 +23,7 @@ class _Memory(threading.local):
     """Two growing pieces of memory a thread."""
 
     def __init__(self) -> None:
-        self.pieces = [torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.uint8)]
+        self.pieces = [fresh.empty(torch.Size([0]), torch.uint8) for _ in range(2)]
 
 
 _memory = _Memory()
@@ -46,7 +48,7 @@ def take(factor: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """Uninitialised contiguous CPU memory for factor 0 or 1 of a product, valid until it is taken again."""
     size = shape.numel() * dtype.itemsize
     if size > _LARGEST:
-        return torch.empty(shape, dtype=dtype)
+        return fresh.empty(shape, dtype)
     if _memory.pieces[factor].numel() < size:
-        _memory.pieces[factor] = torch.empty(size, dtype=torch.uint8)
+        _memory.pieces[factor] = fresh.empty(torch.Size([size]), torch.uint8)
     return _memory.pieces[factor][:size].view(dtype).view(shape)

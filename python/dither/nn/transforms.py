@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dither import arrays
 from dither.errors import UserError
-from dither.nn import kernels
+from dither.nn import fresh, kernels
 from dither.nn.checks import check_input, check_out, dtype_of
 from dither.nn.philox import random_bits
 from dither.nn.streams import signed
@@ -132,7 +132,7 @@ def _hadamard(
     inverse: bool,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    out = torch.empty(x.shape, dtype=out_dtype or x.dtype)
+    out = fresh.empty(x.shape, out_dtype or x.dtype)
     _fill(x, out, block, rng, along_axis, axis, inverse)
     return out
 

@@ -82,6 +82,13 @@ fn random_bits(seed: u64, stream: u64, index: u64, bits: u32) -> PyResult<u32> {
     Ok(dither_numerics::random::random_bits(seed, stream, index, bits))
 }
 
+/// Ask for huge pages under fresh memory, if it is large.
+#[pyfunction]
+fn prefer_huge_pages(address: usize, bytes: usize) {
+    // SAFETY: dither.arrays passes the memory of a tensor that it has just allocated.
+    unsafe { dither_quant::pages::prefer_huge(address, bytes) };
+}
+
 const LEVELS: [(&str, simd::Level); 3] =
     [("baseline", simd::Level::Baseline), ("avx2", simd::Level::Avx2), ("avx512", simd::Level::Avx512)];
 
@@ -105,5 +112,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(encode, m)?)?;
     m.add_function(wrap_pyfunction!(decode, m)?)?;
     m.add_function(wrap_pyfunction!(random_bits, m)?)?;
+    m.add_function(wrap_pyfunction!(prefer_huge_pages, m)?)?;
     m.add_function(wrap_pyfunction!(simd_level, m)?)
 }

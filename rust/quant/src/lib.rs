@@ -2,7 +2,7 @@
 //!
 //! * [`layout`]: an array as (outer, axis, inner) and its cut into independent units of whole blocks.
 //! * [`simd`]: one source, cloned per instruction set, dispatched once.
-//! * [`pool`]: our own threads, safe after fork; `fpu`: the floating-point mode of a call.
+//! * [`pool`]: our own threads, safe after fork; `fpu`: the floating-point mode of a call; [`pages`]: huge pages.
 //! * [`element`] and [`block`]: the arithmetic, on fp32 in cache.
 //! * [`bits`]: addressed random bits for a run of neighbours.
 //! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory.
@@ -24,6 +24,7 @@ mod job;
 pub mod layout;
 pub mod moments;
 pub mod neighbours;
+pub mod pages;
 pub mod pool;
 pub mod simd;
 pub mod stats;
