@@ -116,7 +116,7 @@ def run_fake_quant(
 ) -> None:
     """Quantize and dequantize `x` into `out` (the same memory, or memory that does not overlap it)."""
     bits: Random = None
-    if q.rounding == "stochastic":
+    if q.is_stochastic:
         bits = random or (seed, stream, offset)
     _core.fake_quant(
         _handle(q),
@@ -138,7 +138,7 @@ def run_neighbours(q: Quantizer, x: Buffer, lo: Buffer, hi: Buffer, axis: int) -
 
 def run_encode(q: Quantizer, x: Buffer, codes: Buffer, random: Random) -> None:
     """Write the code of each element of `x` rounded by the cast `q`; UserError where an element has none."""
-    bits = _random(random) if q.rounding == "stochastic" else None
+    bits = _random(random) if q.is_stochastic else None
     n = _size(x.shape)
     bad = _core.encode(_handle(q), n, (x.ptr, x.dtype), (codes.ptr, codes.dtype), bits, get_num_threads())
     if bad is not None:
@@ -160,7 +160,7 @@ def run_error_stats(
     q: Quantizer, x: Buffer, axis: int, random: Random, per_block: bool
 ) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:
     """Sums and counts over the array and, if asked for, arrays of those over each block in C order."""
-    bits = _random(random) if q.rounding == "stochastic" else None
+    bits = _random(random) if q.is_stochastic else None
     shape, handle = _shape(x.shape, axis), _handle(q)
     names, blocks = _core.stats_table(handle, shape)
     table = np.empty((len(names), blocks)) if per_block else None

@@ -107,7 +107,7 @@ def _output(x: np.ndarray, out: Any, out_dtype: Any) -> np.ndarray:
 
 def _random(q: Quantizer, x: np.ndarray, seed: Any, stream: Any, offset: Any, random: Any) -> Random:
     """Where the random bits of a stochastic quantizer come from; None for the others."""
-    if q.rounding != "stochastic":
+    if not q.is_stochastic:
         return None
     if random is None:
         if seed is None:
@@ -240,7 +240,10 @@ def encode(
 
 
 def decode(codes: Any, fmt: str | Format) -> Any:
-    """The values of codes as float32 (exact for every format). Bits above the format's width are ignored."""
+    """The values of codes: float32, or float64 where that takes it to hold every value (P3109's widest).
+
+    Bits above the format's width are ignored; unused codes of a codebook are NaN.
+    """
     if (handler := _handler(codes)) is not None:
         return handler.decode(codes, fmt)
     fmt = formats.get(fmt)
@@ -249,7 +252,7 @@ def decode(codes: Any, fmt: str | Format) -> Any:
     if codes.dtype.kind not in "iu":
         raise TypeError(f"codes are integers, not {codes.dtype}")
     codes = np.require(codes, _NUMPY[word], ["C", "A"])
-    y = np.empty(codes.shape, np.float32)
+    y = np.empty(codes.shape, np.float32 if fmt.exact_in("fp32") else np.float64)
     if codes.size:
         arrays.run_decode(fmt, _buffer(codes, word), _buffer(y))
     return y

@@ -17,7 +17,8 @@ from dither import formats
 from dither.errors import UserError, suggest
 from dither.formats import Format
 
-ROUNDINGS = ("nearest_even", "nearest_away", "toward_zero", "up", "down", "stochastic")
+STOCHASTIC = ("stochastic_a", "stochastic", "stochastic_c")  # P3109's StochasticA, B and C
+ROUNDINGS = ("nearest_even", "nearest_away", "toward_zero", "up", "down", "to_odd", *STOCHASTIC)
 OVERFLOWS = ("saturate", "ieee", "propagate")
 POWER_RULES = ("floor", "ceil", "rceil", "even")
 VALUE_RULES = ("absmax", "rceil")
@@ -111,6 +112,11 @@ class Quantizer:
         return name if name in PRESETS else None
 
     @property
+    def is_stochastic(self) -> bool:
+        """Whether rounding reads random bits, `bits` of them an element."""
+        return self.rounding in STOCHASTIC
+
+    @property
     def clips(self) -> bool:
         """Whether the scale can leave |x| above the largest value: a plain cast, `floor`, `even`, and scales
         that are rounded to nearest in 8 bits. (An fp32 absmax scale is within rounding of exact.)
@@ -201,6 +207,7 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
     _check_block(block)
     parts = {"format": fmt, "block": block, **_resolve_scaling(block, given)}
     rounding = given.get("rounding") or "nearest_even"
+    rounding = "stochastic" if rounding == "stochastic_b" else rounding
     _one_of("rounding", rounding, ROUNDINGS)
     bits = whole(given.get("bits"))
     bits = (16 if fmt.name in ("bf16", "fp16", "tf32") else 8) if bits is None else bits

@@ -56,13 +56,11 @@ def carriers(values: Format | Quantizer) -> str:
 
 def formats_table() -> Table:
     words = ("name", "specials", "exact in")
-    table = plain_table(
-        "name", "bits", "e", "m", "bias", "max", "min normal", "min pos.", "specials", "exact in", left=words
-    )
+    headings = ("name", "bits", "e", "m", "bias", "max", "min pos.", "specials", "exact in")
+    table = plain_table(*headings, left=words)
     for fmt in map(formats.get, formats.names()):
         parts = (fmt.ebits, fmt.mbits, fmt.bias) if fmt.kind == "float" else ("-", "-", "-")
-        smallest = number(fmt.min_normal) if fmt.min_normal else "-"
-        sizes = (number(fmt.max), smallest, number(fmt.min_positive))
+        sizes = (number(fmt.max), number(fmt.min_positive))
         table.add_row(fmt.name, str(fmt.bits), *map(str, parts), *sizes, specials(fmt), carriers(fmt))
     return table
 
@@ -95,15 +93,15 @@ def value_table(fmt: Format, columns: int) -> Table:
 
 
 def show_format(out: Console, fmt: Format) -> None:
-    parts = (
-        f"{fmt.ebits} exponent and {fmt.mbits} mantissa bits, bias {fmt.bias}"
-        if fmt.kind == "float"
-        else "integer"
-    )
+    parts = {
+        "float": f"{fmt.ebits} exponent and {fmt.mbits} mantissa bits, bias {fmt.bias}",
+        "int": "integer",
+        "codebook": "a table of values",
+    }[fmt.kind]
     out.print(f"[bold]{fmt.name}[/bold]: {fmt.bits} bits, {'signed' if fmt.signed else 'unsigned'}, {parts}")
-    out.print(
-        f"largest {number(fmt.max)}, smallest positive {number(fmt.min_positive)}, specials: {specials(fmt)}"
-    )
+    lowest = "" if fmt.min == -fmt.max else f"lowest {number(fmt.min)}, "
+    out.print(f"largest {number(fmt.max)}, {lowest}smallest positive {number(fmt.min_positive)}")
+    out.print(f"specials: {specials(fmt)}")
     if fmt.kind == "float":
         spacing = 2.0 ** (max(0, fmt.emin) - fmt.mbits)
         out.print(f"smallest normal {number(2.0**fmt.emin)}, spacing from 1 to 2 {number(spacing)}")
@@ -154,8 +152,10 @@ def main(arguments: Sequence[str]) -> int:
             "\n[bold]Presets[/bold]: quantizers with a name; a field is overridden so: mxfp4:scale_rule=ceil"
         )
         out.print(presets_table())
-        out.print("\nAny other eXmY (1 <= X <= 8, 0 <= Y <= 10) is a format too. Exact in: every")
-        out.print("value within that format's normal range. `dither formats NAME` shows more.")
+        out.print("\nAny other eXmY (1 <= X <= 8, 0 <= Y <= 10) is a format too, as are P3109's")
+        out.print(r"binaryKpP\[su]\[ef] (3 <= K <= 16) and codebook_V0_V1_..., a table of values.")
+        out.print("Exact in: every value within that format's normal range.")
+        out.print("`dither formats NAME` shows more.")
         return 0
     found = find(name)
     if isinstance(found, Format):

@@ -29,7 +29,7 @@ def randomized(quantizer: Quantizer | str) -> Quantizer:
     Each weight's probability of rounding up is then off by at most 2^-17.
     """
     q = quantizer if isinstance(quantizer, Quantizer) else Quantizer(quantizer)
-    return q if q.rounding == "stochastic" else q.replace(rounding="stochastic", bits=16)
+    return q if q.is_stochastic else q.replace(rounding="stochastic", bits=16)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dither.quantizer import STOCHASTIC
+
 
 class Layout(NamedTuple):
     """Where exponent and fraction lie in a float of the compute type."""
@@ -105,6 +107,37 @@ def odd_part(value: float) -> tuple[int, int]:
     return numerator >> trailing, trailing - (denominator.bit_length() - 1)
 
 
+class Fraction(NamedTuple):
+    """v = rest / 2^shift: how far |x| is on the way from one multiple of the quantum to the next."""
+
+    rest: Tensor
+    shift: Tensor
+
+    def floor(self, bits: int) -> Tensor:
+        """floor(v 2^bits) as int64, bits <= 33."""
+        drop = self.shift.to(torch.int64) - bits
+        wide = self.rest.to(torch.int64)
+        return torch.where(drop >= 0, wide >> drop.clamp(0, 62), wide << (-drop).clamp(0, bits))
+
+    def nearest(self, bits: int) -> Tensor:
+        """v 2^bits to the nearest integer, ties to even, as int64; bits <= 32."""
+        twice = self.floor(bits + 1)
+        whole, half = twice >> 1, (twice & 1) == 1
+        drop = (self.shift.to(torch.int64) - (bits + 1)).clamp(0, 62)
+        beyond = (self.rest.to(torch.int64) & ((torch.ones_like(drop) << drop) - 1)) != 0
+        return whole + (half & (beyond | ((whole & 1) == 1))).to(torch.int64)
+
+
+def _stochastic(v: Fraction, rounding: str, random: Tensor, bits: int) -> Tensor:
+    """Whether R rounds away under P3109's StochasticA, B and C with N = bits."""
+    r = random.to(torch.int64)
+    if rounding == "stochastic_a":
+        return v.floor(bits) + r >= (1 << bits)
+    if rounding == "stochastic_c":
+        return v.nearest(bits) + r >= (1 << bits)
+    return v.floor(bits + 1) + 2 * r + 1 >= (1 << (bits + 1))
+
+
 def round_to_grid(
     magnitude: Tensor,
     negative: Tensor,
@@ -114,11 +147,12 @@ def round_to_grid(
     layout: Layout,
     random: Tensor | None = None,
     bits: int = 0,
+    even_by_exponent: bool = False,
 ) -> Tensor:
     """Magnitude bits of |x| rounded to a multiple of 2^(max(floor(log2 |x|), least) - mbits), exactly.
 
-    `negative` (bool) gives `up` and `down` their side; `random` holds R in [0, 2^bits) for `stochastic`
-    (P3109 StochasticB: away from zero iff floor(v 2^(N+1)) + 2R + 1 >= 2^(N+1), v the fraction of a quantum).
+    `negative` (bool) gives `up` and `down` their side; `random` holds R in [0, 2^bits) for the stochastic
+    modes. `even_by_exponent`: "even" looks at the exponent field (P3109's formats without fraction bits).
     A result above the range of the compute type is Inf. NaN and Inf give rubbish, which the caller replaces.
     """
     fraction = layout.fraction
@@ -129,8 +163,10 @@ def round_to_grid(
     near = shift.clamp(0, fraction + 2)  # beyond, everything is far less than half a quantum
     unit = torch.ones_like(near) << near
     rest = significand & (unit - 1)
+    odd = (significand >> near) & 1
+    if even_by_exponent:
+        odd = torch.where(significand >> near == 0, 0, (quantum - least + 1) & 1)
     if rounding == "nearest_even":
-        odd = (significand >> near) & 1
         away = (2 * rest + odd) > unit
     elif rounding == "nearest_away":
         away = 2 * rest >= unit
@@ -140,14 +176,13 @@ def round_to_grid(
         away = (rest != 0) & ~negative
     elif rounding == "down":
         away = (rest != 0) & negative
-    elif rounding == "stochastic" and random is not None:
-        drop = shift.to(torch.int64) - (bits + 1)
-        wide = rest.to(torch.int64)
-        part = torch.where(drop >= 0, wide >> drop.clamp(0, 62), wide << (-drop).clamp(0, bits + 1))
-        away = part + 2 * random.to(torch.int64) + 1 >= (1 << (bits + 1))
+    elif rounding == "to_odd":
+        away = (rest != 0) & (odd == 0)
+    elif rounding in STOCHASTIC and random is not None:
+        away = _stochastic(Fraction(rest, shift), rounding, random, bits)
     else:
         raise ValueError(
-            f"rounding {rounding!r} is not one that this function knows (stochastic needs `random`)"
+            f"rounding {rounding!r} is not one that this function knows (the stochastic ones need `random`)"
         )
     step = away.to(layout.integer)
     inside = shift.clamp(0, fraction)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dither import arrays, formats
 from dither.arrays import Buffer, Random
+from dither.formats import Format
 from dither.nn import fresh
 from dither.quantizer import Quantizer
 
@@ -95,7 +96,7 @@ def fake_quant_into(
 ) -> None:
     """Fill the contiguous `out` (x itself, or memory apart from it)."""
     bits = draws(rng, offset, random)
-    if bits is None and q.rounding == "stochastic":
+    if bits is None and q.is_stochastic:
         raise ValueError(f"{q} rounds stochastically: the op needs rng or random")
     given = bits if isinstance(bits, Buffer) else None
     address = bits if isinstance(bits, tuple) else (0, 0, 0)
@@ -173,10 +174,15 @@ def _(x, q, rng=None, offset=0, random=None):
     return x.new_empty(x.shape, dtype=_CODES[arrays.code_dtype(_parse(q).format)])
 
 
+def value_dtype(fmt: Format) -> torch.dtype:
+    """The dtype of decoded values: fp64 where fp32 does not hold every value of the format."""
+    return torch.float32 if fmt.exact_in("fp32") else torch.float64
+
+
 @torch.library.impl(_LIBRARY, "decode", "CPU")
 def _decode(codes: Tensor, fmt: str) -> Tensor:
     stored = formats.get(fmt)
-    values = fresh.empty(codes.shape, torch.float32)
+    values = fresh.empty(codes.shape, value_dtype(stored))
     if codes.numel():
         codes = codes.to(_CODES[arrays.code_dtype(stored)])
         arrays.run_decode(stored, source(codes), buffer(values))
@@ -185,4 +191,4 @@ def _decode(codes: Tensor, fmt: str) -> Tensor:
 
 @torch.library.register_fake("dither::decode", lib=_LIBRARY)
 def _(codes, fmt):
-    return codes.new_empty(codes.shape, dtype=torch.float32)
+    return codes.new_empty(codes.shape, dtype=value_dtype(formats.get(fmt)))

@@ -2,8 +2,8 @@
 
 CPU tensors go through custom ops (kernels.py: fake kernels, straight-through gradient, opaque to Inductor) to
 the Rust kernels, which read and write the tensors' own memory: contiguous input is read in place, any other
-is copied once. Tensors on other devices go to the pure-torch twin; encode, decode and error_stats take the
-way over the CPU. Results are contiguous.
+is copied once. Tensors on other devices go to the pure-torch twin; what it does not cover (codebooks),
+encode, decode and error_stats take the way over the CPU. Results are contiguous.
 
 Where a function takes `seed` and `stream`, `rng` can stand for both: the int64 tensor [seed, stream]. A
 compiled graph then takes the position as data and is not compiled again when it changes.
@@ -56,6 +56,9 @@ def apply(
     """fake_quant without checks or conversions, for layers: `spec` is the print of a quantizer."""
     if x.is_cpu:
         return torch.ops.dither.fake_quant.default(x, spec, axis, rng, offset, random, out_dtype)
+    if not twin.covers(kernels.parse(spec)):
+        rng, random = (None if t is None else t.cpu() for t in (rng, random))
+        return apply(x.cpu(), spec, axis, rng, out_dtype, offset, random).to(x.device)
     return _Twin.apply(x, spec, axis, rng, offset, random, out_dtype)
 
 
@@ -69,7 +72,7 @@ def _check_draws(
     q: Quantizer, x: Tensor, seed: Any, stream: Any, offset: Any, random: Any, rng: Tensor | None
 ) -> tuple[Tensor | None, int, Tensor | None]:
     """rng, offset and given bits of a stochastic quantizer; nothing for the others."""
-    if q.rounding != "stochastic":
+    if not q.is_stochastic:
         return None, 0, None
     if random is not None:
         given = torch.as_tensor(random)
@@ -182,7 +185,7 @@ def encode(
 
 
 def decode(codes: Tensor, fmt: str | Format) -> Tensor:
-    """`dither.decode` on a tensor: values as float32, on the codes' device."""
+    """`dither.decode` on a tensor: values as float32 (float64 where it takes that), on the codes' device."""
     fmt = formats.get(fmt)
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise TypeError(f"codes are integers, not {codes.dtype}")
@@ -196,6 +199,9 @@ def neighbours(x: Tensor, q: Quantizer | str, axis: int = -1) -> tuple[Tensor, T
     axis = arrays.check_axis(axis, x.dim())
     if x.is_cpu:
         return torch.ops.dither.neighbours.default(x.detach(), spec, axis)
+    if not twin.covers(q):
+        lo, hi = neighbours(x.cpu(), q, axis)
+        return lo.to(x.device), hi.to(x.device)
     return twin.neighbours(x.detach(), q, axis, out_dtype=kernels.neighbour_dtype(q, x.dtype))
 
 

@@ -37,10 +37,7 @@ _FPROP_X, _FPROP_W, _DGRAD_G, _DGRAD_W, _WGRAD_G, _WGRAD_X = range(len(OPERANDS)
 
 
 def operands_of(recipe: Recipe) -> Operands:
-    return tuple(
-        Operand(str(q), q.rounding == "stochastic") if isinstance(q, Quantizer) else q
-        for q in recipe.operands
-    )
+    return tuple(Operand(str(q), q.is_stochastic) if isinstance(q, Quantizer) else q for q in recipe.operands)
 
 
 def quantized(

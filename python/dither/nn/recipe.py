@@ -126,7 +126,7 @@ class Recipe:
 
     @property
     def is_stochastic(self) -> bool:
-        return any(isinstance(q, Quantizer) and q.rounding == "stochastic" for q in self.operands)
+        return any(isinstance(q, Quantizer) and q.is_stochastic for q in self.operands)
 
     def __str__(self) -> str:
         parts = [f"{name}={q}" for name, q in zip(OPERANDS, self.operands, strict=True) if q is not None]

@@ -23,6 +23,11 @@ from dither.nn.scales import Factors, Power, block_scale
 from dither.quantizer import Quantizer
 
 
+def covers(q: Quantizer) -> bool:
+    """Whether the twin does what `q` says; a table of values has no arithmetic of its own."""
+    return q.format.kind != "codebook"
+
+
 def fake_quant(
     x: Tensor,
     q: Quantizer,
@@ -99,7 +104,7 @@ class _Blocks:
 def _bits_for(
     q: Quantizer, x: Tensor, rng: Tensor | None, offset: int, random: Tensor | None
 ) -> Tensor | None:
-    if q.rounding != "stochastic":
+    if not q.is_stochastic:
         return None
     if random is not None:
         return random.to(torch.int64)
@@ -132,6 +137,7 @@ def _quantize(x: Tensor, q: Quantizer, layout: Layout, rounding: str, random: Te
     else:
         z = _encode(x, scale, layout)
         y = _round(z, q.format, 0, rounding, q.overflow, layout, random, q.bits) * scale.decode
+        y = y if q.format.has_zero else torch.where(scale.zero, 0, y)
     return torch.where(poisoned, float("nan"), y)
 
 
@@ -153,55 +159,49 @@ def _round(
     """`x` on the format's grid times 2^shift; beyond it, what the overflow mode says; NaN stays NaN."""
     source = layout.bits(x)
     magnitude, sign, negative = source & layout.magnitude, source & layout.sign, source < 0
+    by_exponent = fmt.one_nan and fmt.mbits == 0
     least = shift + fmt.emin
-    rounded = round_to_grid(magnitude, negative, least, fmt.mbits, rounding, layout, random, bits)
+    rounded = round_to_grid(
+        magnitude, negative, least, fmt.mbits, rounding, layout, random, bits, by_exponent
+    )
     exponent = torch.as_tensor(shift, dtype=layout.integer, device=x.device)
-    top = scaled_constant(fmt.max, exponent, layout)
-    infinite = magnitude == layout.infinity
-    beyond = _overflowed(top, infinite, negative, fmt, rounding, overflow, layout)
-    rounded = torch.where((rounded > top) | infinite, beyond, rounded)
-    if not fmt.has_neg_zero:
-        sign = torch.where(rounded == 0, 0, sign)
+    end, below = scaled_constant(fmt.max, exponent, layout), negative
+    outside = magnitude == layout.infinity
+    if fmt.min != -fmt.max:
+        low = scaled_constant(abs(fmt.min), exponent, layout) if fmt.min else torch.zeros_like(end)
+        if not fmt.has_zero:  # E8M0: whatever is not positive lies below the range
+            below = negative | (rounded < low)
+            outside = outside | below
+        end = torch.where(below, low, end)
+    beyond = _beyond(end, magnitude == layout.infinity, below, fmt, rounding, overflow, layout)
+    rounded = torch.where(outside | (rounded > end), beyond, rounded)
     if not fmt.signed:
-        rounded, sign = _unsigned(rounded, magnitude, negative, exponent, fmt, overflow, layout)
+        sign = torch.zeros_like(sign)
+    elif not fmt.has_neg_zero:
+        sign = torch.where(rounded == 0, 0, sign)
     return torch.where(magnitude > layout.infinity, float("nan"), layout.value(rounded | sign))
 
 
-def _overflowed(
-    top: Tensor, infinite: Tensor, negative: Tensor, fmt: Format, rounding: str, overflow: str, layout: Layout
+def _beyond(
+    end: Tensor, infinite: Tensor, below: Tensor, fmt: Format, rounding: str, overflow: str, layout: Layout
 ) -> Tensor:
-    """Magnitude bits for values above the maximum: it, infinity, or NaN where the format has no infinity."""
+    """Magnitude bits for values beyond an end of the range: it, infinity, or NaN without infinity."""
     if overflow == "saturate":
-        return top
-    special = layout.infinity + (0 if fmt.has_inf else 1)
+        return end
+    has_inf = (~below | fmt.signed) & fmt.has_inf
+    special = torch.where(has_inf, layout.infinity, layout.infinity + 1).to(layout.integer)
     if overflow == "propagate":
-        return torch.where(infinite, special, top)
+        kept = infinite & (has_inf | (not fmt.one_nan))
+        return torch.where(kept, special, end)
     if rounding == "toward_zero":
-        inwards = torch.ones_like(negative)
+        inwards = torch.ones_like(below)
     elif rounding in ("up", "down"):
-        inwards = negative if rounding == "up" else ~negative
+        inwards = below if rounding == "up" else ~below
+    elif rounding == "to_odd" and fmt.max_code % 2:
+        inwards = has_inf
     else:
-        return torch.full_like(top, special)
-    return torch.where(inwards & ~infinite, top, special)
-
-
-def _unsigned(
-    rounded: Tensor,
-    magnitude: Tensor,
-    negative: Tensor,
-    exponent: Tensor,
-    fmt: Format,
-    overflow: str,
-    layout: Layout,
-) -> tuple[Tensor, Tensor]:
-    """Formats without a sign: what lies below their range becomes the lowest value, or NaN under `ieee`."""
-    if fmt.has_zero:
-        lowest, below = torch.zeros_like(rounded), negative & (magnitude > 0)
-    else:
-        lowest = scaled_constant(fmt.min_positive, exponent, layout).expand_as(rounded)
-        below = negative | (rounded == 0)
-    floor = torch.full_like(rounded, layout.infinity + 1) if overflow == "ieee" else lowest
-    return torch.where(below, floor, rounded), torch.zeros_like(rounded)
+        return special
+    return torch.where(inwards & ~infinite, end, special)
 
 
 def _neighbours(x: Tensor, q: Quantizer, layout: Layout) -> tuple[Tensor, Tensor]:

@@ -26,10 +26,9 @@ def test_every_format_and_every_preset_has_a_row(capsys):
 
 def test_the_rows_hold_what_the_standards_say(capsys):
     text = shown(capsys)
-    assert row(text, "e4m3")[1:8] == ["8", "4", "3", "7", "448", "0.015625", "0.001953"]
+    assert row(text, "e4m3")[1:8] == ["8", "4", "3", "7", "448", "0.001953", "NaN"]
     assert row(text, "e5m2")[5:] == [
         "57344",
-        "6.104e-05",
         "1.526e-05",
         "inf",
         "NaN",
@@ -58,6 +57,18 @@ def test_a_format_that_is_no_preset_is_shown_too(capsys):
     assert "5 bits, signed, 3 exponent and 1 mantissa bits" in shown(capsys, "e3m1")
 
 
+def test_a_codebook_shows_its_table(capsys):
+    lines = shown(capsys, "codebook_-1_0_0.25_3").splitlines()
+    assert lines[0] == "codebook_-1_0_0.25_3: 2 bits, signed, a table of values"
+    assert lines[1] == "largest 3, lowest -1, smallest positive 0.25"
+    assert [word for line in lines if line.startswith("0x") for word in line.split()[1:]] == [
+        "-1",
+        "0",
+        "0.25",
+        "3",
+    ]
+
+
 def test_a_quantizer_is_described_with_its_overrides(capsys):
     assert "scale rule ceil (never clips)" in shown(capsys, "mxfp4:scale_rule=ceil")
     assert "scale rule floor (may clip" in shown(capsys, "mxfp4")
@@ -76,7 +87,7 @@ def test_a_wrong_name_suggests_the_nearest(name, says, capsys):
 
 
 def test_nothing_is_folded_or_cut_at_80_columns(capsys, monkeypatch):
-    for arguments in ([], ["e4m3"], ["nvfp4"], ["int8"], ["e8m0"], ["ue5m3"]):
+    for arguments in ([], ["e4m3"], ["nvfp4"], ["int8"], ["e8m0"], ["ue5m3"], ["nf4"], ["binary8p1uf"]):
         monkeypatch.setattr("dither.cli.formats.console", lambda: Console(width=80))
         narrow = shown(capsys, *arguments)
         monkeypatch.setattr("dither.cli.formats.console", lambda: Console(width=131))

@@ -3,7 +3,8 @@
 //! Everything here is scalar, exact and slow enough to read. Fast paths elsewhere (SIMD, torch, CUDA) are
 //! tested bit for bit against these functions. No dependencies, no I/O, no unsafe code.
 //!
-//! * [`format`]: what a format is, and the table of named ones (OFP8, MX, IEEE, any eXmY, integers).
+//! * [`format`]: what a format is; `catalogue`: the named ones (OFP8, MX, IEEE, P3109, any eXmY, integers);
+//!   [`codebook`]: formats that are a table of values.
 //! * [`rounding`]: rounding one real number onto a format's grid.
 //! * [`random`]: Philox4x32-10 and the address of every random bit.
 //! * [`scale`]: which scale a block gets from its absmax.
@@ -11,6 +12,8 @@
 
 #![forbid(unsafe_code)]
 
+mod catalogue;
+pub mod codebook;
 mod exact;
 pub mod format;
 pub mod quantizer;

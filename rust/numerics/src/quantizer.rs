@@ -52,12 +52,12 @@ pub enum Randomness<'a> {
 impl Randomness<'_> {
     /// The bits of element `index` of the array.
     pub fn bits(&self, index: usize, rounding: Rounding) -> u32 {
-        match (self, rounding) {
-            (Randomness::Addressed { seed, stream, offset }, Rounding::Stochastic(n)) => {
+        match (self, rounding.random_bits()) {
+            (_, 0) | (Randomness::None, _) => 0,
+            (Randomness::Addressed { seed, stream, offset }, n) => {
                 random_bits(*seed, *stream, offset.wrapping_add(index as u64), n)
             }
-            (Randomness::Given(bits), Rounding::Stochastic(_)) => bits[index],
-            _ => 0,
+            (Randomness::Given(bits), _) => bits[index],
         }
     }
 }
@@ -91,7 +91,8 @@ impl Quantizer {
         let round = |z: f64| self.format.round(z, self.rounding, self.overflow, random);
         match scale {
             Scale::Poisoned => T::from_f64(f64::NAN),
-            Scale::Zero => T::from_f64(self.format.round(x.to_f64() * 0.0, self.rounding, self.overflow, 0)),
+            Scale::Zero if self.format.has_neg_zero() => T::from_f64(x.to_f64() * 0.0),
+            Scale::Zero => T::from_f64(0.0),
             Scale::Power(e) => {
                 T::from_f64(self.format.round_shifted(x.to_f64(), e, self.rounding, self.overflow, random))
             }

@@ -7,64 +7,98 @@
 use crate::exact::{decompose, pow2};
 use crate::format::Format;
 
+/// Names after P3109 v4.0 section 4.7.4 (RoundToPrecision), whose rules the modes follow in every format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rounding {
-    /// Ties to the even significand. Between two powers of two in a format without fraction bits, whose
-    /// significands are all odd, ties go to the larger one (as torch's and ml_dtypes' E8M0 casts do).
+    /// Ties to the even code. Where a format has no fraction bits only P3109's formats have even codes ("even" then
+    /// looks at the exponent); in the others all significands are odd, and ties between two powers of two go to the
+    /// larger one, as torch's and ml_dtypes' E8M0 casts do.
     NearestEven,
     NearestAway,
     TowardZero,
     Up,
     Down,
-    /// P3109 v4.0 StochasticB with this many random bits (1..=32).
+    /// What is not on the grid goes to the neighbour with the odd code ("even" as above).
+    ToOdd,
+    /// Away from zero if `floor(v 2^N) + R >= 2^N`, for N = 1..=32 random bits R.
+    StochasticA(u32),
+    /// StochasticB: `floor(v 2^(N+1)) + 2R + 1 >= 2^(N+1)`.
     Stochastic(u32),
+    /// `RNE(v 2^N) + R >= 2^N`, with RNE to the nearest integer, ties to even.
+    StochasticC(u32),
 }
 
-/// What becomes of a rounded magnitude above the format's maximum, and of an infinite input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Overflow {
-    /// The largest finite value, for infinite input too.
-    Saturate,
-    /// Infinity where the format has it, else NaN; a directed rounding that points inwards stops at the maximum.
-    Ieee,
-    /// Finite input saturates, infinite input stays infinite (NaN where the format has no infinity).
-    Propagate,
-}
-
-/// Does the fraction `frac / 2^shift` above the integer `whole` round away from zero?
-fn rounds_away(whole: u128, frac: u128, shift: u32, negative: bool, rounding: Rounding, random: u32) -> bool {
-    let half = 1u128 << (shift - 1);
-    match rounding {
-        Rounding::NearestEven => frac > half || (frac == half && whole & 1 == 1),
-        Rounding::NearestAway => frac >= half,
-        Rounding::TowardZero => false,
-        Rounding::Up => frac != 0 && !negative,
-        Rounding::Down => frac != 0 && negative,
-        Rounding::Stochastic(n) => {
-            // floor(v 2^(N+1)) + 2R + 1 >= 2^(N+1)
-            let v = if shift > n + 1 { frac >> (shift - n - 1) } else { frac << (n + 1 - shift) };
-            v + 2 * u128::from(random) + 1 >= 1 << (n + 1)
+impl Rounding {
+    /// N of the stochastic modes, 0 for the others.
+    pub fn random_bits(self) -> u32 {
+        match self {
+            Rounding::StochasticA(n) | Rounding::Stochastic(n) | Rounding::StochasticC(n) => n,
+            _ => 0,
         }
     }
 }
 
-/// A finite non-negative `a` rounded to a multiple of `2^(max(floor(log2 a), emin) - mbits)`.
-pub(crate) fn round_magnitude(a: f64, mbits: i32, emin: i32, negative: bool, rounding: Rounding, random: u32) -> f64 {
-    if a == 0.0 {
-        return 0.0;
+/// What becomes of a rounded value beyond the format's range, and of an infinite input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Overflow {
+    /// The end of the range, for infinite input too (P3109's SatFinite).
+    Saturate,
+    /// Infinity where the format has it on that side, else NaN; a rounding that points inwards stops at the end of the
+    /// range (P3109's SatNone).
+    Ieee,
+    /// Finite input saturates, infinite input stays infinite. Without infinity it becomes NaN, but in P3109's formats
+    /// the end of the range (P3109's SatPropagate).
+    Propagate,
+}
+
+/// How far `x` is on the way from one neighbour to the next: all that any mode looks at.
+pub(crate) struct Fraction {
+    /// `floor(v 2^BITS)`.
+    pub top: u64,
+    /// Whether `v` is more than that.
+    pub rest: bool,
+}
+
+impl Fraction {
+    /// One more than the most random bits.
+    pub const BITS: u32 = 33;
+
+    /// `floor(v 2^n)`, n <= BITS.
+    fn floor(&self, n: u32) -> u64 {
+        self.top >> (Self::BITS - n)
     }
-    let (significand, exponent) = decompose(a);
-    let e = 63 - significand.leading_zeros() as i32 + exponent;
-    let quantum = e.max(emin) - mbits;
-    if quantum <= exponent {
-        return a;
+
+    fn is_zero(&self) -> bool {
+        self.top == 0 && !self.rest
     }
-    // Beyond 120 every digit is far below the last random bit: the cap changes no decision.
-    let shift = (quantum - exponent).min(120) as u32;
-    let significand = u128::from(significand);
-    let (whole, frac) = (significand >> shift, significand & ((1 << shift) - 1));
-    let away = rounds_away(whole, frac, shift, negative, rounding, random);
-    (whole as u64 + u64::from(away)) as f64 * pow2(quantum)
+
+    fn compare_to_half(&self) -> std::cmp::Ordering {
+        self.top.cmp(&(1 << (Self::BITS - 1))).then(self.rest.cmp(&false))
+    }
+
+    /// `v 2^n` to the nearest integer, ties to even; n < BITS.
+    fn nearest(&self, n: u32) -> u64 {
+        let (whole, beyond) = (self.floor(n), self.top & ((1 << (Self::BITS - n)) - 1));
+        let half = 1 << (Self::BITS - n - 1);
+        whole + u64::from(beyond > half || (beyond == half && (self.rest || whole & 1 == 1)))
+    }
+}
+
+/// Does a number that lies `v` above a neighbour of magnitude `S u` round away from zero? `even`: that neighbour's
+/// code. P3109 v4.0 section 4.7.4.
+pub(crate) fn rounds_away(v: Fraction, even: bool, negative: bool, rounding: Rounding, random: u32) -> bool {
+    let r = u64::from(random);
+    match rounding {
+        Rounding::NearestEven => v.compare_to_half().is_gt() || (v.compare_to_half().is_eq() && !even),
+        Rounding::NearestAway => v.compare_to_half().is_ge(),
+        Rounding::TowardZero => false,
+        Rounding::Up => !v.is_zero() && !negative,
+        Rounding::Down => !v.is_zero() && negative,
+        Rounding::ToOdd => !v.is_zero() && even,
+        Rounding::StochasticA(n) => v.floor(n) + r >= 1 << n,
+        Rounding::Stochastic(n) => v.floor(n + 1) + 2 * r + 1 >= 1 << (n + 1),
+        Rounding::StochasticC(n) => v.nearest(n) + r >= 1 << n,
+    }
 }
 
 impl Format {
@@ -80,64 +114,72 @@ impl Format {
         if x.is_nan() {
             return f64::NAN;
         }
-        let negative = x.is_sign_negative();
-        let max = self.max * pow2(shift);
-        if negative && !self.signed {
-            return self.below_range(x, shift, overflow);
-        }
-        let magnitude = if x.is_infinite() {
-            f64::INFINITY
-        } else {
-            round_magnitude(x.abs(), self.mbits as i32, self.emin + shift, negative, rounding, random)
+        let (min, max) = (self.min * pow2(shift), self.max * pow2(shift));
+        let rounded = match &self.book {
+            _ if x.is_infinite() || x == 0.0 && self.has_zero() => x,
+            Some(book) => book.round(x, shift, rounding, random),
+            None => self.round_magnitude(x, shift, rounding, random).copysign(x),
         };
-        if magnitude > max {
-            let r = self.overflowed(max, x.is_infinite(), negative, rounding, overflow);
-            return if negative { -r } else { r };
+        if rounded < min || rounded > max {
+            self.beyond(rounded, if rounded > max { max } else { min }, x.is_infinite(), rounding, overflow)
+        } else if rounded == 0.0 && !self.has_neg_zero() {
+            0.0
+        } else {
+            rounded
         }
-        if magnitude == 0.0 {
-            return if !self.has_zero() {
-                self.below_range(x, shift, overflow)
-            } else if negative && self.has_neg_zero() {
-                -0.0
-            } else {
-                0.0
-            };
-        }
-        if negative { -magnitude } else { magnitude }
     }
 
-    /// A negative number in an unsigned format, or zero where there is none.
-    fn below_range(&self, x: f64, shift: i32, overflow: Overflow) -> f64 {
-        if x == 0.0 && self.has_zero() {
+    /// The magnitude of a finite `x` rounded to a multiple of `2^(max(floor(log2 |x|), emin) - mbits)`.
+    fn round_magnitude(&self, x: f64, shift: i32, rounding: Rounding, random: u32) -> f64 {
+        if x == 0.0 {
             return 0.0;
         }
-        match overflow {
-            Overflow::Saturate | Overflow::Propagate if !self.has_zero() => self.min_positive() * pow2(shift),
-            Overflow::Saturate | Overflow::Propagate => 0.0,
-            Overflow::Ieee => f64::NAN,
+        let emin = self.emin + shift;
+        let (significand, exponent) = decompose(x.abs());
+        let e = 63 - significand.leading_zeros() as i32 + exponent;
+        let quantum = e.max(emin) - self.mbits as i32;
+        if quantum <= exponent {
+            return x.abs();
         }
+        // Beyond 120 every digit is far below the last random bit: the cap changes no decision.
+        let discarded = (quantum - exponent).min(120) as u32;
+        let significand = u128::from(significand);
+        let (whole, fraction) = (significand >> discarded, significand & ((1 << discarded) - 1));
+        let v = if discarded > Fraction::BITS {
+            let below = discarded - Fraction::BITS;
+            Fraction { top: (fraction >> below) as u64, rest: fraction & ((1 << below) - 1) != 0 }
+        } else {
+            Fraction { top: (fraction << (Fraction::BITS - discarded)) as u64, rest: false }
+        };
+        // Without fraction bits the code is the exponent field, quantum - emin + 1.
+        let even = if self.even_by_exponent() { whole == 0 || (quantum - emin) & 1 == 1 } else { whole & 1 == 0 };
+        let away = rounds_away(v, even, x.is_sign_negative(), rounding, random);
+        (whole as u64 + u64::from(away)) as f64 * pow2(quantum)
     }
 
-    fn overflowed(&self, max: f64, infinite: bool, negative: bool, rounding: Rounding, overflow: Overflow) -> f64 {
-        let special = if self.has_inf() { f64::INFINITY } else { f64::NAN };
+    /// A value beyond `end` of the range: P3109 v4.0 section 4.7.5 (Saturate), for every format.
+    fn beyond(&self, rounded: f64, end: f64, infinite: bool, rounding: Rounding, overflow: Overflow) -> f64 {
+        let above = rounded > end;
+        let infinity = match above {
+            true if self.has_inf() => f64::INFINITY,
+            false if self.has_inf() && self.signed => f64::NEG_INFINITY,
+            // NaN has the sign of the input where there are signs.
+            false if self.signed => -f64::NAN,
+            _ => f64::NAN,
+        };
+        // Of the end of the range and infinity one has the odd code; the other formats have no such choice.
+        let inwards = match rounding {
+            Rounding::TowardZero => true,
+            Rounding::Up => !above,
+            Rounding::Down => above,
+            Rounding::ToOdd => !infinity.is_nan() && self.max_code() & 1 == 1,
+            _ => false,
+        };
         match overflow {
-            Overflow::Saturate => max,
-            Overflow::Propagate => {
-                if infinite {
-                    special
-                } else {
-                    max
-                }
-            }
-            Overflow::Ieee => {
-                let inwards = match rounding {
-                    Rounding::TowardZero => true,
-                    Rounding::Up => negative,
-                    Rounding::Down => !negative,
-                    _ => false,
-                };
-                if inwards && !infinite { max } else { special }
-            }
+            Overflow::Saturate => end,
+            Overflow::Propagate if !infinite || (infinity.is_nan() && self.one_nan()) => end,
+            Overflow::Ieee if inwards && !infinite => end,
+            Overflow::Propagate | Overflow::Ieee => infinity,
         }
     }
 
@@ -153,135 +195,4 @@ impl Format {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MODES: [Rounding; 5] =
-        [Rounding::NearestEven, Rounding::NearestAway, Rounding::TowardZero, Rounding::Up, Rounding::Down];
-
-    /// Finite values of a format in ascending order.
-    fn values(f: &Format) -> Vec<f64> {
-        let mut v: Vec<f64> = (0..1u32 << f.bits()).map(|c| f.decode(c)).filter(|v| v.abs() <= f.max).collect();
-        v.sort_by(f64::total_cmp);
-        v.dedup();
-        v
-    }
-
-    /// By search in the table of values: an independent statement of every deterministic mode.
-    fn by_table(table: &[f64], even: &dyn Fn(f64) -> bool, x: f64, mode: Rounding) -> f64 {
-        let hi = table[table.partition_point(|v| *v < x)];
-        if hi == x {
-            return x;
-        }
-        let lo = table[table.partition_point(|v| *v < x) - 1];
-        let nearest_or = |tie: f64| match (x - lo).total_cmp(&(hi - x)) {
-            std::cmp::Ordering::Less => lo,
-            std::cmp::Ordering::Greater => hi,
-            std::cmp::Ordering::Equal => tie,
-        };
-        match mode {
-            Rounding::NearestEven => {
-                let up = !even(lo) && (even(hi) || x > 0.0);
-                nearest_or(if up { hi } else { lo })
-            }
-            Rounding::NearestAway => nearest_or(if x > 0.0 { hi } else { lo }),
-            Rounding::TowardZero => {
-                if x > 0.0 {
-                    lo
-                } else {
-                    hi
-                }
-            }
-            Rounding::Up => hi,
-            Rounding::Down => lo,
-            Rounding::Stochastic(_) => unreachable!(),
-        }
-    }
-
-    #[test]
-    fn modes_agree_with_a_search_in_the_table() {
-        for name in ["e5m2", "e4m3", "e3m2", "e2m3", "e2m1", "e1m2", "e4m0", "int8", "int4", "int2", "mxint8", "fp16"] {
-            let f = Format::get(name).unwrap();
-            let table = values(&f);
-            // Without fraction bits every significand is 1: a tie between two of them takes the larger one.
-            let even = |v: f64| f.mbits > 0 && f.encode(v).unwrap() & 1 == 0 || v == 0.0;
-            for pair in table.windows(2) {
-                let mid = (pair[0] + pair[1]) / 2.0;
-                for x in [pair[0], pair[0].next_up(), mid.next_down(), mid, mid.next_up(), pair[1].next_down()] {
-                    for mode in MODES {
-                        let got = f.round(x, mode, Overflow::Saturate, 0);
-                        assert_eq!(got, by_table(&table, &even, x, mode), "{name} {x} {mode:?}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn top_of_e4m3_and_e5m2() {
-        let (e4m3, e5m2) = (Format::get("e4m3").unwrap(), Format::get("e5m2").unwrap());
-        let near = Rounding::NearestEven;
-        assert_eq!(e4m3.round(464.0, near, Overflow::Ieee, 0), 448.0); // tie to even
-        assert!(e4m3.round(464.0f64.next_up(), near, Overflow::Ieee, 0).is_nan());
-        assert_eq!(e4m3.round(1e9, near, Overflow::Saturate, 0), 448.0);
-        assert!(e4m3.round(f64::INFINITY, near, Overflow::Propagate, 0).is_nan());
-        assert_eq!(e5m2.round(61440.0, near, Overflow::Ieee, 0), f64::INFINITY); // 57344 is odd
-        assert_eq!(e5m2.round(61439.0, near, Overflow::Ieee, 0), 57344.0);
-        assert_eq!(e5m2.round(-1e9, Rounding::TowardZero, Overflow::Ieee, 0), -57344.0);
-        assert_eq!(e5m2.round(-1e9, Rounding::Up, Overflow::Ieee, 0), -57344.0);
-        assert_eq!(e5m2.round(1e9, Rounding::Up, Overflow::Ieee, 0), f64::INFINITY);
-        assert_eq!(e5m2.round(f64::INFINITY, Rounding::TowardZero, Overflow::Ieee, 0), f64::INFINITY);
-        assert_eq!(e5m2.round(f64::NEG_INFINITY, near, Overflow::Propagate, 0), f64::NEG_INFINITY);
-        assert_eq!(e5m2.round(1e9, near, Overflow::Propagate, 0), 57344.0);
-    }
-
-    #[test]
-    fn zero_keeps_its_sign_where_there_is_one() {
-        let e4m3 = Format::get("e4m3").unwrap();
-        assert!(e4m3.round(-0.0, Rounding::NearestEven, Overflow::Saturate, 0).is_sign_negative());
-        assert!(e4m3.round(-1e-9, Rounding::NearestEven, Overflow::Saturate, 0).is_sign_negative());
-        let int4 = Format::get("int4").unwrap();
-        assert!(int4.round(-0.3, Rounding::NearestEven, Overflow::Saturate, 0).is_sign_positive());
-    }
-
-    #[test]
-    fn unsigned_formats_clamp_from_below() {
-        let e8m0 = Format::get("e8m0").unwrap();
-        assert_eq!(e8m0.round(0.0, Rounding::NearestEven, Overflow::Saturate, 0), pow2(-127));
-        assert_eq!(e8m0.round(-3.0, Rounding::NearestEven, Overflow::Saturate, 0), pow2(-127));
-        assert!(e8m0.round(-3.0, Rounding::NearestEven, Overflow::Ieee, 0).is_nan());
-        let ue5m3 = Format::get("ue5m3").unwrap();
-        assert_eq!(ue5m3.round(-3.0, Rounding::NearestEven, Overflow::Saturate, 0), 0.0);
-    }
-
-    /// With every value of R the share that rounds away is the probability that StochasticB states.
-    #[test]
-    fn stochastic_b_counts() {
-        let f = Format::get("e4m3").unwrap();
-        for n in [1u32, 3, 8, 10] {
-            for k in 0..64 {
-                let v = f64::from(k) / 64.0;
-                let x = 16.0 + 2.0 * v; // spacing 2 in [16, 32)
-                let up = (0..1u32 << n)
-                    .filter(|r| f.round(x, Rounding::Stochastic(n), Overflow::Saturate, *r) > 16.0)
-                    .count();
-                let t = (v * f64::from(1u32 << (n + 1))).floor() as u32;
-                let expected = (0..1u32 << n).filter(|r| t + 2 * r + 1 >= 1 << (n + 1)).count();
-                assert_eq!(up, if v == 0.0 { 0 } else { expected }, "n={n} v={v}");
-            }
-        }
-    }
-
-    #[test]
-    fn stochastic_far_below_the_grid() {
-        let f = Format::get("e4m3").unwrap();
-        let quantum = pow2(-9);
-        // v = 2^-20: floor(v 2^33) = 2^13 of 2^33, so exactly the R from 2^32 - 2^12 up round away.
-        let x = quantum * pow2(-20);
-        let up = |r: u32| f.round(x, Rounding::Stochastic(32), Overflow::Saturate, r);
-        assert_eq!(up(u32::MAX - (1 << 12) + 1), quantum);
-        assert_eq!(up(u32::MAX - (1 << 12)), 0.0);
-        // Far below the last bit of R nothing can round away.
-        assert_eq!(f.round(1e-300, Rounding::Stochastic(32), Overflow::Saturate, u32::MAX), 0.0);
-    }
-}
+mod tests;

@@ -11,7 +11,12 @@ fn format_info<'py>(py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, P
     let Some(f) = Format::get(name) else { return Ok(None) };
     let info = PyDict::new(py);
     info.set_item("name", &f.name)?;
-    info.set_item("kind", if f.kind == Kind::Int { "int" } else { "float" })?;
+    let kind = match f.kind {
+        Kind::Float | Kind::Power => "float",
+        Kind::Int => "int",
+        Kind::Codebook => "codebook",
+    };
+    info.set_item("kind", kind)?;
     info.set_item("bits", f.bits())?;
     info.set_item("ebits", f.ebits)?;
     info.set_item("mbits", f.mbits)?;
@@ -21,17 +26,20 @@ fn format_info<'py>(py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, P
     info.set_item("emax", f.emax())?;
     info.set_item("top_mbits", f.top_mbits())?;
     info.set_item("max", f.max)?;
+    info.set_item("min", f.min)?;
+    info.set_item("max_code", f.max_code())?;
     info.set_item("min_positive", f.min_positive())?;
     info.set_item("has_inf", f.has_inf())?;
     info.set_item("has_nan", f.has_nan())?;
     info.set_item("has_zero", f.has_zero())?;
     info.set_item("has_neg_zero", f.has_neg_zero())?;
+    info.set_item("one_nan", f.one_nan())?;
     Ok(Some(info))
 }
 
 #[pyfunction]
 fn format_names() -> Vec<&'static str> {
-    Format::names().to_vec()
+    Format::names()
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -65,7 +65,10 @@ impl Quantizer {
             "toward_zero" => Rounding::TowardZero,
             "up" => Rounding::Up,
             "down" => Rounding::Down,
+            "to_odd" => Rounding::ToOdd,
             "stochastic" if (1..=32).contains(&bits) => Rounding::Stochastic(bits),
+            "stochastic_a" if (1..=32).contains(&bits) => Rounding::StochasticA(bits),
+            "stochastic_c" if (1..=32).contains(&bits) => Rounding::StochasticC(bits),
             name => return named("rounding", name, None),
         };
         let overflow = match overflow {

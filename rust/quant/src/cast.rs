@@ -1,8 +1,10 @@
 //! Plain casts: every element on its own, any input, every overflow mode. From fp32 to fp32.
 
 use crate::element::{self, STOCHASTIC, Shape};
+use crate::job::Method;
 use crate::simd::dispatch;
-use dither_numerics::{Format, Overflow, Quantizer, Rounding};
+use dither_numerics::format::Kind;
+use dither_numerics::{Format, Overflow, Quantizer};
 
 /// Constants of a cast, in fp32 bit patterns.
 pub struct Cast {
@@ -20,28 +22,23 @@ pub struct Cast {
 }
 
 impl Cast {
-    /// `None` where the truth must do it: unsigned formats, more random bits than the kernels take.
+    /// `None` where the truth must do it (see [`Method`]).
     pub fn new(q: &Quantizer) -> Option<Cast> {
         let f = &q.format;
-        let (mode, n) = match q.rounding {
-            Rounding::NearestEven => (element::NEAREST_EVEN, 0),
-            Rounding::NearestAway => (element::NEAREST_AWAY, 0),
-            Rounding::TowardZero => (element::TOWARD_ZERO, 0),
-            Rounding::Up => (element::UP, 0),
-            Rounding::Down => (element::DOWN, 0),
-            Rounding::Stochastic(n) => (STOCHASTIC, n),
-        };
+        let method = Method::new(f, q.rounding);
         let wide = f.emin == -126;
         let room =
             f.mbits <= 20 && f.emin + 127 - f.mbits as i32 >= 1 && f.emax() + 2 + 127 + 23 - f.mbits as i32 <= 254;
-        if !f.signed || n > element::MAX_FAST_BITS || !(wide || room) {
+        // fp32 itself is no rounding at all.
+        let known = method.exact || (f.kind == Kind::Float && f.mbits == 23);
+        if !known || !(wide || room) {
             return None;
         }
         let bits = |x: f64| (x as f32).to_bits() & 0x7fff_ffff;
         let over = |negative: bool| bits(overflow(f, q, if negative { -f.max * 4.0 } else { f.max * 4.0 }));
         Some(Cast {
-            mode,
-            shape: Shape { mbits: f.mbits, n, zero: if f.has_neg_zero() { -0.0 } else { 0.0 } },
+            mode: method.mode,
+            shape: Shape { mbits: f.mbits, n: method.n, zero: if f.has_neg_zero() { -0.0 } else { 0.0 } },
             wide,
             emin: ((f.emin + 127) as u32) << 23,
             max: bits(f.max),

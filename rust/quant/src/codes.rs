@@ -87,7 +87,7 @@ pub unsafe fn encode(
     Some(first_bad.into_inner()).filter(|i| *i != usize::MAX)
 }
 
-/// Write the values of codes as fp32 (every format's values are exact there).
+/// Write the values of codes, as fp64 if `y` is. (Most formats' values are exact in fp32, see `Format`.)
 ///
 /// # Safety
 /// `codes` and `y` point to `len` elements each and do not overlap.
@@ -96,20 +96,27 @@ pub unsafe fn decode(format: &Format, len: usize, codes: Codes, y: MemoryMut, th
     let cut = Layout { outer: 1, axis: len, inner: 1 }.cut(None);
     let size = 1usize << format.bits().min(16);
     // A table pays as soon as there are more elements than codes.
-    let table: Vec<f32> = if format.bits() <= 16 && len >= size {
-        (0..size as u32).map(|c| format.decode(c) as f32).collect()
+    let table: Vec<f64> = if format.bits() <= 16 && len >= size {
+        (0..size as u32).map(|c| format.decode(c)).collect()
     } else {
         Vec::new()
     };
+    let narrow: Vec<f32> = table.iter().map(|v| *v as f32).collect();
     pool::for_each(cut.units(), threads_for(len, threads), |u| {
         let unit = cut.unit(u);
-        let mut data = vec![0f32; unit.len];
-        for (i, y) in data.iter_mut().enumerate() {
-            // SAFETY: units lie in the array.
-            let code = unsafe { codes.get(unit.start + i) };
-            *y = table.get(code as usize & (size - 1)).copied().unwrap_or_else(|| format.decode(code) as f32);
+        // SAFETY: units lie in the array.
+        let code = |i: usize| unsafe { codes.get(unit.start + i) };
+        if y.is_f64() {
+            let value = |c: u32| table.get(c as usize & (size - 1)).copied().unwrap_or_else(|| format.decode(c));
+            let data: Vec<f64> = (0..unit.len).map(|i| value(code(i))).collect();
+            // SAFETY: units are disjoint.
+            unsafe { y.store_f64(unit.start, &data) };
+        } else {
+            let value =
+                |c: u32| narrow.get(c as usize & (size - 1)).copied().unwrap_or_else(|| format.decode(c) as f32);
+            let data: Vec<f32> = (0..unit.len).map(|i| value(code(i))).collect();
+            // SAFETY: as above.
+            unsafe { y.store(unit.start, &data) };
         }
-        // SAFETY: units are disjoint.
-        unsafe { y.store(unit.start, &data) };
     });
 }

@@ -84,6 +84,10 @@ impl Memory {
 }
 
 impl MemoryMut {
+    pub fn is_f64(&self) -> bool {
+        matches!(self, MemoryMut::F64(_))
+    }
+
     /// The output range itself where it is fp32, so that kernels can work in place.
     ///
     /// # Safety

@@ -11,7 +11,7 @@ use crate::layout::{Cut, Layout, Unit};
 use crate::pool;
 use dither_numerics::quantizer::Randomness;
 use dither_numerics::quantizer::absmax as block_absmax;
-use dither_numerics::{Block, Quantizer, Rounding, Scale, TensorScale};
+use dither_numerics::{Block, Quantizer, Scale, TensorScale};
 
 /// Arrays of fewer elements are done by the calling thread alone: waking others costs more.
 const SERIAL: usize = 1 << 15;
@@ -40,10 +40,7 @@ pub(crate) fn threads_for(len: usize, threads: usize) -> usize {
 
 /// Random bits an element, 0 where nothing is stochastic.
 pub(crate) fn random_width(q: &Quantizer) -> u32 {
-    match q.rounding {
-        Rounding::Stochastic(n) => n,
-        _ => 0,
-    }
+    q.rounding.random_bits()
 }
 
 /// `y = dequantize(quantize(x))`, blocks along the layout's axis; results as `dither_numerics::Quantizer` states them.

@@ -1,6 +1,7 @@
 //! A quantizer made ready for the fast kernels: constants worked out once, and a block's scale from its absmax.
 
 use crate::element::{self, Shape};
+use dither_numerics::format::Kind;
 use dither_numerics::{Format, Quantizer, Rounding, Scale, ScaleFormat, ScaleRule, TensorScale, pow2};
 
 /// A block's scale as the kernels use it.
@@ -18,6 +19,34 @@ pub enum Fast {
     Exact(Scale),
 }
 
+/// How the kernels round.
+pub struct Method {
+    /// The rounding as the kernels' constant; where they do not know it, one that reads as many random bits.
+    pub mode: u8,
+    /// Random bits an element, as many as the kernels take; wider integers are then the truth's, which runs beside them.
+    pub n: u32,
+    /// Whether the kernels give what the truth gives; if not, every element is left to the truth.
+    pub exact: bool,
+}
+
+impl Method {
+    pub fn new(f: &Format, rounding: Rounding) -> Method {
+        let (mode, known) = match rounding {
+            Rounding::NearestEven => (element::NEAREST_EVEN, !f.even_by_exponent()),
+            Rounding::NearestAway => (element::NEAREST_AWAY, true),
+            Rounding::TowardZero => (element::TOWARD_ZERO, true),
+            Rounding::Up => (element::UP, true),
+            Rounding::Down => (element::DOWN, true),
+            Rounding::Stochastic(n) => (element::STOCHASTIC, n <= element::MAX_FAST_BITS),
+            Rounding::ToOdd => (element::TOWARD_ZERO, false),
+            Rounding::StochasticA(_) | Rounding::StochasticC(_) => (element::STOCHASTIC, false),
+        };
+        // A symmetric grid: no table, no two's complement with its most negative number.
+        let grid = f.kind != Kind::Codebook && f.signed && f.min == -f.max && f.mbits <= 20;
+        Method { mode, n: rounding.random_bits().min(element::MAX_FAST_BITS), exact: known && grid }
+    }
+}
+
 /// The constants of a grid in fp32 bit patterns.
 #[derive(Clone, Copy)]
 struct Grid {
@@ -30,7 +59,7 @@ impl Grid {
     /// `None` where the fast arithmetic would leave fp32's range.
     fn new(f: &Format) -> Option<Grid> {
         let (emin, top) = (f.emin + 127, f.emin.max(f.emax() + 1) + 127);
-        let fits = f.signed && f.mbits <= 20 && emin - f.mbits as i32 >= 1 && top + 23 - f.mbits as i32 <= 254;
+        let fits = f.mbits <= 20 && emin - f.mbits as i32 >= 1 && top + 23 - f.mbits as i32 <= 254;
         fits.then(|| Grid { emin: (emin as u32) << 23, max: (f.max as f32).to_bits(), mbits: f.mbits })
     }
 }
@@ -63,32 +92,22 @@ struct Power {
 impl<'a> Job<'a> {
     pub fn new(quantizer: &'a Quantizer, tensor: Option<TensorScale>) -> Self {
         let f = &quantizer.format;
-        let (mode, n) = match quantizer.rounding {
-            Rounding::NearestEven => (element::NEAREST_EVEN, 0),
-            Rounding::NearestAway => (element::NEAREST_AWAY, 0),
-            Rounding::TowardZero => (element::TOWARD_ZERO, 0),
-            Rounding::Up => (element::UP, 0),
-            Rounding::Down => (element::DOWN, 0),
-            Rounding::Stochastic(n) => (element::STOCHASTIC, n),
-        };
+        let method = Method::new(f, quantizer.rounding);
         let scale_grid = match quantizer.scaling.as_ref().map(|s| &s.format) {
-            // Scales are positive, so the missing sign does not matter.
-            Some(ScaleFormat::Float(stored)) => Grid::new(&Format { signed: true, ..stored.clone() }),
+            // Scales are positive, so a missing sign does not matter.
+            Some(ScaleFormat::Float(stored)) if stored.kind == Kind::Float && !stored.even_by_exponent() => {
+                Grid::new(stored)
+            }
             _ => None,
         };
         Job {
             quantizer,
-            // Wider random integers go to the truth; the kernels still run on placeholders beside it.
-            shape: Shape {
-                mbits: f.mbits.min(20),
-                n: n.min(element::MAX_FAST_BITS),
-                zero: if f.has_neg_zero() { -0.0 } else { 0.0 },
-            },
-            mode,
+            shape: Shape { mbits: f.mbits.min(20), n: method.n, zero: if f.has_neg_zero() { -0.0 } else { 0.0 } },
+            mode: method.mode,
             tensor,
-            grid: Grid::new(f).filter(|_| n <= element::MAX_FAST_BITS),
+            grid: Grid::new(f).filter(|_| method.exact),
             scale_grid,
-            power: Power::new(f, quantizer.scaling.as_ref().map(|s| s.rule), n),
+            power: Power::new(f, quantizer.scaling.as_ref().map(|s| s.rule), method.exact),
         }
     }
 
@@ -183,7 +202,7 @@ impl<'a> Job<'a> {
 }
 
 impl Power {
-    fn new(f: &Format, rule: Option<ScaleRule>, n: u32) -> Power {
+    fn new(f: &Format, rule: Option<ScaleRule>, usable: bool) -> Power {
         let (emin, emax, mbits) = (f.emin, f.emax(), f.mbits as i32);
         let fits = |field: i32| {
             // The scale may be raised by one: both possibilities must fit.
@@ -192,7 +211,6 @@ impl Power {
                 *top <= 254 && emin - mbits >= 1 && emin.max(*top) + 23 - mbits <= 254 && (-127..=127).contains(&shift)
             })
         };
-        let usable = f.signed && mbits <= 20 && n <= element::MAX_FAST_BITS;
         let range: Vec<i32> = (1..=254).filter(|field| usable && fits(*field)).collect();
         let power = |e: i32| (e as u32) << 23;
         Power {

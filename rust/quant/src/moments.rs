@@ -23,11 +23,11 @@ pub struct Stats {
     pub max_rel: f64,
     /// Largest |x|.
     pub absmax: f64,
-    /// |x| above the largest value the scale allows, before rounding.
+    /// x beyond the range that the scale allows, before rounding.
     pub clipped: u64,
     /// x != 0 that became 0.
     pub underflowed: u64,
-    /// |y| equal to that largest value.
+    /// y at an end of that range other than zero.
     pub last_bin: u64,
     /// Mean of x, and the sums of (x - mean)^2, ^3, ^4.
     pub mean: f64,
@@ -41,14 +41,14 @@ const RUN: usize = 256;
 const LANES: usize = 8;
 
 impl Stats {
-    /// The sums of a block whose scale allows magnitudes up to `top`.
-    pub fn of(x: &[f64], y: &[f64], top: f64) -> Stats {
+    /// The sums of a block whose scale allows values in this range.
+    pub fn of(x: &[f64], y: &[f64], range: [f64; 2]) -> Stats {
         let runs: Vec<Stats> = x
             .chunks(RUN)
             .zip(y.chunks(RUN))
             .map(|(x, y)| {
                 let mut stats = Stats::default();
-                run(x, y, top, &mut stats);
+                run(x, y, range, &mut stats);
                 stats
             })
             .collect();
@@ -142,10 +142,10 @@ pub fn tree<T: Copy + Default>(parts: &[T], merge: fn(&T, &T) -> T) -> T {
     }
 }
 
-dispatch! { fn run(x: &[f64], y: &[f64], top: f64, out: &mut Stats) = run_body; }
+dispatch! { fn run(x: &[f64], y: &[f64], range: [f64; 2], out: &mut Stats) = run_body; }
 
 #[inline(always)]
-fn run_body(x: &[f64], y: &[f64], top: f64, out: &mut Stats) {
+fn run_body(x: &[f64], y: &[f64], [bottom, top]: [f64; 2], out: &mut Stats) {
     // Padding with zeros adds nothing to any sum.
     let (mut a, mut b) = ([[0f64; LANES]; RUN / LANES], [[0f64; LANES]; RUN / LANES]);
     a.as_flattened_mut()[..x.len()].copy_from_slice(x);
@@ -167,9 +167,9 @@ fn run_body(x: &[f64], y: &[f64], top: f64, out: &mut Stats) {
             rel[l] = if relative > rel[l] { relative } else { rel[l] };
             peak[l] = if size > peak[l] { size } else { peak[l] };
             nonfinite[l] += u64::from(!finite);
-            clipped[l] += u64::from(size > top);
+            clipped[l] += u64::from((x > top) | (x < bottom));
             underflowed[l] += u64::from((size > 0.0) & (y == 0.0));
-            last[l] += u64::from((y.abs() == top) & (top > 0.0));
+            last[l] += u64::from(((y == top) | (y == bottom)) & (y != 0.0));
         }
     }
     let total = |v: [f64; LANES]| tree(&v, |a, b| a + b);
@@ -214,13 +214,16 @@ mod tests {
     fn cuts_do_not_matter() {
         let x: Vec<f64> = (0..1000).map(|i| f64::from(i * i % 97 - 48)).collect();
         let y: Vec<f64> = x.iter().map(|x| (x / 8.0).round() * 8.0).collect();
-        let whole = Stats::of(&x, &y, 40.0);
+        let whole = Stats::of(&x, &y, [-40.0, 40.0]);
         assert_eq!(whole.signal, x.iter().map(|x| x * x).sum::<f64>());
         assert_eq!(whole.noise, x.iter().zip(&y).map(|(x, y)| (y - x) * (y - x)).sum::<f64>());
         assert_eq!(whole.clipped, x.iter().filter(|x| x.abs() > 40.0).count() as u64);
         assert_eq!(whole.last_bin, y.iter().filter(|y| y.abs() == 40.0).count() as u64);
         for cut in [1, 7, 256, 999] {
-            let parts = Stats::merge(&Stats::of(&x[..cut], &y[..cut], 40.0), &Stats::of(&x[cut..], &y[cut..], 40.0));
+            let parts = Stats::merge(
+                &Stats::of(&x[..cut], &y[..cut], [-40.0, 40.0]),
+                &Stats::of(&x[cut..], &y[cut..], [-40.0, 40.0]),
+            );
             for (a, b) in [(parts.m2, whole.m2), (parts.m4, whole.m4)] {
                 assert!((a - b).abs() <= 1e-14 * b, "{cut}");
             }
@@ -233,8 +236,11 @@ mod tests {
     #[test]
     fn what_is_not_finite_is_left_out() {
         let (x, y) = ([1.0, f64::NAN, 3.0, f64::INFINITY, 5.0], [1.0, f64::NAN, 3.0, 6.0, f64::INFINITY]);
-        let s = Stats::of(&x, &y, f64::NAN);
+        let s = Stats::of(&x, &y, [f64::NAN; 2]);
         assert_eq!((s.count, s.nonfinite, s.mean, s.m2, s.absmax, s.clipped), (5, 3, 2.0, 2.0, 3.0, 0));
-        assert_eq!(Stats::merge(&Stats::of(&x[3..4], &y[3..4], 1.0), &Stats::of(&x[..1], &y[..1], 1.0)).mean, 1.0);
+        assert_eq!(
+            Stats::merge(&Stats::of(&x[3..4], &y[3..4], [-1.0, 1.0]), &Stats::of(&x[..1], &y[..1], [-1.0, 1.0])).mean,
+            1.0
+        );
     }
 }

@@ -95,10 +95,12 @@ fn multiplier(scale: Scale) -> f64 {
     }
 }
 
-/// The largest value that a scale allows, as the kernels form it: in fp32, in fp64 for fp64.
-fn top(q: &Quantizer, scale: Scale, wide: bool) -> f64 {
-    let product = q.format.max * multiplier(scale);
-    if wide || matches!(scale, Scale::Power(_)) { product } else { f64::from(product as f32) }
+/// The smallest and the largest value that a scale allows, as the kernels form them: in fp32, in fp64 for fp64.
+fn range(q: &Quantizer, scale: Scale, wide: bool) -> [f64; 2] {
+    [q.format.min, q.format.max].map(|end| {
+        let product = end * multiplier(scale);
+        if wide || matches!(scale, Scale::Power(_)) { product } else { f64::from(product as f32) }
+    })
 }
 
 /// Blocks of an array, axis replaced by blocks; one where all elements share a scale or have none.
@@ -201,7 +203,7 @@ impl Job<'_> {
                 true => self.q.fake_quant(before[*i], scale, random.get(*i).copied().unwrap_or(0)),
                 false => after[*i],
             }));
-            let stats = Stats::of(&xs, &ys, top(self.q, scale, wide));
+            let stats = Stats::of(&xs, &ys, range(self.q, scale, wide));
             if is_whole(self.q) {
                 sums.push(Summary { stats, spread: Spread::default() });
                 return;

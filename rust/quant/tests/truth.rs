@@ -53,6 +53,9 @@ fn roundings() -> Vec<Rounding> {
         Stochastic(5),
         Stochastic(24),
         Stochastic(32),
+        ToOdd,
+        StochasticA(7),
+        StochasticC(32),
     ]
 }
 
@@ -151,6 +154,10 @@ fn each_level(mut work: impl FnMut()) {
 const FORMATS: [&str; 14] =
     ["e4m3", "e5m2", "e3m2", "e2m3", "e2m1", "mxint8", "int8", "int4", "int2", "bf16", "fp16", "e1m0", "e6m9", "e8m3"];
 
+/// Formats of which the kernels know only some roundings, or none; and other grids.
+const OTHERS: [&str; 8] =
+    ["e4m3_480", "mxint8_full", "uint4", "nf4", "int1", "codebook_0_1_-0.25_3", "binary8p4se", "binary6p1sf"];
+
 #[test]
 fn blocks_equal_the_truth() {
     let layouts = [
@@ -160,7 +167,8 @@ fn blocks_equal_the_truth() {
     ];
     let families = data(37 * 67);
     each_level(|| {
-        for name in FORMATS {
+        for name in FORMATS.into_iter().chain(OTHERS) {
+            let share = if OTHERS.contains(&name) { 24 } else { 4 };
             for (k, scaling) in scalings().into_iter().enumerate() {
                 for (r, rounding) in roundings().into_iter().enumerate() {
                     let q = Quantizer {
@@ -171,7 +179,7 @@ fn blocks_equal_the_truth() {
                     };
                     // Every pair of (scaling, rounding) sees some families; every family meets every format.
                     for (f, (family, x)) in families.iter().enumerate() {
-                        if (k + r + f) % 4 == 0 {
+                        if (k + r + f) % share == 0 {
                             for layout in &layouts {
                                 check(&q, layout, family, &x[..layout.len()]);
                             }
@@ -188,7 +196,10 @@ fn casts_equal_the_truth() {
     let layout = Layout { outer: 1, axis: 1500, inner: 1 };
     let families = data(1500);
     each_level(|| {
-        for name in FORMATS.iter().chain(["tf32", "fp32", "e8m0", "ue5m3", "e5m0", "e7m2"].iter()) {
+        for name in FORMATS
+            .iter()
+            .chain(["tf32", "fp32", "e8m0", "ue5m3", "e5m0", "e7m2", "e4m3fnuz", "binary8p1ue", "binary9p1se"].iter())
+        {
             for rounding in roundings() {
                 for overflow in [Overflow::Saturate, Overflow::Ieee, Overflow::Propagate] {
                     let format = Format::get(name).unwrap();
@@ -209,7 +220,7 @@ fn casts_equal_the_truth() {
 fn neighbours_equal_the_truth() {
     let layouts = [Layout { outer: 3, axis: 75, inner: 1 }, Layout { outer: 2, axis: 33, inner: 3 }];
     each_level(|| {
-        for name in ["e4m3", "e2m1", "int8", "int4", "int2", "mxint8", "e2m3"] {
+        for name in ["e4m3", "e2m1", "int8", "int4", "int2", "mxint8", "e2m3", "mxint8_full", "nf4", "uint4"] {
             for scaling in scalings() {
                 let q = Quantizer {
                     format: Format::get(name).unwrap(),
