@@ -20,7 +20,7 @@ from dither.formats import Format
 from dither.nn.floatbits import Layout, layout_of, round_to_grid, scaled_constant
 from dither.nn.philox import random_bits
 from dither.nn.scales import Factors, Power, block_scale
-from dither.quantizer import Quantizer
+from dither.quantizer import STOCHASTIC, Quantizer
 
 
 def covers(q: Quantizer) -> bool:
@@ -104,7 +104,7 @@ class _Blocks:
 def _bits_for(
     q: Quantizer, x: Tensor, rng: Tensor | None, offset: int, random: Tensor | None
 ) -> Tensor | None:
-    if not q.is_stochastic:
+    if q.rounding not in STOCHASTIC:  # not the property: Dynamo cannot trace it
         return None
     if random is not None:
         return random.to(torch.int64)
