@@ -9,6 +9,7 @@
 //! * [`random`]: Philox4x32-10 and the address of every random bit.
 //! * [`scale`]: which scale a block gets from its absmax.
 //! * [`quantizer`]: all of it together on one block.
+//! * [`stored`]: what is kept of a block when it is stored, and what that means.
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,7 @@ pub mod quantizer;
 pub mod random;
 pub mod rounding;
 pub mod scale;
+pub mod stored;
 
 pub use exact::{Real, floor_log2, pow2};
 pub use format::Format;

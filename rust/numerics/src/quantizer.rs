@@ -100,7 +100,7 @@ impl Quantizer {
                 let s = T::from_f64(f64::from(s));
                 T::from_f64(round(x.div(s).to_f64())).mul(s)
             }
-            Scale::Multiply { encode, decode } => {
+            Scale::Multiply { encode, decode, .. } => {
                 let z = x.mul(T::from_f64(f64::from(encode)));
                 T::from_f64(round(z.to_f64())).mul(T::from_f64(f64::from(decode)))
             }

@@ -61,8 +61,8 @@ pub enum Scale {
     Power(i32),
     /// `round(x / s) * s`.
     Divide(f32),
-    /// `round(x * encode) * decode`.
-    Multiply { encode: f32, decode: f32 },
+    /// `round(x * encode) * decode`; `stored` is the block's own scale, a part of `decode`.
+    Multiply { encode: f32, decode: f32, stored: f32 },
 }
 
 /// The scale of a block with this absmax (NaN propagated into `absmax`).
@@ -89,7 +89,7 @@ pub fn block_scale<T: Real>(
                 let wanted = absmax.mul(T::from_f64(f64::from(tensor.multiplier))).to_f64() as f32;
                 let block = round_scale(f64::from(wanted.min(f32::MAX)), stored, rule);
                 let decode = block * tensor.decode;
-                Scale::Multiply { encode: (1.0 / decode).min(f32::MAX), decode }
+                Scale::Multiply { encode: (1.0 / decode).min(f32::MAX), decode, stored: block }
             }
         },
     }

@@ -181,7 +181,7 @@ impl<'a> Job<'a> {
     pub fn by_truth(&self, absmax: u32) -> Fast {
         match (self.quantizer.scale(f32::from_bits(absmax), self.tensor.as_ref()), self.grid) {
             (Scale::Divide(s), Some(_)) => Fast::Divide { s },
-            (Scale::Multiply { encode, decode }, Some(_)) => Fast::Multiply { encode, decode },
+            (Scale::Multiply { encode, decode, .. }, Some(_)) => Fast::Multiply { encode, decode },
             (Scale::Zero, _) if self.quantizer.format.signed => Fast::Zero,
             (scale, _) => Fast::Exact(scale),
         }
