@@ -7,6 +7,7 @@ mod formats;
 mod linalg;
 mod memory;
 mod ops;
+mod packed;
 mod quantizer;
 mod statistics;
 
@@ -19,5 +20,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     quantizer::register(m)?;
     ops::register(m)?;
     linalg::register(m)?;
-    statistics::register(m)
+    statistics::register(m)?;
+    packed::register(m)
 }

@@ -8,7 +8,8 @@
 //! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory.
 //! * [`hadamard`]: rotations of blocks.
 //! * [`moments`]: sums of errors and their merging.
-//! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`stats`]: the operations.
+//! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`packed`], [`stats`]: the operations.
+//! * [`pack`]: rows of codes at their true width.
 
 mod absmax;
 mod bits;
@@ -24,6 +25,8 @@ mod job;
 pub mod layout;
 pub mod moments;
 pub mod neighbours;
+pub mod pack;
+pub mod packed;
 pub mod pages;
 pub mod pool;
 pub mod simd;
