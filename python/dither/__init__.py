@@ -9,12 +9,14 @@ from dither.arrays import get_num_threads, set_num_threads
 from dither.errors import MissingExtraError, UserError
 from dither.functions import cast, decode, encode, error_stats, fake_quant, neighbours
 from dither.quantizer import Quantizer
+from dither.tensor import QuantizedTensor, quantize
 from dither.transforms import hadamard
 
 __version__: str = _core.__version__
 
 __all__ = [
     "MissingExtraError",
+    "QuantizedTensor",
     "Quantizer",
     "UserError",
     "__version__",
@@ -27,5 +29,6 @@ __all__ = [
     "get_num_threads",
     "hadamard",
     "neighbours",
+    "quantize",
     "set_num_threads",
 ]

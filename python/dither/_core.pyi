@@ -5,6 +5,7 @@ from typing import Any
 __version__: str
 
 _Shape = tuple[int, int, int]
+_Dims = tuple[_Shape, int, bool]
 _Array = tuple[int, str]
 _Random = tuple[int, int, int] | int | None
 
@@ -27,6 +28,26 @@ def fake_quant(q: Quantizer, shape: _Shape, x: _Array, y: _Array, random: _Rando
 def neighbours(q: Quantizer, shape: _Shape, x: _Array, lo: _Array, hi: _Array, threads: int) -> None: ...
 def encode(q: Quantizer, len: int, x: _Array, out: _Array, random: _Random, threads: int) -> int | None: ...
 def decode(format: str, len: int, code: _Array, y: _Array, threads: int) -> None: ...
+def unstorable(q: Quantizer) -> str | None: ...
+def quantize(
+    q: Quantizer,
+    dims: _Dims,
+    x: _Array,
+    codes: int,
+    scales: _Array | None,
+    random: _Random,
+    threads: int,
+) -> tuple[int | None, float | None]: ...
+def dequantize(
+    q: Quantizer,
+    dims: _Dims,
+    codes: int,
+    scales: _Array | None,
+    tensor: float | None,
+    wide: bool,
+    y: _Array,
+    threads: int,
+) -> None: ...
 def stats(
     q: Quantizer, shape: _Shape, x: _Array, random: _Random, table: int | None, threads: int
 ) -> dict[str, Any]: ...

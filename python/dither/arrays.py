@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dither import _core
+from dither.blocks import Layout
 from dither.errors import UserError
 from dither.formats import Format
 from dither.quantizer import Quantizer, whole
@@ -142,11 +143,15 @@ def run_encode(q: Quantizer, x: Buffer, codes: Buffer, random: Random) -> None:
     n = _size(x.shape)
     bad = _core.encode(_handle(q), n, (x.ptr, x.dtype), (codes.ptr, codes.dtype), bits, get_num_threads())
     if bad is not None:
-        at = tuple(int(i) for i in np.unravel_index(bad, x.shape)) if x.shape else ()
-        raise UserError(
-            f"the element at {at} is NaN (or has no code under overflow={q.overflow!r}) and {q.format.name} "
-            "has no code for it; replace such elements first, for example with numpy.nan_to_num"
-        )
+        raise _no_code(q, bad, x.shape)
+
+
+def _no_code(q: Quantizer, position: int, shape: tuple[int, ...]) -> UserError:
+    at = tuple(int(i) for i in np.unravel_index(position, shape)) if shape else ()
+    return UserError(
+        f"the element at {at} is NaN (or has no code under overflow={q.overflow!r}) and {q.format.name} "
+        "has no code for it; replace such elements first, for example with numpy.nan_to_num"
+    )
 
 
 def run_decode(fmt: Format, codes: Buffer, out: Buffer) -> None:
@@ -190,6 +195,55 @@ def prefer_huge_pages(address: int, nbytes: int) -> None:
     A hint without effect on contents. numpy does the same for its own arrays.
     """
     _core.prefer_huge_pages(address, nbytes)
+
+
+def unstorable(q: Quantizer) -> str | None:
+    """Why arrays under `q` cannot be kept in packed form, where they cannot."""
+    return _core.unstorable(_handle(q))
+
+
+def _dims(layout: Layout) -> tuple[tuple[int, int, int], int, bool]:
+    last = layout.shape[-1] if layout.shape else 1
+    return _shape(layout.shape, layout.axis), last, layout.axis == max(len(layout.shape) - 1, 0)
+
+
+def _part(x: Buffer | None) -> tuple[int, str] | None:
+    return None if x is None else (x.ptr, x.dtype)
+
+
+def run_quantize(
+    layout: Layout, x: Buffer, codes: Buffer, scales: Buffer | None, random: Random
+) -> float | None:
+    """Fill codes and scales (fresh memory of the layout's shapes); returns the tensor scale if there is one.
+
+    UserError where an element has no code.
+    """
+    q = layout.quantizer
+    bits = _random(random) if q.rounding == "stochastic" else None
+    bad, tensor = _core.quantize(
+        _handle(q), _dims(layout), (x.ptr, x.dtype), codes.ptr, _part(scales), bits, get_num_threads()
+    )
+    if bad is not None:
+        raise _no_code(q, bad, x.shape)
+    return tensor
+
+
+def run_dequantize(
+    layout: Layout, codes: Buffer, scales: Buffer | None, tensor_scale: float | None, wide: bool, out: Buffer
+) -> None:
+    """Write the values of packed parts of the layout's shapes, formed in fp32 or (`wide`) fp64."""
+    assert codes.shape == layout.codes_shape and out.shape == layout.shape
+    assert (scales and scales.shape, scales and scales.dtype) == (layout.scales_shape, layout.scales_word)
+    _core.dequantize(
+        _handle(layout.quantizer),
+        _dims(layout),
+        codes.ptr,
+        _part(scales),
+        tensor_scale,
+        wide,
+        (out.ptr, out.dtype),
+        get_num_threads(),
+    )
 
 
 def code_dtype(fmt: Format) -> str:

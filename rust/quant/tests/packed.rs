@@ -152,7 +152,7 @@ fn fp64_is_formed_in_fp64() {
 #[test]
 fn rows_end_with_zero_bits_and_nan_without_a_code_is_named() {
     let q = quantizer("int3", Some(Block::Size(4)), ScaleFormat::Fp32, false);
-    let x = vec![-1f32; 14]; // int3 of -1 absmax is -3: binary 101
+    let x = [-1f32; 14]; // int3 of -1 absmax is -3: binary 101
     let (_, (codes, ..)) = packed(&q, [2, 1, 7], 2, Memory::F32(x.as_ptr()), 1);
     // 7 codes are 21 bits of 101101...
     assert_eq!(codes[..6], [0b0110_1101, 0b1101_1011, 0b0001_0110, 0b0110_1101, 0b1101_1011, 0b0001_0110]);

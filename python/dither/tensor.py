@@ -1,0 +1,338 @@
+"""QuantizedTensor: an array as codes at their true width, with the scales beside them.
+
+t = dither.quantize(x, "nvfp4", axis=-1)
+t.codes, t.scales, t.tensor_scale, t.nbytes
+t.dequantize()                                  equals dither.fake_quant(x, "nvfp4", axis=-1), bit for bit
+t[8:16], t[..., :64], t.T, t == u, np.asarray(t)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dither import arrays
+from dither.blocks import Layout, cut
+from dither.errors import UserError
+from dither.functions import _NUMPY, _WORDS, _buffer, _dtype, _input, _is_plain, _random
+from dither.quantizer import Quantizer
+
+
+class QuantizedTensor:
+    """A packed array; frozen. Made by `dither.quantize`.
+
+    Args:
+        quantizer: how the array was quantized.
+        shape, axis: of the array, and the axis along which blocks run.
+        dtype_word: fp32, bf16, fp16 or fp64: what the array was, and what `dequantize` returns.
+        codes: uint8, rows of the last axis in whole bytes (see `dither.blocks`).
+        scales: one a block: uint8 codes of an 8-bit scale format, float32 for fp32, None for a plain cast.
+        tensor_scale: the second-level scale, where the quantizer has one.
+
+    Raises UserError where the parts do not have the shapes and types that the others ask for.
+    """
+
+    __array_ufunc__ = None  # arithmetic on values that must be made first is written out: np.asarray(t) * 2
+    __slots__ = ("_codes", "_dtype_word", "_layout", "_scales", "_tensor_scale")
+
+    def __init__(
+        self,
+        quantizer: str | Quantizer,
+        shape: tuple[int, ...],
+        axis: int,
+        dtype_word: str,
+        codes: np.ndarray,
+        scales: np.ndarray | None = None,
+        tensor_scale: float | np.floating | None = None,
+    ) -> None:
+        q = quantizer if isinstance(quantizer, Quantizer) else Quantizer(quantizer)
+        shape = tuple(int(n) for n in shape)
+        self._layout = Layout(q, shape, arrays.check_axis(axis, len(shape)))
+        if dtype_word not in _WORDS.values():
+            raise UserError(f"dtype_word= is one of {', '.join(_WORDS.values())}, not {dtype_word!r}")
+        self._dtype_word = dtype_word
+        self._codes = _part("codes", codes, self._layout.codes_shape, "u8")
+        self._scales = _part("scales", scales, self._layout.scales_shape, self._layout.scales_word)
+        if (tensor_scale is None) == q.tensor_scale:
+            have = "a" if q.tensor_scale else "no"
+            raise UserError(f"{q} has {have} tensor scale, but tensor_scale= is {tensor_scale!r}")
+        self._tensor_scale = None if tensor_scale is None else np.float32(tensor_scale)
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """How the array was quantized."""
+        return self._layout.quantizer
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array."""
+        return self._layout.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=object))
+
+    @property
+    def axis(self) -> int:
+        """The axis along which blocks run, counted from the front."""
+        return self._layout.axis
+
+    @property
+    def layout(self) -> Layout:
+        """Shapes of the parts, and which elements share a scale."""
+        return self._layout
+
+    @property
+    def dtype_word(self) -> str:
+        """What the array was: fp32, bf16, fp16 or fp64. Values are formed in fp64 for fp64, else in fp32."""
+        return self._dtype_word
+
+    @property
+    def codes(self) -> np.ndarray:
+        """The element codes, uint8, read-only: see `dither.blocks` for where a code lies."""
+        return self._codes
+
+    @property
+    def scales(self) -> np.ndarray | None:
+        """One scale a block, read-only: uint8 codes, or float32; None for a plain cast."""
+        return self._scales
+
+    @property
+    def tensor_scale(self) -> np.float32 | None:
+        """The second-level scale, where the quantizer has one."""
+        return self._tensor_scale
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: codes, scales and tensor scale."""
+        return (
+            self._codes.nbytes
+            + (0 if self._scales is None else self._scales.nbytes)
+            + 4 * self.quantizer.tensor_scale
+        )
+
+    @property
+    def T(self) -> Transposed:
+        """The transpose of a matrix, as a view: what `dither.matmul(x, w.T)` takes."""
+        if self.ndim != 2:
+            raise UserError(f"only a matrix has .T, not an array of {self.ndim} dimensions: use .mT")
+        return Transposed(self)
+
+    @property
+    def mT(self) -> Transposed:
+        """The last two axes exchanged, as a view."""
+        if self.ndim < 2:
+            raise UserError(f"an array of {self.ndim} dimensions has no two axes to exchange")
+        return Transposed(self)
+
+    def dequantize(self, dtype: Any = None, *, out: np.ndarray | None = None) -> np.ndarray:
+        """The values, in `dtype` (default: that of the array they came from), rounded once to it.
+
+        `out`: a contiguous array of the shape to write to instead, of any of the four float types.
+        """
+        y = _target(self, dtype, out)
+        arrays.warn_inexact(self.quantizer, _WORDS[y.dtype.name])
+        arrays.run_dequantize(
+            self._layout,
+            _buffer(self._codes, "u8"),
+            None if self._scales is None else _buffer(self._scales, self._layout.scales_word),
+            None if self._tensor_scale is None else float(self._tensor_scale),
+            self._dtype_word == "fp64",
+            _buffer(y),
+        )
+        return y
+
+    to_numpy = dequantize
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("a packed array has no values in memory to share: drop copy=False")
+        values = self.dequantize()
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def __getitem__(self, index: Any) -> QuantizedTensor:
+        """Part of the array, still packed: `t[index].dequantize()` is `t.dequantize()[index]`.
+
+        Integers, slices and `...`; along the axis of the blocks whole blocks only (UserError says which
+        bounds are the nearest).
+        """
+        if not self.shape:
+            raise IndexError("a packed array without dimensions cannot be indexed")
+        part = cut(self._layout, index)
+        scales = self._scales if self._scales is None else self._scales[(*part.scales, ...)]
+        codes = _row_bits(self._codes[(*part.codes, ...)], part.bits)
+        return QuantizedTensor(
+            self.quantizer,
+            part.layout.shape,
+            part.layout.axis,
+            self._dtype_word,
+            codes,
+            scales,
+            self._tensor_scale,
+        )
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a packed array without dimensions has no length")
+        return self.shape[0]
+
+    def __eq__(self, other: object) -> bool:
+        """The same quantizer, shape, axis and type, and the same bits."""
+        if not isinstance(other, QuantizedTensor):
+            return NotImplemented
+        if (self._layout, self._dtype_word) != (other._layout, other._dtype_word):
+            return False
+        mine, theirs = self._parts(), other._parts()
+        return all(a.tobytes() == b.tobytes() for a, b in zip(mine, theirs, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _parts(self) -> list[np.ndarray]:
+        parts = (self._codes, self._scales, self._tensor_scale)
+        return [np.asarray(part) for part in parts if part is not None]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = (self._codes, self._scales, self._tensor_scale)
+        return QuantizedTensor, (str(self.quantizer), self.shape, self.axis, self._dtype_word, *parts)
+
+    def __repr__(self) -> str:
+        held = f"{self._codes.nbytes} codes"
+        held += "" if self._scales is None else f" + {self._scales.nbytes} scales"
+        held += " + 4 tensor scale" if self.quantizer.tensor_scale else ""
+        return (
+            f"QuantizedTensor({str(self.quantizer)!r}, shape={self.shape}, axis={self.axis}, "
+            f"of {self._dtype_word}, {self.nbytes} bytes: {held})"
+        )
+
+
+class Transposed:
+    """A QuantizedTensor with its last two axes exchanged; a view, which `.T` or `.mT` takes back."""
+
+    __slots__ = ("base",)
+
+    def __init__(self, base: QuantizedTensor) -> None:
+        self.base = base
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array."""
+        *rest, rows, columns = self.base.shape
+        return (*rest, columns, rows)
+
+    @property
+    def axis(self) -> int:
+        """The axis along which blocks run, counted from the front."""
+        last, axis = len(self.base.shape) - 1, self.base.axis
+        return {last: last - 1, last - 1: last}.get(axis, axis)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, by the tensor that this is a view of."""
+        return self.base.nbytes
+
+    @property
+    def T(self) -> QuantizedTensor:
+        """The tensor itself."""
+        return self.base
+
+    mT = T
+
+    def dequantize(self, dtype: Any = None) -> np.ndarray:
+        """The values, as a transposed view of those of the tensor."""
+        return self.base.dequantize(dtype).swapaxes(-1, -2)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.base.__array__(dtype, copy).swapaxes(-1, -2)
+
+    def __repr__(self) -> str:
+        return f"{self.base!r}.mT"
+
+
+def quantize(
+    x: Any,
+    q: str | Quantizer,
+    axis: int = -1,
+    *,
+    seed: int | None = None,
+    stream: int = 0,
+    offset: int = 0,
+    random: Any = None,
+) -> QuantizedTensor:
+    """Store `x` in the format of `q`: codes at their true width and scales.
+
+    Arguments as for `fake_quant`, whose values (in x's dtype) are what `.dequantize()` of the result returns,
+    bit for bit.
+
+    Returns a QuantizedTensor. Raises UserError where an element has no code (NaN under a plain cast to a
+    format without one), and for a quantizer whose arrays cannot be read back from their codes.
+    """
+    q = q if isinstance(q, Quantizer) else Quantizer(q)
+    x = _input(x)
+    layout = storable(q, x.shape, axis)
+    bits = _random(q, x, seed, stream, offset, random)
+    codes = np.empty(layout.codes_shape, np.uint8)
+    scales = (
+        None
+        if layout.scales_word is None
+        else np.empty(layout.scales_shape or (), _NUMPY[layout.scales_word])
+    )
+    tensor_scale = arrays.run_quantize(
+        layout,
+        _buffer(x),
+        _buffer(codes, "u8"),
+        None if scales is None else _buffer(scales, layout.scales_word),
+        bits,
+    )
+    return QuantizedTensor(q, x.shape, layout.axis, _WORDS[x.dtype.name], codes, scales, tensor_scale)
+
+
+def storable(q: Quantizer, shape: tuple[int, ...], axis: int) -> Layout:
+    """The layout of an array under `q`; UserError where it cannot be read back from its codes."""
+    if reason := arrays.unstorable(q):
+        raise UserError(f"{q} cannot be stored: {reason}; use dither.fake_quant")
+    return Layout(q, shape, arrays.check_axis(axis, len(shape)))
+
+
+def _part(name: str, x: Any, shape: tuple[int, ...] | None, word: str | None) -> Any:
+    """A read-only view of a part after its checks."""
+    if shape is None or word is None:
+        if x is not None:
+            raise UserError(f"a plain cast has no {name}, but {name}= was given")
+        return None
+    if not isinstance(x, np.ndarray) or x.dtype != _NUMPY[word] or x.shape != shape:
+        have = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise UserError(f"{name}= is a {_NUMPY[word]} array of shape {shape}, not {have}")
+    view = np.require(x, requirements=["C", "A"]).view()
+    view.flags.writeable = False
+    return view
+
+
+def _row_bits(codes: np.ndarray, bits: slice) -> np.ndarray:
+    """Some bits of each row of codes, as rows that start at a byte and are filled up with zero bits."""
+    if bits.start % 8 == 0 and (bits.stop % 8 == 0 or bits.stop > 8 * (codes.shape[-1] - 1)):
+        return codes[..., bits.start // 8 : -(-bits.stop // 8)]
+    single = np.unpackbits(codes, axis=-1, bitorder="little")[..., bits]
+    return np.packbits(single, axis=-1, bitorder="little")
+
+
+def _target(t: QuantizedTensor, dtype: Any, out: Any) -> np.ndarray:
+    """The array that `dequantize` writes: `out` after its checks, or a new one."""
+    if out is None:
+        return np.empty(t.shape, _dtype(t.dtype_word if dtype is None else dtype))
+    if not isinstance(out, np.ndarray) or out.dtype.name not in _WORDS:
+        have = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+        raise TypeError(f"out= is a float32, float64, float16 or bfloat16 array, not {have}")
+    if dtype is not None and out.dtype != _dtype(dtype):
+        raise UserError(f"out= holds {out.dtype} but dtype asks for {_dtype(dtype)}")
+    if out.shape != t.shape or not (out.flags.writeable and _is_plain(out)):
+        raise UserError(f"out= is a writable, C-contiguous, native array of shape {t.shape}")
+    if any(np.shares_memory(out, part) for part in t._parts()):
+        raise UserError("out= overlaps the codes or scales that it would be read from")
+    return out
