@@ -113,7 +113,10 @@ class Quantizer:
 
     @property
     def is_stochastic(self) -> bool:
-        """Whether rounding reads random bits, `bits` of them an element."""
+        """Whether rounding reads random bits, `bits` of them an element.
+
+        Dynamo cannot trace properties of frozen records: traced code compares `rounding` with STOCHASTIC.
+        """
         return self.rounding in STOCHASTIC
 
     @property

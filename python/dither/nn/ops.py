@@ -25,7 +25,7 @@ from dither.nn.checks import check_input, check_out, dtype_of
 from dither.nn.kernels import WORDS
 from dither.nn.streams import signed
 from dither.nn.transforms import hadamard as hadamard
-from dither.quantizer import Quantizer
+from dither.quantizer import STOCHASTIC, Quantizer
 
 
 class _Twin(torch.autograd.Function):
@@ -72,7 +72,7 @@ def _check_draws(
     q: Quantizer, x: Tensor, seed: Any, stream: Any, offset: Any, random: Any, rng: Tensor | None
 ) -> tuple[Tensor | None, int, Tensor | None]:
     """rng, offset and given bits of a stochastic quantizer; nothing for the others."""
-    if not q.is_stochastic:
+    if q.rounding not in STOCHASTIC:
         return None, 0, None
     if random is not None:
         given = torch.as_tensor(random)

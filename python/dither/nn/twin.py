@@ -104,7 +104,7 @@ class _Blocks:
 def _bits_for(
     q: Quantizer, x: Tensor, rng: Tensor | None, offset: int, random: Tensor | None
 ) -> Tensor | None:
-    if q.rounding not in STOCHASTIC:  # not the property: Dynamo cannot trace it
+    if q.rounding not in STOCHASTIC:
         return None
     if random is not None:
         return random.to(torch.int64)
