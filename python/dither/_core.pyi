@@ -13,13 +13,15 @@ class Quantizer:
     def __new__(
         cls,
         format: str,
-        block: int | str | None,
+        block: int | str | tuple[int, int] | None,
         scale_format: str | None,
         scale_rule: str | None,
         tensor_scale: bool,
         rounding: str,
         bits: int,
         overflow: str,
+        scale: float | None,
+        more: tuple[str, str, str, bool, str | None, float, float] | None,
     ) -> Quantizer: ...
 
 def format_info(name: str) -> dict[str, Any] | None: ...

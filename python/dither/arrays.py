@@ -76,9 +76,41 @@ def _cores() -> int:
 
 @lru_cache(maxsize=1024)
 def _handle(q: Quantizer) -> _core.Quantizer:
-    return _core.Quantizer(
-        q.format.name, q.block, q.scale_format, q.scale_rule, q.tensor_scale, q.rounding, q.bits, q.overflow
+    options = (
+        q.dialect,
+        q.nan,
+        q.zero_scale,
+        q.zero_point,
+        q.four_over_six,
+        q.prescale,
+        q.guard,
     )
+    return _core.Quantizer(
+        q.format.name,
+        q.block,
+        q.scale_format,
+        q.scale_rule,
+        q.tensor_scale,
+        q.rounding,
+        q.bits,
+        q.overflow,
+        q.scale,
+        options,
+    )
+
+
+def _extents(q: Quantizer, shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
+    """(outer, axis, inner) as the extension wants it; for tiles, which lie over the last two axes,
+    (outer, rows, columns), where an array of one axis is one row.
+
+    Raises UserError where `axis` is neither of those two.
+    """
+    if isinstance(q.block, tuple):
+        if len(shape) > 2 and axis % len(shape) < len(shape) - 2:
+            raise UserError(f"tiles lie over the last two axes; axis={axis} is neither of them")
+        rows, columns = (1, 1, *shape)[-2:]
+        return _size(shape[:-2]), rows, columns
+    return _shape(shape, axis)
 
 
 def _shape(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
@@ -121,7 +153,7 @@ def run_fake_quant(
         bits = random or (seed, stream, offset)
     _core.fake_quant(
         _handle(q),
-        _shape(x.shape, axis),
+        _extents(q, x.shape, axis),
         (x.ptr, x.dtype),
         (out.ptr, out.dtype),
         _random(bits),
@@ -131,7 +163,7 @@ def run_fake_quant(
 
 def run_neighbours(q: Quantizer, x: Buffer, lo: Buffer, hi: Buffer, axis: int) -> None:
     """Write the grid points at or below and at or above each element."""
-    shape = _shape(x.shape, axis)
+    shape = _extents(q, x.shape, axis)
     _core.neighbours(
         _handle(q), shape, (x.ptr, x.dtype), (lo.ptr, lo.dtype), (hi.ptr, hi.dtype), get_num_threads()
     )
@@ -166,7 +198,7 @@ def run_error_stats(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:
     """Sums and counts over the array and, if asked for, arrays of those over each block in C order."""
     bits = _random(random) if q.is_stochastic else None
-    shape, handle = _shape(x.shape, axis), _handle(q)
+    shape, handle = _extents(q, x.shape, axis), _handle(q)
     names, blocks = _core.stats_table(handle, shape)
     table = np.empty((len(names), blocks)) if per_block else None
     address = None if table is None else table.__array_interface__["data"][0]

@@ -346,6 +346,13 @@ def finish_stats(
 def _block_shape(q: Quantizer, shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     if q.block in (None, "tensor") or not shape:
         return ()
+    if isinstance(q.block, tuple):
+        return (
+            *shape[:-2],
+            *(-(-n // size) for n, size in zip(shape[-2:], q.block[-len(shape) :], strict=True)),
+        )
+    if q.block == "column":
+        return tuple(n if d == axis else 1 for d, n in enumerate(shape))
     size = shape[axis] if q.block == "row" else min(int(q.block or 1), shape[axis])
     return (*shape[:axis], -(-shape[axis] // size), *shape[axis + 1 :])
 

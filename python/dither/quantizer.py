@@ -9,23 +9,22 @@ print.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal
 
 from dither import formats
 from dither.errors import UserError, suggest
 from dither.formats import Format
+from dither.scaling import one_of as _one_of
+from dither.scaling import resolve_scaling
 
 STOCHASTIC = ("stochastic_a", "stochastic", "stochastic_c")  # P3109's StochasticA, B and C
 ROUNDINGS = ("nearest_even", "nearest_away", "toward_zero", "up", "down", "to_odd", *STOCHASTIC)
 OVERFLOWS = ("saturate", "ieee", "propagate")
-POWER_RULES = ("floor", "ceil", "rceil", "even")
-VALUE_RULES = ("absmax", "rceil")
-SCALE_FORMATS = ("e8m0", "e4m3", "ue5m3", "fp32")
-DEFAULT_RULE = {"e8m0": "floor", "e4m3": "absmax", "ue5m3": "absmax", "fp32": "absmax"}
-
-Block = int | Literal["row", "tensor"] | None
+Block = int | tuple[int, int] | Literal["row", "column", "tensor"] | None
 
 
 def _mx(fmt: str) -> dict[str, Any]:
@@ -47,6 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fp8_e4m3": _fp32_scale("e4m3", "tensor"),
     "fp8_e5m2": _fp32_scale("e5m2", "tensor"),
     "fp8_1x128": _fp32_scale("e4m3", 128),
+    "fp8_128x128": _fp32_scale("e4m3", (128, 128)),
     "mxfp8_e4m3": _mx("e4m3"),
     "mxfp8_e5m2": _mx("e5m2"),
     "mxfp6_e3m2": _mx("e3m2"),
@@ -68,15 +68,26 @@ class Quantizer:
         preset: a preset name, or the printed form of any quantizer. Omit it to build from parts.
         format: element format (see `dither.formats`).
         block: elements that share a scale: a number along the axis (a ragged last block is allowed), `"row"`
-            (the whole axis), `"tensor"`, or None for a plain cast.
+            (the whole axis), `"column"` (everything else: one scale for each index along the axis), a tile
+            `(rows, columns)` over the last two axes, `"tensor"`, or None for a plain cast.
         scale_format: `"e8m0"`, `"e4m3"`, `"ue5m3"` or `"fp32"`.
         scale_rule: for e8m0 `floor` (OCP), `ceil`, `rceil`, `even`; for the others `absmax` (nearest) or
-            `rceil` (the smallest scale that does not clip).
-        tensor_scale: a second-level fp32 scale over the whole tensor (NVFP4, in Transformer Engine's order).
+            `rceil` (the smallest scale that does not clip); for all `mse` (the best of some candidates) and
+            `static` (the number in `scale`).
+        tensor_scale: a second-level fp32 scale over the whole tensor (NVFP4).
         rounding: of the elements; `stochastic` is StochasticB of IEEE P3109 with `bits` random bits.
         bits: random bits an element, 1..32 (default 16 for bf16, fp16 and tf32, else 8).
         overflow: `saturate` (default to 8 bits and under a scale), `ieee` (default for wider casts),
             `propagate`.
+        scale: the scale of the rule `static`; under `tensor_scale` the tensor's.
+        dialect: whose arithmetic order: `ocp` (default), `te` (default under `tensor_scale`), `torchao`,
+            `p3109`, `microxcaling`, `cudnn`; it also gives the defaults of other fields (docs/dialects.md).
+        nan: what NaN or infinity in a block does: `block` (all of it becomes NaN), `element`, `saturate`.
+        zero_scale: what is stored for a block of zeros: `rule` (0; 2^-127 in e8m0), `smallest`, `one`.
+        zero_point: asymmetric integers: unsigned codes that stand for `(code - zero point) * scale`.
+        four_over_six: each block takes the better of two scales, by `mse` or `mae` (arXiv 2512.02010).
+        prescale: 3/4 quantizes `3/4 x` and divides by 3/4 again (arXiv 2502.20586).
+        guard: 17/16 raises 8-bit scales so that rounding them never clips (arXiv 2601.22813).
 
     Raises UserError for unknown names and combinations that mean nothing.
     """
@@ -89,6 +100,14 @@ class Quantizer:
     rounding: str
     bits: int
     overflow: str
+    scale: float | None
+    dialect: str
+    nan: str
+    zero_scale: str
+    zero_point: bool
+    four_over_six: str | None
+    prescale: float
+    guard: float
 
     def __init__(self, preset: str | Quantizer | None = None, **parts: Any) -> None:
         unknown = next((k for k in parts if k not in _FIELDS), None)
@@ -97,6 +116,8 @@ class Quantizer:
                 f"a quantizer has no field {unknown!r}{suggest(unknown, _FIELDS)}. "
                 f"Fields: {', '.join(_FIELDS)}"
             )
+        if isinstance(preset, Quantizer) and "dialect" in parts:
+            preset = str(preset)  # what is not printed is a default, and a dialect has its own
         for name, value in _resolve(_parts_of(preset) | parts).items():
             object.__setattr__(self, name, value)
 
@@ -127,8 +148,12 @@ class Quantizer:
         The end of the scale's own format does not count: a block too large for an e4m3 scale of 448 saturates
         under every rule.
         """
-        if self.scale_rule in ("ceil", "rceil"):
+        if self.scale_rule in ("ceil", "rceil") or self.prescale != 1 or self.guard != 1:
             return False
+        if self.dialect == "p3109":  # elements lie in [-1, 1], or below 2 where the scale was rounded down
+            return self.format.max < 2
+        if self.zero_point:
+            return True
         return not (self.scale_rule == "absmax" and self.scale_format == "fp32")
 
     def replace(self, **parts: Any) -> Quantizer:
@@ -139,7 +164,7 @@ class Quantizer:
         """Whether dequantized values are exact in `dtype` (such as "bf16"), within its normal range."""
         if self.block is None:
             return self.format.exact_in(dtype)
-        if self.tensor_scale or self.scale_format == "fp32":
+        if self.tensor_scale or self.scale_format == "fp32" or self.prescale != 1:
             return dtype == "fp64"
         significand = max(self.format.top_mbits, 0) + 1
         if self.scale_format != "e8m0":
@@ -179,8 +204,13 @@ def _parts_of(preset: str | Quantizer | None) -> dict[str, Any]:
 def _parse_value(key: str, value: str) -> Any:
     if value == "none":
         return None
-    if key == "tensor_scale" and value in ("true", "false"):
+    if key in ("tensor_scale", "zero_point") and value in ("true", "false"):
         return value == "true"
+    try:
+        if key in ("scale", "prescale", "guard"):
+            return float(Fraction(value))
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"{key}={value} is not a number") from None
     return int(value) if key in ("block", "bits") and value.isdecimal() else value
 
 
@@ -194,11 +224,6 @@ def whole(value: Any) -> Any:
         return value
 
 
-def _one_of(what: str, value: Any, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"unknown {what} {value!r}{suggest(str(value), known)}. Known: {', '.join(known)}")
-
-
 def _resolve(given: dict[str, Any]) -> dict[str, Any]:
     """All fields, defaults filled in and checked."""
     if given.get("format") is None:
@@ -206,12 +231,16 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
             "a quantizer needs a preset name or at least format=, for example Quantizer('mxfp8_e4m3')"
         )
     fmt = formats.get(given["format"])
-    block = whole(given.get("block"))
-    _check_block(block)
-    parts = {"format": fmt, "block": block, **_resolve_scaling(block, given)}
-    rounding = given.get("rounding") or "nearest_even"
+    block = _block_of(given.get("block"))
+    parts = {"format": fmt, "block": block, **resolve_scaling(fmt, block, given)}
+    microxcaling = parts["dialect"] == "microxcaling"
+    rounding = given.get("rounding") or ("nearest_away" if microxcaling else "nearest_even")
     rounding = "stochastic" if rounding == "stochastic_b" else rounding
     _one_of("rounding", rounding, ROUNDINGS)
+    if microxcaling and rounding not in ("nearest_away", "nearest_even", "toward_zero"):
+        raise UserError(
+            f"the microxcaling kernel rounds nearest_away, nearest_even or toward_zero, not {rounding}"
+        )
     bits = whole(given.get("bits"))
     bits = (16 if fmt.name in ("bf16", "fp16", "tf32") else 8) if bits is None else bits
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 32:
@@ -229,60 +258,63 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
     return parts | {"rounding": rounding, "bits": bits, "overflow": overflow}
 
 
-def _check_block(block: Any) -> None:
+def _block_of(block: Any) -> Block:
+    """`block` after its checks; a tile may be given as text (`16x16`)."""
+    if isinstance(block, str) and (tile := re.fullmatch(r"(\d+)x(\d+)", block)):
+        block = (int(tile[1]), int(tile[2]))
+    if isinstance(block, list):
+        block = tuple(block)
+    block = tuple(map(whole, block)) if isinstance(block, tuple) else whole(block)
     if isinstance(block, str):
-        _one_of("block", block, ("row", "tensor"))
-    elif block is not None and (
-        isinstance(block, bool) or not isinstance(block, int) or not 0 < block < 2**63
+        _one_of("block", block, ("row", "column", "tensor"))
+        return block  # type: ignore[return-value]
+    sizes = block if isinstance(block, tuple) and len(block) == 2 else (block,)
+    if block is not None and not all(
+        isinstance(n, int) and not isinstance(n, bool) and 0 < n < 2**63 for n in sizes
     ):
-        raise UserError(f"block= is a positive number of elements, 'row', 'tensor' or None, not {block!r}")
-
-
-def _resolve_scaling(block: Block, given: dict[str, Any]) -> dict[str, Any]:
-    scale_format, rule = given.get("scale_format"), given.get("scale_rule")
-    tensor_scale = given.get("tensor_scale")
-    if tensor_scale is None:
-        tensor_scale = False
-    if not isinstance(tensor_scale, bool):
-        raise UserError(f"tensor_scale= is True or False, not {tensor_scale!r}")
-    if block is None:
-        if scale_format or rule or tensor_scale:
-            raise UserError("a scale needs a block: give block=32, block='row' or block='tensor'")
-        return {"scale_format": None, "scale_rule": None, "tensor_scale": False}
-    scale_format = scale_format or "fp32"
-    _one_of("scale_format", scale_format, SCALE_FORMATS)
-    rule = rule or DEFAULT_RULE[scale_format]
-    known = POWER_RULES if scale_format == "e8m0" else VALUE_RULES
-    if rule not in known and rule in POWER_RULES + VALUE_RULES:
         raise UserError(
-            f"scale_rule={rule!r} does not apply to {scale_format} scales; use one of {', '.join(known)}"
+            "block= is a positive number of elements, a tile (rows, columns), 'row', 'column', 'tensor' or "
+            f"None, not {block!r}"
         )
-    _one_of("scale_rule", rule, known)
-    if tensor_scale and scale_format not in ("e4m3", "ue5m3"):
-        raise UserError(
-            f"tensor_scale=True needs an 8-bit float scale_format (e4m3 or ue5m3), not {scale_format}"
-        )
-    return {"scale_format": scale_format, "scale_rule": rule, "tensor_scale": tensor_scale}
+    return block
 
 
 @lru_cache(maxsize=1024)
 def _print(q: Quantizer) -> str:
     """The nearest preset and what differs from it, else all that is not default."""
     for name, parts in PRESETS.items():
-        base = Quantizer(**parts)
-        if all(
-            getattr(base, k) == getattr(q, k) for k in ("format", "block", "scale_format", "tensor_scale")
-        ):
-            changed = [k for k in _FIELDS if getattr(base, k) != getattr(q, k)]
-            return ":".join(filter(None, (name, _items(q, changed))))
-    base = Quantizer(format=q.format, block=q.block, scale_format=q.scale_format, tensor_scale=q.tensor_scale)
-    named = [k for k in ("format", "block", "scale_format") if getattr(q, k) is not None]
-    named += ["tensor_scale"] * q.tensor_scale
-    return _items(q, named + [k for k in _FIELDS if getattr(base, k) != getattr(q, k)])
+        plain = Quantizer(**parts)
+        if all(getattr(plain, k) == getattr(q, k) for k in _SHAPE):
+            return ":".join(filter(None, (name, _items(q, _changed(plain, q)))))
+    plain = Quantizer(**{k: getattr(q, k) for k in _SHAPE}, **_needed(q))
+    named = [k for k in _SHAPE[:3] if getattr(q, k) is not None] + ["tensor_scale"] * q.tensor_scale
+    return _items(q, named + _changed(plain, q))
+
+
+_SHAPE = ("format", "block", "scale_format", "tensor_scale")
+
+
+def _needed(q: Quantizer) -> dict[str, Any]:
+    """What a quantizer of this shape cannot be made without (unsigned integers have a zero point)."""
+    return {"zero_point": True} if q.zero_point else {}
+
+
+def _changed(plain: Quantizer, q: Quantizer) -> list[str]:
+    """Fields of `q` that are neither those of `plain` nor what q's dialect makes of them."""
+    base = plain if plain.dialect == q.dialect else plain.replace(dialect=q.dialect)
+    differ = [k for k in _FIELDS if getattr(base, k) != getattr(q, k)]
+    if base is not plain:
+        differ.append("dialect")
+    return sorted(differ, key=_FIELDS.index)
 
 
 def _items(q: Quantizer, keys: list[str]) -> str:
-    def text(value: Any) -> str:
-        return str(value).lower() if isinstance(value, bool) else str(value)
+    def text(key: str) -> str:
+        value = getattr(q, key)
+        if key in ("prescale", "guard"):
+            return str(Fraction(value))
+        if isinstance(value, tuple):
+            return "x".join(map(str, value))
+        return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
-    return ",".join(f"{key}={text(getattr(q, key))}" for key in keys)
+    return ",".join(f"{key}={text(key)}" for key in keys)

@@ -68,6 +68,8 @@ def formats_table() -> Table:
 def block_words(q: Quantizer) -> str:
     if q.block is None:
         return "cast"
+    if isinstance(q.block, tuple):
+        return "{}x{} values".format(*q.block)
     return f"{q.block} values" if isinstance(q.block, int) else f"one {q.block}"
 
 

@@ -2,7 +2,8 @@
 
 CPU tensors go through custom ops (kernels.py: fake kernels, straight-through gradient, opaque to Inductor) to
 the Rust kernels, which read and write the tensors' own memory: contiguous input is read in place, any other
-is copied once. Tensors on other devices go to the pure-torch twin; what it does not cover (codebooks),
+is copied once. Tensors on other devices go to the pure-torch twin; what it does not cover (codebooks, zero
+points, searched scales, some dialects),
 encode, decode and error_stats take the way over the CPU. Results are contiguous.
 
 Where a function takes `seed` and `stream`, `rng` can stand for both: the int64 tensor [seed, stream]. A

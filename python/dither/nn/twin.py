@@ -20,12 +20,23 @@ from dither.formats import Format
 from dither.nn.floatbits import Layout, layout_of, round_to_grid, scaled_constant
 from dither.nn.philox import random_bits
 from dither.nn.scales import Factors, Power, block_scale
-from dither.quantizer import STOCHASTIC, Quantizer
+from dither.quantizer import STOCHASTIC, Block, Quantizer
 
 
 def covers(q: Quantizer) -> bool:
-    """Whether the twin does what `q` says; a table of values has no arithmetic of its own."""
-    return q.format.kind != "codebook"
+    """Whether the twin does what `q` says. A table of values has no arithmetic of its own, and searches, zero
+    points and some dialects are left to the CPU."""
+    if q.format.kind == "codebook":
+        return False
+    if q.block is None:
+        return True
+    dialect = ("te", "cudnn") if q.tensor_scale else ("ocp",)
+    options = (q.nan, q.zero_scale, q.zero_point, q.four_over_six, q.prescale, q.guard)
+    return (
+        q.scale_rule not in ("mse", "static")
+        and q.dialect in dialect
+        and options == ("block", "rule", False, None, 1, 1)
+    )
 
 
 def fake_quant(
@@ -75,7 +86,7 @@ def neighbours(
 class _Blocks:
     """Views a tensor as (before, block, element, after) with a zero-padded last block, and back."""
 
-    def __init__(self, shape: torch.Size, block: int | str | None, axis: int) -> None:
+    def __init__(self, shape: torch.Size, block: Block, axis: int) -> None:
         self.shape, self.plain = shape, block is None
         if block == "tensor":
             self.before, self.length, self.after = 1, shape.numel(), 1

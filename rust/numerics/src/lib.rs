@@ -8,23 +8,29 @@
 //! * [`rounding`]: rounding one real number onto a format's grid.
 //! * [`random`]: Philox4x32-10 and the address of every random bit.
 //! * [`scale`]: which scale a block gets from its absmax.
+//! * [`dialect`], `orders`, `search`, `affine`: named arithmetic orders and policies, scales found by trying, zero points.
 //! * [`quantizer`]: all of it together on one block.
 //! * [`stored`]: what is kept of a block when it is stored, and what that means.
 
 #![forbid(unsafe_code)]
 
+mod affine;
 mod catalogue;
 pub mod codebook;
+pub mod dialect;
 mod exact;
 pub mod format;
+mod orders;
 pub mod quantizer;
 pub mod random;
 pub mod rounding;
 pub mod scale;
+mod search;
 pub mod stored;
 
+pub use dialect::{Dialect, Distance, NanPolicy, Options, ZeroScale};
 pub use exact::{Real, floor_log2, pow2};
 pub use format::Format;
-pub use quantizer::{Block, Quantizer, Scaling};
+pub use quantizer::Quantizer;
 pub use rounding::{Overflow, Rounding};
-pub use scale::{Scale, ScaleFormat, ScaleRule, TensorScale};
+pub use scale::{Block, Scale, ScaleFormat, ScaleRule, Scaling, TensorScale};

@@ -1,30 +1,13 @@
 //! A quantizer is a format, a scaling, a rounding and an overflow mode; here it acts on one block.
 
-use crate::exact::Real;
+use crate::affine::{affine_scale, steps};
+use crate::dialect::{Dialect, NanPolicy};
+use crate::exact::{Real, pow2};
 use crate::format::Format;
+use crate::orders::{counts_infinity, dialect_scale, torchao_tensor_scale};
 use crate::random::random_bits;
-use crate::rounding::{Overflow, Rounding};
-use crate::scale::{Scale, ScaleFormat, ScaleRule, TensorScale, block_scale};
-
-/// Which elements share a scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Block {
-    /// This many neighbours along the axis; the last block may be shorter.
-    Size(usize),
-    /// The whole axis.
-    Row,
-    /// Everything.
-    Tensor,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Scaling {
-    pub block: Block,
-    pub format: ScaleFormat,
-    pub rule: ScaleRule,
-    /// NVFP4's second-level fp32 scale over the whole tensor.
-    pub tensor_scale: bool,
-}
+use crate::rounding::{Overflow, Rounding, round_integer};
+use crate::scale::{Scale, ScaleFormat, ScaleRule, Scaling, TensorScale};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quantizer {
@@ -67,43 +50,160 @@ pub fn absmax<T: Real>(values: impl Iterator<Item = T>) -> f64 {
     values.map(|x| x.to_f64().abs()).fold(0.0, |m: f64, a| if a.is_nan() || m.is_nan() { f64::NAN } else { m.max(a) })
 }
 
+/// What the rules look at in a block: the extremes of its numbers, and whether there is something else.
+struct Peak {
+    absmax: f64,
+    min: f64,
+    max: f64,
+    nan: bool,
+    infinite: bool,
+}
+
+impl Peak {
+    fn of<T: Real>(block: &[T], counts_infinity: bool) -> Peak {
+        let mut peak = Peak { absmax: 0.0, min: 0.0, max: 0.0, nan: false, infinite: false };
+        for x in block.iter().map(|x| x.to_f64()) {
+            peak.nan |= x.is_nan();
+            peak.infinite |= x.is_infinite();
+            if x.is_finite() || (x.is_infinite() && counts_infinity) {
+                (peak.min, peak.max) = (peak.min.min(x), peak.max.max(x));
+            }
+        }
+        peak.absmax = peak.max.max(-peak.min);
+        peak
+    }
+}
+
 impl Quantizer {
     /// The second-level scale for this absmax of the whole tensor; `None` where the quantizer has none.
     pub fn tensor_scale(&self, absmax: f64) -> Option<TensorScale> {
-        match &self.scaling {
-            Some(Scaling { tensor_scale: true, format: ScaleFormat::Float(stored), .. }) => {
-                Some(TensorScale::new(absmax, stored.max, self.format.max))
-            }
-            _ => None,
-        }
+        let s = self.scaling.as_ref().filter(|s| s.tensor_scale)?;
+        let ScaleFormat::Float(stored) = &s.format else { return None };
+        // The larger scale of four-over-six must fit as well: E4M3 is used up to 256.
+        let room = if s.options.four_over_six.is_some() { 1.75 } else { 1.0 };
+        let bound = stored.max / room / f64::from(s.options.guard);
+        Some(match (s.options.dialect, s.rule) {
+            (Dialect::Torchao, ScaleRule::Static(decode)) => TensorScale { decode, multiplier: 1.0 / decode },
+            (_, ScaleRule::Static(decode)) => TensorScale::given(decode, self.format.max),
+            (Dialect::Torchao, _) => torchao_tensor_scale(absmax, stored.max, self.format.max),
+            _ => TensorScale::new(absmax, bound, self.format.max),
+        })
     }
 
-    /// The scale of a block with this absmax. A plain cast is the grid itself.
+    /// The absmax of the whole tensor as [`Quantizer::tensor_scale`] wants it, from the absmax of its parts.
+    pub fn tensor_peak<T: Real>(&self, part: &[T]) -> f64 {
+        let Some(s) = &self.scaling else { return 0.0 };
+        let peak = Peak::of(part, counts_infinity(s));
+        let poisoned = s.options.nan == NanPolicy::Block && (peak.nan || (peak.infinite && !counts_infinity(s)));
+        if poisoned { f64::NAN } else { peak.absmax }
+    }
+
+    /// The scale of a block with this absmax, where the absmax is all the rule looks at (everything but `mse`,
+    /// four-over-six, zero points and the NaN policies: see [`Quantizer::block_scale`]). A plain cast is the grid itself.
     pub fn scale<T: Real>(&self, absmax: T, tensor: Option<&TensorScale>) -> Scale {
         match &self.scaling {
             None => Scale::Power(0),
-            Some(s) => block_scale(absmax, &self.format, &s.format, s.rule, tensor),
+            Some(s) => dialect_scale(absmax, &self.format, s, tensor),
+        }
+    }
+
+    /// The scale of a block.
+    pub fn block_scale<T: Real>(&self, block: &[T], tensor: Option<&TensorScale>) -> Scale {
+        let Some(s) = &self.scaling else { return Scale::Power(0) };
+        let peak = Peak::of(block, counts_infinity(s));
+        let nonfinite = peak.nan || (peak.infinite && !counts_infinity(s));
+        if s.options.nan == NanPolicy::Block && nonfinite {
+            return Scale::Poisoned;
+        }
+        if s.options.zero_point {
+            return affine_scale(T::from_f64(peak.min), T::from_f64(peak.max), &self.format, s);
+        }
+        let absmax = T::from_f64(peak.absmax);
+        let searched = s.rule == ScaleRule::Mse || s.options.four_over_six.is_some();
+        if searched && peak.absmax > 0.0 && tensor.is_none_or(|t| !t.multiplier.is_nan()) {
+            return self.search(block, absmax, s, tensor);
+        }
+        match dialect_scale(absmax, &self.format, s, tensor) {
+            // E8M0 has no zero: beside NaN or infinity the scale that is stored for it counts.
+            Scale::Zero if s.format == ScaleFormat::E8m0 && (peak.nan || peak.infinite) => Scale::Power(-127),
+            scale => scale,
         }
     }
 
     /// Quantize and dequantize one element under a block's scale.
     pub fn fake_quant<T: Real>(&self, x: T, scale: Scale, random: u32) -> T {
-        let round = |z: f64| self.format.round(z, self.rounding, self.overflow, random);
+        self.value(self.element(x, scale, random), scale)
+    }
+
+    /// The number of the element format (with a zero point: the code) that `x` becomes under a block's scale.
+    pub fn element<T: Real>(&self, x: T, scale: Scale, random: u32) -> f64 {
+        self.element_by(x, scale, self.rounding, random)
+    }
+
+    pub(crate) fn element_by<T: Real>(&self, x: T, scale: Scale, rounding: Rounding, random: u32) -> f64 {
+        let options = self.scaling.as_ref().map(|s| s.options).unwrap_or_default();
+        let wide = x.to_f64();
+        if wide.is_nan() && options.nan == NanPolicy::Saturate && !self.format.has_nan() {
+            return self.format.max;
+        }
+        let keeps = options.nan == NanPolicy::Element && !self.scaling.as_ref().is_some_and(counts_infinity);
+        let overflow = if keeps && wide.is_infinite() { Overflow::Propagate } else { self.overflow };
+        let round = |z: f64| self.format.round(z, rounding, overflow, random);
+        let element = match scale {
+            Scale::Poisoned => f64::NAN,
+            Scale::Zero if wide.is_finite() => self.format.round(wide * 0.0, rounding, overflow, 0),
+            Scale::Zero => round(wide),
+            // Rounded where it lies: the quotient could leave fp64's range, the result cannot.
+            Scale::Power(e) => {
+                let x = wide * f64::from(options.prescale);
+                self.format.round_shifted(x, e, rounding, overflow, random) * pow2(-e)
+            }
+            Scale::Divide(s) => round(x.div(T::from_f64(f64::from(s))).to_f64()),
+            Scale::Multiply { encode, .. } => round(x.mul(T::from_f64(f64::from(encode))).to_f64()),
+            Scale::Quotient(s) => round(wide / f64::from(s)),
+            Scale::Affine { .. } if !wide.is_finite() && keeps => f64::NAN,
+            Scale::Affine { s, zero } => self.affine_code(x, s, zero, |z| round_integer(z, rounding, random)),
+        };
+        // The kernel returns a plain zero whatever the sign was.
+        if options.dialect == Dialect::Microxcaling && element == 0.0 { 0.0 } else { element }
+    }
+
+    fn affine_code<T: Real>(&self, x: T, s: f32, zero: u32, round: impl Fn(f64) -> f64) -> f64 {
+        let scaling = self.scaling.as_ref().expect("a zero point belongs to a scaling");
+        let z = steps(x, s, scaling);
+        // Far outside the codes the rounding decides nothing (and integers end at 2^53).
+        let bound = 2.0 * self.format.max;
+        (round(z.clamp(-bound, bound)) + f64::from(zero)).clamp(0.0, self.format.max)
+    }
+
+    /// What an element stands for under a block's scale.
+    pub fn value<T: Real>(&self, element: f64, scale: Scale) -> T {
+        let product = |s: f32| T::from_f64(element).mul(T::from_f64(f64::from(s)));
         match scale {
             Scale::Poisoned => T::from_f64(f64::NAN),
-            Scale::Zero if self.format.has_neg_zero() => T::from_f64(x.to_f64() * 0.0),
-            Scale::Zero => T::from_f64(0.0),
+            Scale::Zero if self.format.has_neg_zero() => T::from_f64(element * 0.0),
+            Scale::Zero => T::from_f64(element * 0.0 + 0.0),
             Scale::Power(e) => {
-                T::from_f64(self.format.round_shifted(x.to_f64(), e, self.rounding, self.overflow, random))
+                let value = T::from_f64(element * pow2(e));
+                let prescale = self.scaling.as_ref().map_or(1.0, |s| s.options.prescale);
+                if prescale == 1.0 { value } else { value.div(T::from_f64(f64::from(prescale))) }
             }
-            Scale::Divide(s) => {
-                let s = T::from_f64(f64::from(s));
-                T::from_f64(round(x.div(s).to_f64())).mul(s)
-            }
-            Scale::Multiply { encode, decode, .. } => {
-                let z = x.mul(T::from_f64(f64::from(encode)));
-                T::from_f64(round(z.to_f64())).mul(T::from_f64(f64::from(decode)))
-            }
+            Scale::Divide(s) | Scale::Quotient(s) => product(s),
+            Scale::Multiply { decode, .. } => product(decode),
+            Scale::Affine { s, zero } => T::from_f64(element - f64::from(zero)).mul(T::from_f64(f64::from(s))),
+        }
+    }
+
+    /// The smallest and the largest value under a scale; NaN in a poisoned block.
+    pub fn range<T: Real>(&self, scale: Scale) -> (T, T) {
+        let (low, high) = self.element_range(scale);
+        (self.value(low, scale), self.value(high, scale))
+    }
+
+    fn element_range(&self, scale: Scale) -> (f64, f64) {
+        match scale {
+            Scale::Affine { .. } => (0.0, self.format.max),
+            _ => (self.format.round(f64::NEG_INFINITY, Rounding::NearestEven, Overflow::Saturate, 0), self.format.max),
         }
     }
 
@@ -113,45 +213,56 @@ impl Quantizer {
         if matches!(scale, Scale::Poisoned) || x.to_f64().is_nan() {
             return (T::from_f64(f64::NAN), T::from_f64(f64::NAN));
         }
-        let dequantized = |r: f64| match scale {
-            Scale::Poisoned => unreachable!(),
-            Scale::Zero => T::from_f64(0.0),
-            Scale::Power(e) => T::from_f64(r * crate::exact::pow2(e)),
-            Scale::Divide(s) => T::from_f64(r).mul(T::from_f64(f64::from(s))),
-            Scale::Multiply { decode, .. } => T::from_f64(r).mul(T::from_f64(f64::from(decode))),
-        };
-        let z = match scale {
-            Scale::Power(e) => x.to_f64() * crate::exact::pow2(-e),
-            Scale::Divide(s) => x.div(T::from_f64(f64::from(s))).to_f64(),
-            Scale::Multiply { encode, .. } => x.mul(T::from_f64(f64::from(encode))).to_f64(),
-            _ => 0.0,
-        };
-        // The quotient is rounded, so the true neighbours can be one step away from its own.
-        let f = &self.format;
-        let mut lo = f.round(z, Rounding::Down, Overflow::Saturate, 0);
-        if dequantized(lo) > x {
-            lo = f.next_down(lo);
-        } else if dequantized(f.next_up(lo)) <= x {
-            lo = f.next_up(lo);
+        if scale == Scale::Zero {
+            return (T::from_f64(0.0), T::from_f64(0.0));
         }
-        let hi = if dequantized(lo) >= x { lo } else { f.next_up(lo) };
+        let dequantized = |r: f64| self.value::<T>(r, scale);
+        // The quotient is rounded, so the true neighbours can be one step away from its own.
+        let mut lo = self.below(x, scale);
+        if dequantized(lo) > x {
+            lo = self.step(lo, scale, false);
+        } else if dequantized(self.step(lo, scale, true)) <= x {
+            lo = self.step(lo, scale, true);
+        }
+        let hi = if dequantized(lo) >= x { lo } else { self.step(lo, scale, true) };
         (dequantized(lo), dequantized(hi))
+    }
+
+    /// An element at, or one step from, the largest whose value is at most `x`.
+    fn below<T: Real>(&self, x: T, scale: Scale) -> f64 {
+        let down = |z: f64| self.format.round(z, Rounding::Down, Overflow::Saturate, 0);
+        match scale {
+            Scale::Poisoned | Scale::Zero => 0.0,
+            Scale::Power(e) => {
+                let prescale = self.scaling.as_ref().map_or(1.0, |s| s.options.prescale);
+                down(x.to_f64() * f64::from(prescale) * pow2(-e))
+            }
+            Scale::Divide(s) | Scale::Quotient(s) => down(x.div(T::from_f64(f64::from(s))).to_f64()),
+            Scale::Multiply { encode, .. } => down(x.mul(T::from_f64(f64::from(encode))).to_f64()),
+            Scale::Affine { s, zero } => self.affine_code(x, s, zero, f64::floor),
+        }
+    }
+
+    /// The next element above (`up`) or below.
+    fn step(&self, element: f64, scale: Scale, up: bool) -> f64 {
+        match (scale, up) {
+            (Scale::Affine { .. }, true) => (element + 1.0).min(self.format.max),
+            (Scale::Affine { .. }, false) => (element - 1.0).max(0.0),
+            (_, true) => self.format.next_up(element),
+            (_, false) => self.format.next_down(element),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scale::Block;
 
     fn mx(name: &str) -> Quantizer {
         Quantizer {
             format: Format::get(name).unwrap(),
-            scaling: Some(Scaling {
-                block: Block::Size(32),
-                format: ScaleFormat::E8m0,
-                rule: ScaleRule::Floor,
-                tensor_scale: false,
-            }),
+            scaling: Some(Scaling::new(Block::Size(32), ScaleFormat::E8m0, ScaleRule::Floor)),
             rounding: Rounding::NearestEven,
             overflow: Overflow::Saturate,
         }

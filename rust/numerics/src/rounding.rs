@@ -101,6 +101,15 @@ pub(crate) fn rounds_away(v: Fraction, even: bool, negative: bool, rounding: Rou
     }
 }
 
+/// A finite `x` below 2^53 rounded to an integer.
+pub(crate) fn round_integer(x: f64, rounding: Rounding, random: u32) -> f64 {
+    let whole = x.abs().trunc();
+    let scaled = (x.abs() - whole) * pow2(Fraction::BITS as i32);
+    let v = Fraction { top: scaled as u64, rest: scaled.fract() != 0.0 };
+    let away = rounds_away(v, whole as u64 & 1 == 0, x.is_sign_negative(), rounding, random);
+    (whole + f64::from(u8::from(away))).copysign(x)
+}
+
 impl Format {
     /// `x` rounded onto the format's grid. NaN stays NaN even where the format has no code for it.
     ///

@@ -1,8 +1,56 @@
 //! Which scale a block gets from its absmax.
 
-use crate::exact::{Real, decompose, floor_log2};
+use crate::dialect::{Dialect, Options, ZeroScale};
+use crate::exact::{Real, decompose, floor_log2, pow2};
 use crate::format::Format;
 use crate::rounding::{Overflow, Rounding};
+
+/// Which elements share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Block {
+    /// This many neighbours along the axis; the last block may be shorter.
+    Size(usize),
+    /// The whole axis.
+    Row,
+    /// One place along the axis: everything that the other axes hold there.
+    Column,
+    /// This many rows and columns of the last two axes; blocks at the edges may be smaller.
+    Tile(usize, usize),
+    /// Everything.
+    Tensor,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scaling {
+    pub block: Block,
+    pub format: ScaleFormat,
+    pub rule: ScaleRule,
+    /// NVFP4's second-level fp32 scale over the whole tensor.
+    pub tensor_scale: bool,
+    pub options: Options,
+}
+
+impl Scaling {
+    /// Without a second level, everything else at its default.
+    pub fn new(block: Block, format: ScaleFormat, rule: ScaleRule) -> Scaling {
+        Scaling { block, format, rule, tensor_scale: false, options: Options::default() }
+    }
+
+    /// Two levels, 8-bit floats under one fp32 number, in Transformer Engine's order.
+    pub fn two_levels(block: Block, format: ScaleFormat, rule: ScaleRule) -> Scaling {
+        let options = Options { dialect: Dialect::Te, ..Options::default() };
+        Scaling { block, format, rule, tensor_scale: true, options }
+    }
+
+    /// Nothing but what the standard rules say about blocks along an axis: what the fast kernels know.
+    pub fn is_plain(&self) -> bool {
+        let two_levels = self.tensor_scale && matches!(self.options.dialect, Dialect::Te | Dialect::Cudnn);
+        let dialect = if two_levels { self.options.dialect } else { Dialect::Ocp };
+        !matches!(self.block, Block::Column | Block::Tile(..))
+            && !matches!(self.rule, ScaleRule::Mse | ScaleRule::Static(_))
+            && self.options == Options { dialect, ..Options::default() }
+    }
+}
 
 /// How scales are stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,8 +62,8 @@ pub enum ScaleFormat {
     Fp32,
 }
 
-/// How the scale is picked from the absmax.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// How the scale is picked.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ScaleRule {
     /// `2^(floor(log2 absmax) - emax)`: OCP MX v1.0 section 6.3; values above `max` clip.
     Floor,
@@ -27,14 +75,18 @@ pub enum ScaleRule {
     Even,
     /// `absmax / max`, rounded to nearest in the scale's format.
     Absmax,
+    /// The candidate with the least squared error over the block: see [`crate::search`].
+    Mse,
+    /// This one, whatever the data: of the tensor where there is a second level, else of every block.
+    Static(f32),
 }
 
-/// NVFP4's second level, in Transformer Engine's arithmetic order.
+/// NVFP4's second level.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TensorScale {
-    /// What turns stored block scales back into true ones.
+    /// What turns stored block scales back into true ones; this is the number that is stored.
     pub decode: f32,
-    /// `absmax_block * multiplier` is the block scale before rounding.
+    /// Transformer Engine's order: `absmax_block * multiplier` is the block scale before rounding. NaN poisons all.
     pub multiplier: f32,
 }
 
@@ -47,6 +99,11 @@ impl TensorScale {
         let encode = ((scale_max * element_max) as f32).div(absmax as f32).min(f32::MAX);
         let encode = if absmax as f32 == 0.0 || encode == 0.0 { 1.0 } else { encode };
         TensorScale { decode: 1.0 / encode, multiplier: encode * (1.0 / element_max as f32) }
+    }
+
+    /// A given second level, in the same order.
+    pub fn given(decode: f32, element_max: f64) -> TensorScale {
+        TensorScale { decode, multiplier: (1.0 / decode) * (1.0 / element_max as f32) }
     }
 }
 
@@ -61,42 +118,77 @@ pub enum Scale {
     Power(i32),
     /// `round(x / s) * s`.
     Divide(f32),
-    /// `round(x * encode) * decode`; `stored` is the block's own scale, a part of `decode`.
+    /// `round(x * encode) * decode`; `stored` is the block's own scale (with a second level, `decode` over it).
     Multiply { encode: f32, decode: f32, stored: f32 },
+    /// `round(x / s) * s` with an exact quotient (P3109).
+    Quotient(f32),
+    /// `(code - zero) * s` with codes `round(x / s) + zero`.
+    Affine { s: f32, zero: u32 },
 }
 
-/// The scale of a block with this absmax (NaN propagated into `absmax`).
-pub fn block_scale<T: Real>(
-    absmax: T,
-    format: &Format,
-    scale_format: &ScaleFormat,
-    rule: ScaleRule,
-    tensor: Option<&TensorScale>,
-) -> Scale {
+impl Scaling {
+    /// A block without a number other than zero.
+    pub(crate) fn zero(&self, tensor: Option<&TensorScale>) -> Scale {
+        let smallest = match &self.format {
+            ScaleFormat::E8m0 => pow2(-127),
+            ScaleFormat::Fp32 => f64::from(f32::from_bits(1)),
+            ScaleFormat::Float(stored) => stored.min_positive(),
+        };
+        let s = match self.options.zero_scale {
+            ZeroScale::Rule => return Scale::Zero,
+            ZeroScale::Smallest => smallest,
+            ZeroScale::One => 1.0,
+        };
+        match &self.format {
+            ScaleFormat::E8m0 => Scale::Power(floor_log2(s)),
+            _ => apply(s as f32, tensor),
+        }
+    }
+}
+
+/// The scale of a block with this absmax (NaN propagated into `absmax`), in the orders `Ocp`, `Te` and `Cudnn`; the
+/// other dialects are in [`crate::orders`].
+pub fn block_scale<T: Real>(absmax: T, format: &Format, scaling: &Scaling, tensor: Option<&TensorScale>) -> Scale {
     let a = absmax.to_f64();
     if !a.is_finite() || tensor.is_some_and(|t| t.multiplier.is_nan()) {
         return Scale::Poisoned;
     }
     if a == 0.0 {
-        return Scale::Zero;
+        return scaling.zero(tensor);
     }
-    match scale_format {
-        ScaleFormat::E8m0 => Scale::Power(power_of_two(a, format, rule).clamp(-127, 127)),
-        ScaleFormat::Fp32 => nonzero(fp32_scale(absmax, format.max, rule)),
-        ScaleFormat::Float(stored) => match tensor {
-            None => nonzero(round_scale(absmax.div(T::from_f64(format.max)).to_f64(), stored, rule)),
-            Some(tensor) => {
-                let wanted = absmax.mul(T::from_f64(f64::from(tensor.multiplier))).to_f64() as f32;
-                let block = round_scale(f64::from(wanted.min(f32::MAX)), stored, rule);
-                let decode = block * tensor.decode;
-                Scale::Multiply { encode: (1.0 / decode).min(f32::MAX), decode, stored: block }
-            }
-        },
+    match (&scaling.format, scaling.rule) {
+        (ScaleFormat::E8m0, ScaleRule::Static(s)) => Scale::Power(floor_log2(f64::from(s))),
+        (_, ScaleRule::Static(s)) if tensor.is_none() => Scale::Divide(s),
+        (ScaleFormat::E8m0, rule) => Scale::Power(power_of_two(a, format, rule).clamp(-127, 127)),
+        (ScaleFormat::Fp32, rule) => apply(fp32_scale(absmax, format.max, rule), None),
+        (ScaleFormat::Float(stored), rule) => {
+            let wanted = wanted(absmax, format, scaling.options.guard, tensor);
+            apply(round_scale(wanted, stored, rule), tensor)
+        }
     }
 }
 
-fn nonzero(s: f32) -> Scale {
-    if s == 0.0 { Scale::Zero } else { Scale::Divide(s) }
+/// The 8-bit scale that a block asks for times `factor`, before it is rounded.
+pub(crate) fn wanted<T: Real>(absmax: T, format: &Format, factor: f32, tensor: Option<&TensorScale>) -> f64 {
+    match tensor {
+        None => absmax.div(T::from_f64(format.max)).mul(T::from_f64(f64::from(factor))).to_f64(),
+        Some(tensor) => {
+            let wanted = absmax.mul(T::from_f64(f64::from(tensor.multiplier))).to_f64() as f32;
+            f64::from((wanted * factor).min(f32::MAX))
+        }
+    }
+}
+
+/// What a stored block scale does, in the orders `Ocp` (no second level) and `Te`.
+pub(crate) fn apply(stored: f32, tensor: Option<&TensorScale>) -> Scale {
+    match tensor {
+        None if stored == 0.0 => Scale::Zero,
+        None => Scale::Divide(stored),
+        Some(tensor) => {
+            let decode = stored * tensor.decode;
+            Scale::Multiply { encode: (1.0 / decode).min(f32::MAX), decode, stored }
+        }
+    }
 }
 
 /// The exponent that a power-of-two rule gives, before clamping to E8M0's range.
@@ -106,7 +198,7 @@ pub fn power_of_two(absmax: f64, format: &Format, rule: ScaleRule) -> i32 {
     // The 63 bits below the leading one.
     let fraction = significand << significand.leading_zeros() << 1;
     let carry = match rule {
-        ScaleRule::Floor => false,
+        ScaleRule::Floor | ScaleRule::Mse | ScaleRule::Static(_) => false,
         ScaleRule::Ceil => fraction != 0,
         ScaleRule::Rceil | ScaleRule::Absmax => {
             let (top, _) = decompose(format.max);
@@ -118,14 +210,14 @@ pub fn power_of_two(absmax: f64, format: &Format, rule: ScaleRule) -> i32 {
     floor + i32::from(carry) - format.emax()
 }
 
-fn fp32_scale<T: Real>(absmax: T, max: f64, rule: ScaleRule) -> f32 {
+pub(crate) fn fp32_scale<T: Real>(absmax: T, max: f64, rule: ScaleRule) -> f32 {
     let s = absmax.div(T::from_f64(max)).to_f64() as f32;
     let s = s.min(f32::MAX);
     // The product of a 24-bit and a format's significand is exact in fp64.
     if rule == ScaleRule::Rceil && f64::from(s) * max < absmax.to_f64() { s.next_up().min(f32::MAX) } else { s }
 }
 
-fn round_scale(wanted: f64, stored: &Format, rule: ScaleRule) -> f32 {
+pub(crate) fn round_scale(wanted: f64, stored: &Format, rule: ScaleRule) -> f32 {
     let rounding = if rule == ScaleRule::Rceil { Rounding::Up } else { Rounding::NearestEven };
     stored.round(wanted, rounding, Overflow::Saturate, 0) as f32
 }
@@ -179,9 +271,8 @@ mod tests {
         let f = Format::get("int4").unwrap();
         for k in 1..20000u32 {
             let absmax = k as f32 * 1.000_123;
-            let Scale::Divide(s) = block_scale(absmax, &f, &ScaleFormat::Fp32, ScaleRule::Rceil, None) else {
-                panic!()
-            };
+            let scaling = Scaling::new(Block::Row, ScaleFormat::Fp32, ScaleRule::Rceil);
+            let Scale::Divide(s) = block_scale(absmax, &f, &scaling, None) else { panic!() };
             assert!(f64::from(s) * 7.0 >= f64::from(absmax) && f64::from(s.next_down()) * 7.0 < f64::from(absmax));
         }
     }
@@ -195,8 +286,10 @@ mod tests {
             (0.0, Scale::Zero),
             (f32::from_bits(1), Scale::Power(-127)),
         ] {
-            assert_eq!(block_scale(absmax, &f, &ScaleFormat::E8m0, ScaleRule::Floor, None), expected);
+            let scaling = Scaling::new(Block::Row, ScaleFormat::E8m0, ScaleRule::Floor);
+            assert_eq!(block_scale(absmax, &f, &scaling, None), expected);
         }
-        assert_eq!(block_scale(f32::from_bits(1), &f, &ScaleFormat::Fp32, ScaleRule::Absmax, None), Scale::Zero);
+        let scaling = Scaling::new(Block::Row, ScaleFormat::Fp32, ScaleRule::Absmax);
+        assert_eq!(block_scale(f32::from_bits(1), &f, &scaling, None), Scale::Zero);
     }
 }

@@ -24,6 +24,9 @@ impl Quantizer {
     /// Why arrays under this quantizer cannot be stored, where they cannot.
     pub fn unstorable(&self) -> Option<String> {
         let scaled = self.scaling.is_some();
+        if !self.scaling.as_ref().is_none_or(|s| s.is_plain()) {
+            return Some("only plain scalings are packed: blocks along an axis, without searches, zero points, policies or another dialect's order".into());
+        }
         (scaled && !self.format.has_zero()).then(|| {
             format!(
                 "{} has no zero, so a block whose scale is zero cannot be read back from its codes",
@@ -39,7 +42,7 @@ impl Quantizer {
             Scale::Poisoned => f64::NAN,
             Scale::Zero => 0.0,
             Scale::Power(e) => pow2(e),
-            Scale::Divide(s) => f64::from(s),
+            Scale::Divide(s) | Scale::Quotient(s) | Scale::Affine { s, .. } => f64::from(s),
             Scale::Multiply { stored, .. } => f64::from(stored),
         };
         match &scaling.format {
@@ -65,18 +68,11 @@ impl Quantizer {
 
     /// The code of one element under a block's scale. `None` where it becomes a NaN that the format has no code for.
     pub fn element_code<T: Real>(&self, x: T, scale: Scale, random: u32) -> Option<u32> {
-        let round = |z: f64| self.format.round(z, self.rounding, self.overflow, random);
-        let rounded = match scale {
-            Scale::Poisoned => return Some(0),
-            Scale::Zero => self.format.round(x.to_f64() * 0.0, self.rounding, self.overflow, 0),
-            // Rounded where it lies: the quotient could leave fp64's range, the result cannot.
-            Scale::Power(e) => {
-                self.format.round_shifted(x.to_f64(), e, self.rounding, self.overflow, random) * pow2(-e)
-            }
-            Scale::Divide(s) => round(x.div(T::from_f64(f64::from(s))).to_f64()),
-            Scale::Multiply { encode, .. } => round(x.mul(T::from_f64(f64::from(encode))).to_f64()),
-        };
-        self.format.encode(rounded)
+        if scale == Scale::Poisoned {
+            return Some(0);
+        }
+        let element = self.element(x, scale, random);
+        self.format.encode(element)
     }
 
     /// The value of a stored element.
@@ -88,9 +84,9 @@ impl Quantizer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quantizer::{Block, Scaling, absmax};
+    use crate::quantizer::absmax;
     use crate::random::random_bits;
-    use crate::{Format, Overflow, Rounding, ScaleRule};
+    use crate::{Block, Format, Overflow, Rounding, ScaleRule, Scaling};
 
     /// Blocks that reach every kind of scale: ordinary, zero, underflowing, huge, poisoned, subnormal.
     fn blocks() -> Vec<Vec<f64>> {
@@ -109,7 +105,10 @@ mod tests {
 
     fn scalings() -> Vec<Option<Scaling>> {
         let float = |name: &str| ScaleFormat::Float(Format::get(name).unwrap());
-        let new = |format, rule, tensor_scale| Some(Scaling { block: Block::Size(32), format, rule, tensor_scale });
+        let new = |format, rule, tensor_scale| {
+            let new = if tensor_scale { Scaling::two_levels } else { Scaling::new };
+            Some(new(Block::Size(32), format, rule))
+        };
         let mut all = vec![None];
         for rule in [ScaleRule::Floor, ScaleRule::Ceil, ScaleRule::Rceil, ScaleRule::Even] {
             all.push(new(ScaleFormat::E8m0, rule, false));
@@ -172,7 +171,7 @@ mod tests {
     fn codes_of_special_scales() {
         let q = |format: ScaleFormat| Quantizer {
             format: Format::get("e2m1").unwrap(),
-            scaling: Some(Scaling { block: Block::Row, format, rule: ScaleRule::Absmax, tensor_scale: false }),
+            scaling: Some(Scaling::new(Block::Row, format, ScaleRule::Absmax)),
             rounding: Rounding::NearestEven,
             overflow: Overflow::Saturate,
         };

@@ -58,6 +58,10 @@ pub unsafe fn fake_quant(
 ) {
     let _standard = Standard::enter();
     let threads = threads_for(layout.len(), threads);
+    if !q.scaling.as_ref().is_none_or(|s| s.is_plain()) {
+        // SAFETY: the caller's contract.
+        return unsafe { crate::general::fake_quant(q, layout, x, y, source, threads) };
+    }
     // SAFETY: the caller's contract.
     let whole = unsafe { Whole::of(q, x, layout, threads) };
     let cut = layout.cut(q.scaling.as_ref().map(|s| s.block));

@@ -57,7 +57,8 @@ impl Layout {
         let (layout, block) = match block {
             Some(Block::Size(n)) => (*self, n.min(self.axis.max(1))),
             Some(Block::Row) => (*self, self.axis.max(1)),
-            Some(Block::Tensor) | None => (self.flat(), UNIT),
+            // Columns and tiles are cut by `general`; here they count as one scale that is known beforehand.
+            Some(Block::Tensor | Block::Column | Block::Tile(..)) | None => (self.flat(), UNIT),
         };
         // Rows of whole blocks follow each other in memory like one long row, which makes fewer and larger units.
         let layout = if layout.inner == 1 && layout.axis % block == 0 { layout.flat() } else { layout };

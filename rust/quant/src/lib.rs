@@ -5,6 +5,7 @@
 //! * [`pool`]: our own threads, safe after fork; `fpu`: the floating-point mode of a call; [`pages`]: huge pages.
 //! * [`element`] and [`block`]: the arithmetic, on fp32 in cache.
 //! * [`bits`]: addressed random bits for a run of neighbours.
+//! * `general`: whatever else a quantizer can be, through the scalar truth.
 //! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory.
 //! * [`hadamard`]: rotations of blocks.
 //! * [`moments`]: sums of errors and their merging.
@@ -20,6 +21,7 @@ pub mod dtype;
 mod element;
 pub mod fake_quant;
 mod fpu;
+mod general;
 pub mod hadamard;
 mod job;
 pub mod layout;

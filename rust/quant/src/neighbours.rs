@@ -17,6 +17,10 @@ use dither_numerics::{Block, Quantizer, Scale};
 pub unsafe fn neighbours(q: &Quantizer, layout: &Layout, x: Memory, lo: MemoryMut, hi: MemoryMut, threads: usize) {
     let _standard = Standard::enter();
     let threads = threads_for(layout.len(), threads);
+    if !q.scaling.as_ref().is_none_or(|s| s.is_plain()) {
+        // SAFETY: the caller's contract.
+        return unsafe { crate::general::neighbours(q, layout, x, lo, hi, threads) };
+    }
     // SAFETY: the caller's contract.
     let whole = unsafe { Whole::of(q, x, layout, threads) };
     let block = q.scaling.as_ref().map(|s| s.block);

@@ -302,6 +302,7 @@ impl Cut {
             Some(Block::Size(n)) => n.min(shape.layout.axis.max(1)),
             Some(Block::Row) => shape.layout.axis.max(1),
             Some(Block::Tensor) | None => 8,
+            Some(Block::Column | Block::Tile(..)) => unreachable!("refused by `Quantizer::unstorable`"),
         };
         let whole_bytes = |n: usize| n.is_multiple_of(8) || (n * width as usize).is_multiple_of(8);
         // Rows of whole blocks and bytes follow each other like one long row.

@@ -55,7 +55,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    fn merge(a: &Summary, b: &Summary) -> Summary {
+    pub(crate) fn merge(a: &Summary, b: &Summary) -> Summary {
         Summary { stats: Stats::merge(&a.stats, &b.stats), spread: Spread::merge(&a.spread, &b.spread) }
     }
 }
@@ -75,7 +75,7 @@ unsafe impl Send for Table {}
 impl Table {
     /// # Safety
     /// `block` lies in the table and belongs to this thread.
-    unsafe fn set(&self, block: usize, numbers: [f64; FIELDS.len()]) {
+    pub(crate) unsafe fn set(&self, block: usize, numbers: [f64; FIELDS.len()]) {
         debug_assert!(block < self.blocks);
         for (row, number) in numbers.into_iter().enumerate() {
             // SAFETY: the caller's contract.
@@ -85,12 +85,12 @@ impl Table {
 }
 
 /// The number by which a scale multiplies elements; 0 for a block that becomes zero, NaN for a poisoned one.
-fn multiplier(scale: Scale) -> f64 {
+pub(crate) fn multiplier(scale: Scale) -> f64 {
     match scale {
         Scale::Poisoned => f64::NAN,
         Scale::Zero => 0.0,
         Scale::Power(e) => pow2(e),
-        Scale::Divide(s) => f64::from(s),
+        Scale::Divide(s) | Scale::Quotient(s) | Scale::Affine { s, .. } => f64::from(s),
         Scale::Multiply { decode, .. } => f64::from(decode),
     }
 }
@@ -105,6 +105,9 @@ fn range(q: &Quantizer, scale: Scale, wide: bool) -> [f64; 2] {
 
 /// Blocks of an array, axis replaced by blocks; one where all elements share a scale or have none.
 pub fn block_count(q: &Quantizer, layout: &Layout) -> usize {
+    if !q.scaling.as_ref().is_none_or(|s| s.is_plain()) {
+        return crate::general::block_count(q, layout);
+    }
     if is_whole(q) { 1 } else { layout.outer * blocks_along(q, layout) * layout.inner }
 }
 
@@ -131,6 +134,10 @@ pub unsafe fn stats(
 ) -> Summary {
     let _standard = Standard::enter();
     let threads = threads_for(layout.len(), threads);
+    if !q.scaling.as_ref().is_none_or(|s| s.is_plain()) {
+        // SAFETY: the caller's contract.
+        return unsafe { crate::general::stats(q, layout, x, source, table, threads) };
+    }
     // SAFETY: the caller's contract.
     let whole = unsafe { Whole::of(q, x, layout, threads) };
     let cut = layout.cut(q.scaling.as_ref().map(|s| s.block));

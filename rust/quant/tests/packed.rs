@@ -25,7 +25,7 @@ fn quantizer(format: &str, block: Option<Block>, scale: ScaleFormat, tensor_scal
     let rule = if scale == ScaleFormat::E8m0 { ScaleRule::Floor } else { ScaleRule::Absmax };
     Quantizer {
         format: Format::get(format).unwrap(),
-        scaling: block.map(|block| Scaling { block, format: scale, rule, tensor_scale }),
+        scaling: block.map(|block| (if tensor_scale { Scaling::two_levels } else { Scaling::new })(block, scale, rule)),
         rounding: Rounding::NearestEven,
         overflow: Overflow::Saturate,
     }
@@ -87,6 +87,7 @@ fn x_blocks(q: &Quantizer, dims: [usize; 3], axis: usize) -> usize {
         Some(Block::Tensor) => return 1,
         Some(Block::Row) => dims[axis].min(1),
         Some(Block::Size(n)) => dims[axis].div_ceil(n),
+        Some(Block::Column | Block::Tile(..)) => unreachable!("not packed"),
     };
     dims.iter().product::<usize>() / dims[axis].max(1) * along
 }

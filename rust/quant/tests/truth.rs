@@ -124,7 +124,8 @@ fn check(q: &Quantizer, layout: &Layout, family: &str, x: &[f32]) {
 fn scalings() -> Vec<Scaling> {
     let mut all = Vec::new();
     let mut add = |format: ScaleFormat, rule, tensor_scale, block| {
-        all.push(Scaling { block, format, rule, tensor_scale });
+        let new = if tensor_scale { Scaling::two_levels } else { Scaling::new };
+        all.push(new(block, format, rule));
     };
     let float = |name: &str| ScaleFormat::Float(Format::get(name).unwrap());
     for block in [Block::Size(32), Block::Size(16), Block::Size(5), Block::Row, Block::Tensor] {
@@ -292,12 +293,7 @@ fn half_precision_arrays() {
     let codes: Vec<u16> = noise(layout.len(), 8).into_iter().map(|b| b as u16).collect();
     let q = Quantizer {
         format: Format::get("int4").unwrap(),
-        scaling: Some(Scaling {
-            block: Block::Size(32),
-            format: ScaleFormat::Fp32,
-            rule: ScaleRule::Absmax,
-            tensor_scale: false,
-        }),
+        scaling: Some(Scaling::new(Block::Size(32), ScaleFormat::Fp32, ScaleRule::Absmax)),
         rounding: Rounding::NearestEven,
         overflow: Overflow::Saturate,
     };

@@ -1,0 +1,78 @@
+//! Scales found by trying: the `mse` rule, and the choice of four-over-six.
+//!
+//! Every candidate quantizes the block's finite elements with the quantizer's rounding (to nearest even where that is
+//! stochastic: a scale does not depend on random bits); the distances are summed in fp64 in the order of the elements.
+//! A candidate replaces the best one so far only where its sum is strictly smaller, in this order:
+//!
+//! * powers of two: the exponent of the floor rule, then that plus 1, minus 1, minus 2;
+//! * other scales: `k / 64` of the absmax rule's, rounded to the scale's format, for k = 64, then 63 down to 16, then 65
+//!   up to 96;
+//! * four-over-six: the scale that maps the absmax to 6, then 3/2 of it.
+
+use crate::dialect::Distance;
+use crate::exact::Real;
+use crate::quantizer::Quantizer;
+use crate::rounding::Rounding;
+use crate::scale::{Scale, ScaleFormat, ScaleRule, Scaling, TensorScale, apply, fp32_scale, power_of_two, round_scale};
+use crate::scale::{block_scale, wanted};
+
+impl Quantizer {
+    /// The best candidate for a block whose finite elements have this absmax > 0.
+    pub(crate) fn search<T: Real>(
+        &self,
+        block: &[T],
+        absmax: T,
+        scaling: &Scaling,
+        tensor: Option<&TensorScale>,
+    ) -> Scale {
+        let distance = scaling.options.four_over_six.unwrap_or(Distance::Mse);
+        let mut best = (f64::INFINITY, block_scale(absmax, &self.format, scaling, tensor));
+        for candidate in self.candidates(absmax, scaling, tensor) {
+            let sum = self.distance(block, candidate, distance);
+            if sum < best.0 {
+                best = (sum, candidate);
+            }
+        }
+        best.1
+    }
+
+    fn candidates<T: Real>(&self, absmax: T, scaling: &Scaling, tensor: Option<&TensorScale>) -> Vec<Scale> {
+        let format = &self.format;
+        let factors: Vec<f32> = match scaling.options.four_over_six {
+            Some(_) => [1.0, 1.5].map(|f| f * scaling.options.guard).to_vec(),
+            None => std::iter::once(64).chain((16..64).rev()).chain(65..=96).map(|k| k as f32 / 64.0).collect(),
+        };
+        let mut scales: Vec<Scale> = match &scaling.format {
+            ScaleFormat::E8m0 => {
+                let floor = power_of_two(absmax.to_f64(), format, ScaleRule::Floor);
+                [0, 1, -1, -2].iter().map(|d| Scale::Power((floor + d).clamp(-127, 127))).collect()
+            }
+            ScaleFormat::Fp32 => {
+                let s = fp32_scale(absmax, format.max, ScaleRule::Absmax);
+                factors.iter().map(|f| apply((s * f).min(f32::MAX), None)).collect()
+            }
+            ScaleFormat::Float(stored) => {
+                let scale = |f: &f32| round_scale(wanted(absmax, format, *f, tensor), stored, scaling.rule);
+                factors.iter().map(|f| apply(scale(f), tensor)).collect()
+            }
+        };
+        scales.dedup();
+        scales
+    }
+
+    fn distance<T: Real>(&self, block: &[T], scale: Scale, distance: Distance) -> f64 {
+        let rounding = match self.rounding {
+            r if r.random_bits() > 0 => Rounding::NearestEven,
+            r => r,
+        };
+        let error = |x: &T| {
+            let y: T = self.value(self.element_by(*x, scale, rounding, 0), scale);
+            (y.to_f64() - x.to_f64()).abs()
+        };
+        let errors = block.iter().filter(|x| x.to_f64().is_finite()).map(error);
+        match distance {
+            Distance::Mse => errors.map(|e| e * e).sum(),
+            Distance::Mae => errors.sum(),
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Arrays through the scalar truth: every scaling that the fast kernels do not know (tiles, columns, searched and static
+//! scales, zero points, dialects, policies). Correct for all of them, in any type and on any number of threads; slow.
+//!
+//! In a layout (outer, axis, inner) every block is a box. A tile's layout has the rows as its axis and the columns as
+//! its inner part, so that a tile is a box as well; a column is the box (all, 1, all).
+
+use crate::dtype::{Memory, MemoryMut};
+use crate::layout::Layout;
+use crate::moments::{Spread, Stats, tree};
+use crate::pool;
+use crate::stats::{Summary, Table, multiplier, numbers};
+use dither_numerics::quantizer::Randomness;
+use dither_numerics::{Block, Quantizer, Real, Scale, TensorScale};
+use std::sync::Mutex;
+
+/// Elements of a part when the absmax of the whole array is looked for.
+const PART: usize = 1 << 14;
+
+/// How an array falls into boxes.
+struct Boxes {
+    layout: Layout,
+    /// Extent of a box along outer, axis and inner.
+    size: [usize; 3],
+    /// Number of boxes along each.
+    grid: [usize; 3],
+}
+
+impl Boxes {
+    fn new(q: &Quantizer, layout: &Layout) -> Boxes {
+        let whole = [layout.outer, layout.axis, layout.inner];
+        let size = match q.scaling.as_ref().map(|s| s.block) {
+            Some(Block::Size(n)) => [1, n, 1],
+            Some(Block::Row) => [1, layout.axis, 1],
+            Some(Block::Column) => [layout.outer, 1, layout.inner],
+            Some(Block::Tile(rows, columns)) => [1, rows, columns],
+            Some(Block::Tensor) | None => whole,
+        };
+        let grid = [0, 1, 2].map(|d| whole[d].div_ceil(size[d].max(1)));
+        Boxes { layout: *layout, size, grid }
+    }
+
+    fn len(&self) -> usize {
+        self.grid.iter().product()
+    }
+
+    /// Contiguous runs (start, length) of box `b`, boxes counted in C order.
+    fn runs(&self, b: usize) -> Vec<(usize, usize)> {
+        let whole = [self.layout.outer, self.layout.axis, self.layout.inner];
+        let at = [b / (self.grid[1] * self.grid[2]), b / self.grid[2] % self.grid[1], b % self.grid[2]];
+        let [outer, axis, inner] = [0, 1, 2].map(|d| {
+            let start = at[d] * self.size[d];
+            start..whole[d].min(start.saturating_add(self.size[d]))
+        });
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        for o in outer {
+            for a in axis.clone() {
+                let start = (o * self.layout.axis + a) * self.layout.inner + inner.start;
+                match runs.last_mut() {
+                    Some((first, len)) if *first + *len == start => *len += inner.len(),
+                    _ => runs.push((start, inner.len())),
+                }
+            }
+        }
+        runs
+    }
+}
+
+/// The two types in which results are formed, as they lie in memory.
+trait Element: Real {
+    /// # Safety
+    /// As [`Memory::load`].
+    unsafe fn load(x: Memory, start: usize, out: &mut [Self]);
+    /// # Safety
+    /// As [`MemoryMut::store`].
+    unsafe fn store(y: MemoryMut, start: usize, values: &[Self]);
+}
+
+impl Element for f32 {
+    unsafe fn load(x: Memory, start: usize, out: &mut [f32]) {
+        // SAFETY: the caller's contract.
+        unsafe { x.load(start, out) }
+    }
+    unsafe fn store(y: MemoryMut, start: usize, values: &[f32]) {
+        // SAFETY: the caller's contract.
+        unsafe { y.store(start, values) }
+    }
+}
+
+impl Element for f64 {
+    unsafe fn load(x: Memory, start: usize, out: &mut [f64]) {
+        // SAFETY: the caller's contract.
+        unsafe { x.load_f64(start, out) }
+    }
+    unsafe fn store(y: MemoryMut, start: usize, values: &[f64]) {
+        // SAFETY: the caller's contract.
+        unsafe { y.store_f64(start, values) }
+    }
+}
+
+/// Calls `work` for every box with its number, its elements, their positions and its scale.
+///
+/// # Safety
+/// `x` points to `layout.len()` elements that nobody else writes meanwhile; `work` writes nothing but its own box.
+unsafe fn each_box<T: Element>(
+    q: &Quantizer,
+    layout: &Layout,
+    x: Memory,
+    threads: usize,
+    work: impl Fn(usize, &[T], &[(usize, usize)], Scale) + Sync + Send,
+) {
+    let boxes = Boxes::new(q, layout);
+    let read = |runs: &[(usize, usize)]| {
+        let mut values = vec![T::from_f64(0.0); runs.iter().map(|(_, len)| len).sum()];
+        let mut rest = &mut values[..];
+        for (start, len) in runs {
+            let (now, later) = rest.split_at_mut(*len);
+            // SAFETY: runs lie in the array.
+            unsafe { T::load(x, *start, now) };
+            rest = later;
+        }
+        values
+    };
+    let tensor: Option<TensorScale> = match &q.scaling {
+        Some(s) if s.tensor_scale => {
+            let parts = layout.len().div_ceil(PART);
+            let peaks = Mutex::new(vec![0f64; parts]);
+            pool::for_each(parts, threads, |i| {
+                let start = i * PART;
+                let peak = q.tensor_peak(&read(&[(start, PART.min(layout.len() - start))]));
+                peaks.lock().expect("no thread panics while it holds the lock")[i] = peak;
+            });
+            let peaks = peaks.into_inner().expect("as above");
+            let whole =
+                peaks.into_iter().fold(0.0, |m: f64, a| if m.is_nan() || a.is_nan() { f64::NAN } else { m.max(a) });
+            q.tensor_scale(whole)
+        }
+        _ => None,
+    };
+    pool::for_each(boxes.len(), threads, |b| {
+        let runs = boxes.runs(b);
+        let values: Vec<T> = read(&runs);
+        let scale = q.block_scale(&values, tensor.as_ref());
+        work(b, &values, &runs, scale);
+    });
+}
+
+/// # Safety
+/// As [`crate::fake_quant()`].
+pub(crate) unsafe fn fake_quant(
+    q: &Quantizer,
+    layout: &Layout,
+    x: Memory,
+    y: MemoryMut,
+    source: Randomness<'_>,
+    threads: usize,
+) {
+    // SAFETY: the caller's contract, for both.
+    unsafe {
+        match x.is_f64() {
+            true => fake_quant_as::<f64>(q, layout, x, y, source, threads),
+            false => fake_quant_as::<f32>(q, layout, x, y, source, threads),
+        }
+    }
+}
+
+unsafe fn fake_quant_as<T: Element>(
+    q: &Quantizer,
+    layout: &Layout,
+    x: Memory,
+    y: MemoryMut,
+    source: Randomness<'_>,
+    threads: usize,
+) {
+    let work = |_: usize, values: &[T], runs: &[(usize, usize)], scale: Scale| {
+        let mut values = values.iter();
+        for (start, len) in runs {
+            let quantized: Vec<T> = (*start..start + len)
+                .zip(values.by_ref())
+                .map(|(i, x)| q.fake_quant(*x, scale, source.bits(i, q.rounding)))
+                .collect();
+            // SAFETY: the runs of boxes are disjoint.
+            unsafe { T::store(y, *start, &quantized) };
+        }
+    };
+    // SAFETY: the caller's contract; a box is read before it is written.
+    unsafe { each_box(q, layout, x, threads, work) };
+}
+
+/// # Safety
+/// As [`crate::neighbours()`].
+pub(crate) unsafe fn neighbours(
+    q: &Quantizer,
+    layout: &Layout,
+    x: Memory,
+    lo: MemoryMut,
+    hi: MemoryMut,
+    threads: usize,
+) {
+    // SAFETY: the caller's contract, for both.
+    unsafe {
+        match x.is_f64() {
+            true => neighbours_as::<f64>(q, layout, x, lo, hi, threads),
+            false => neighbours_as::<f32>(q, layout, x, lo, hi, threads),
+        }
+    }
+}
+
+unsafe fn neighbours_as<T: Element>(
+    q: &Quantizer,
+    layout: &Layout,
+    x: Memory,
+    lo: MemoryMut,
+    hi: MemoryMut,
+    threads: usize,
+) {
+    let work = |_: usize, values: &[T], runs: &[(usize, usize)], scale: Scale| {
+        let mut values = values.iter();
+        for (start, len) in runs {
+            let (below, above): (Vec<T>, Vec<T>) = values.by_ref().take(*len).map(|x| q.neighbours(*x, scale)).unzip();
+            // SAFETY: the runs of boxes are disjoint.
+            unsafe {
+                T::store(lo, *start, &below);
+                T::store(hi, *start, &above);
+            }
+        }
+    };
+    // SAFETY: the caller's contract.
+    unsafe { each_box(q, layout, x, threads, work) };
+}
+
+/// Boxes of an array.
+pub(crate) fn block_count(q: &Quantizer, layout: &Layout) -> usize {
+    Boxes::new(q, layout).len()
+}
+
+/// # Safety
+/// As [`crate::stats::stats`].
+pub(crate) unsafe fn stats(
+    q: &Quantizer,
+    layout: &Layout,
+    x: Memory,
+    source: Randomness<'_>,
+    table: Option<Table>,
+    threads: usize,
+) -> Summary {
+    // SAFETY: the caller's contract, for both.
+    unsafe {
+        match x.is_f64() {
+            true => stats_as::<f64>(q, layout, x, source, table, threads),
+            false => stats_as::<f32>(q, layout, x, source, table, threads),
+        }
+    }
+}
+
+unsafe fn stats_as<T: Element>(
+    q: &Quantizer,
+    layout: &Layout,
+    x: Memory,
+    source: Randomness<'_>,
+    table: Option<Table>,
+    threads: usize,
+) -> Summary {
+    let all = Mutex::new(vec![Summary::default(); block_count(q, layout)]);
+    let work = |b: usize, values: &[T], runs: &[(usize, usize)], scale: Scale| {
+        let positions = runs.iter().flat_map(|(start, len)| *start..start + len);
+        let quantized = positions.zip(values).map(|(i, x)| q.fake_quant(*x, scale, source.bits(i, q.rounding)));
+        let after: Vec<f64> = quantized.map(|y| y.to_f64()).collect();
+        let before: Vec<f64> = values.iter().map(|x| x.to_f64()).collect();
+        let (low, high) = q.range::<T>(scale);
+        let stats = Stats::of(&before, &after, [low.to_f64(), high.to_f64()]);
+        let scale = multiplier(scale);
+        if let Some(table) = table {
+            // SAFETY: boxes are counted as the table's blocks, and each is one thread's.
+            unsafe { table.set(b, numbers(&stats, scale)) };
+        }
+        all.lock().expect("no thread panics while it holds the lock")[b] = Summary { stats, spread: Spread::of(scale) };
+    };
+    // SAFETY: the caller's contract.
+    unsafe { each_box(q, layout, x, threads, work) };
+    tree(&all.into_inner().expect("as above"), Summary::merge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dither_numerics::{Format, Overflow, Rounding, ScaleFormat, ScaleRule, Scaling};
+
+    #[test]
+    fn boxes_tile_the_array() {
+        for [outer, axis, inner] in [[1, 1, 1], [3, 70, 1], [2, 70, 5], [2, 33, 17], [0, 5, 2], [2, 0, 3], [1, 3, 0]] {
+            let layout = Layout { outer, axis, inner };
+            for block in [Block::Size(32), Block::Row, Block::Column, Block::Tile(16, 4), Block::Tensor] {
+                let q = Quantizer {
+                    format: Format::get("int4").unwrap(),
+                    scaling: Some(Scaling::new(block, ScaleFormat::Fp32, ScaleRule::Absmax)),
+                    rounding: Rounding::NearestEven,
+                    overflow: Overflow::Saturate,
+                };
+                let boxes = Boxes::new(&q, &layout);
+                let mut seen = vec![0; layout.len()];
+                for b in 0..boxes.len() {
+                    for (start, len) in boxes.runs(b) {
+                        seen[start..start + len].iter_mut().for_each(|n| *n += 1);
+                    }
+                }
+                assert!(seen.iter().all(|n| *n == 1), "{layout:?} {block:?}");
+            }
+        }
+    }
+}
