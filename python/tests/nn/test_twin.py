@@ -79,6 +79,18 @@ def test_every_axis_and_ragged_tails(spec, shape):
             compare_neighbours(x, q, axis)
 
 
+@pytest.mark.parametrize("spec", ["mxfp4:block=4x8", "nvfp4:block=16x16", "int4:block=column"])
+@pytest.mark.parametrize("shape", [(70,), (33, 5), (3, 16, 24), (2, 3, 4, 50), (1, 1), (0, 4), (4, 0)])
+def test_tiles_and_columns(spec, shape):
+    q = Quantizer(spec)
+    for dtype in DTYPES:
+        x = gaussian(shape, dtype, 7)
+        axes = range(len(shape)) if q.block == "column" else range(max(len(shape) - 2, 0), len(shape))
+        for axis in axes:
+            compare(x, q, axis)
+            compare_neighbours(x, q, axis)
+
+
 FORMATS = "e5m2 e4m3 e3m2 e2m3 e2m1 e8m0 ue5m3 mxint8 int8 int2 e1m0 e1m3 e8m3 e5m0 tf32 fp16".split()
 FORMATS += "ue5m3_61440 mxint8_full uint4 e4m3fnuz binary8p4se binary8p1sf binary6p1ue binary5p5uf".split()
 FORMATS += "binary16p5se binary16p8ue".split()
