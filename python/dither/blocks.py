@@ -19,6 +19,11 @@ def extents(q: Quantizer, shape: tuple[int, ...], axis: int) -> tuple[int, ...] 
     """Elements of a block along each axis; None where there is one scale for everything, or none at all."""
     if q.block in (None, "tensor") or not shape:
         return None
+    if isinstance(q.block, tuple):
+        tile = (*(1 for _ in shape[:-2]), *q.block[-len(shape) :])
+        return tuple(max(1, min(n, b)) for n, b in zip(shape, tile, strict=True))
+    if q.block == "column":
+        return tuple(1 if i == axis else max(1, n) for i, n in enumerate(shape))
     along = shape[axis] if q.block == "row" else int(q.block or 1)
     return tuple(max(1, along) if i == axis else 1 for i in range(len(shape)))
 

