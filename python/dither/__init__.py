@@ -9,7 +9,7 @@ from dither.arrays import get_num_threads, set_num_threads
 from dither.errors import MissingExtraError, UserError
 from dither.functions import cast, decode, encode, error_stats, fake_quant, neighbours
 from dither.quantizer import Quantizer
-from dither.tensor import QuantizedTensor, quantize
+from dither.tensor import QuantizedTensor, load_tensors, quantize, save_tensors
 from dither.transforms import hadamard
 
 __version__: str = _core.__version__
@@ -28,7 +28,9 @@ __all__ = [
     "formats",
     "get_num_threads",
     "hadamard",
+    "load_tensors",
     "neighbours",
     "quantize",
+    "save_tensors",
     "set_num_threads",
 ]

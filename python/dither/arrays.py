@@ -251,7 +251,7 @@ def run_quantize(
     UserError where an element has no code.
     """
     q = layout.quantizer
-    bits = _random(random) if q.rounding == "stochastic" else None
+    bits = _random(random) if q.is_stochastic else None
     bad, tensor = _core.quantize(
         _handle(q), _dims(layout), (x.ptr, x.dtype), codes.ptr, _part(scales), bits, get_num_threads()
     )

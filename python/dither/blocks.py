@@ -70,11 +70,19 @@ class Layout:
         return "fp32" if self.quantizer.scale_format == "fp32" else "u8"
 
     @property
+    def parts(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type word of every array that is held, by the name of the part."""
+        held = {"codes": (self.codes_shape, "u8")}
+        if self.scales_shape is not None:
+            held["scales"] = (self.scales_shape, self.scales_word or "")
+        if self.quantizer.tensor_scale:
+            held["tensor_scale"] = ((), "fp32")
+        return held
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all parts together."""
-        scales = 0 if self.scales_shape is None else prod(self.scales_shape)
-        width = 4 if self.scales_word == "fp32" else 1
-        return prod(self.codes_shape) + scales * width + 4 * self.quantizer.tensor_scale
+        return sum(prod(shape) * (4 if word == "fp32" else 1) for shape, word in self.parts.values())
 
 
 @dataclass(frozen=True, slots=True)

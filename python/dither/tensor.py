@@ -1,20 +1,25 @@
 """QuantizedTensor: an array as codes at their true width, with the scales beside them.
 
-t = dither.quantize(x, "nvfp4", axis=-1)
-t.codes, t.scales, t.tensor_scale, t.nbytes
-t.dequantize()                                  equals dither.fake_quant(x, "nvfp4", axis=-1), bit for bit
-t[8:16], t[..., :64], t.T, t == u, np.asarray(t)
+    t = dither.quantize(x, "nvfp4", axis=-1)
+    t.codes, t.scales, t.tensor_scale, t.nbytes
+    t.dequantize()                                # equals dither.fake_quant(x, "nvfp4", axis=-1), bit for bit
+    t[8:16], t[..., :64], t.T, t == u, np.asarray(t)
+    t.save("w.safetensors"); dither.QuantizedTensor.load("w.safetensors")
+
+Where the bits of a code lie is said in `dither.blocks`, what a file looks like in `dither.storage`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dither import arrays
+from dither import arrays, storage
 from dither.blocks import Layout, cut
-from dither.errors import UserError
+from dither.errors import UserError, suggest
 from dither.functions import _NUMPY, _WORDS, _buffer, _dtype, _input, _is_plain, _random
 from dither.quantizer import Quantizer
 
@@ -44,7 +49,7 @@ class QuantizedTensor:
         dtype_word: str,
         codes: np.ndarray,
         scales: np.ndarray | None = None,
-        tensor_scale: float | np.floating | None = None,
+        tensor_scale: float | np.floating | np.ndarray | None = None,
     ) -> None:
         q = quantizer if isinstance(quantizer, Quantizer) else Quantizer(quantizer)
         shape = tuple(int(n) for n in shape)
@@ -189,14 +194,32 @@ class QuantizedTensor:
             return NotImplemented
         if (self._layout, self._dtype_word) != (other._layout, other._dtype_word):
             return False
-        mine, theirs = self._parts(), other._parts()
-        return all(a.tobytes() == b.tobytes() for a, b in zip(mine, theirs, strict=True))
+        theirs = other.parts()
+        return all(part.tobytes() == theirs[name].tobytes() for name, part in self.parts().items())
 
     __hash__ = None  # type: ignore[assignment]
 
-    def _parts(self) -> list[np.ndarray]:
-        parts = (self._codes, self._scales, self._tensor_scale)
-        return [np.asarray(part) for part in parts if part is not None]
+    def parts(self) -> dict[str, np.ndarray]:
+        """The arrays that are held, by name: codes, scales and tensor_scale, as far as there are."""
+        parts = {"codes": self._codes, "scales": self._scales, "tensor_scale": self._tensor_scale}
+        return {name: np.asarray(part) for name, part in parts.items() if part is not None}
+
+    def save(self, path: str | Path, name: str = "tensor") -> None:
+        """Write a safetensors file that describes itself: see `save_tensors`."""
+        save_tensors({name: self}, path)
+
+    @staticmethod
+    def load(path: str | Path, name: str | None = None) -> QuantizedTensor:
+        """The packed array in a file; where it holds several, the one called `name`. See `load_tensors`."""
+        packed = {k: t for k, t in load_tensors(path).items() if isinstance(t, QuantizedTensor)}
+        if name is None and len(packed) != 1:
+            raise UserError(
+                f"{path} holds {len(packed)} packed arrays; give name=, one of: {', '.join(packed)}"
+            )
+        name = next(iter(packed)) if name is None else name
+        if name not in packed:
+            raise UserError(f"{path} holds no packed array {name!r}{suggest(name, packed)}")
+        return packed[name]
 
     def __reduce__(self) -> tuple[Any, ...]:
         parts = (self._codes, self._scales, self._tensor_scale)
@@ -293,6 +316,38 @@ def quantize(
     return QuantizedTensor(q, x.shape, layout.axis, _WORDS[x.dtype.name], codes, scales, tensor_scale)
 
 
+def save_tensors(tensors: Mapping[str, QuantizedTensor | np.ndarray], path: str | Path) -> None:
+    """Write packed arrays, and plain ones beside them, to a safetensors file that describes itself.
+
+    The array NAME lies in NAME.codes, NAME.scales, NAME.tensor_scale (see `dither.storage` for the metadata).
+    The file is written aside and renamed, so that a reader finds the old one or the new one. Raises UserError
+    for names that would collide, MissingExtraError without safetensors.
+    """
+    entries: dict[str, Any] = {}
+    described = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, QuantizedTensor):
+            storage.add(entries, name, storage.flat(name, tensor.parts()))
+            described[name] = storage.describe(tensor.layout, tensor.dtype_word, tensor.parts())
+        else:
+            storage.add(entries, name, {name: np.asarray(tensor, order="C")})
+    storage.write(Path(path), entries, storage.metadata(described), "numpy")
+
+
+def load_tensors(path: str | Path) -> dict[str, QuantizedTensor | np.ndarray]:
+    """Everything in a safetensors file: packed arrays as they were saved, the other tensors as numpy arrays.
+
+    Raises UserError for a file that is damaged, cut off, written by a newer version, or describes what it
+    does not hold; nothing large is read before that is known.
+    """
+    packed, plain = storage.read(Path(path), "np")
+    found: dict[str, QuantizedTensor | np.ndarray] = dict(plain)
+    for name, s in packed.items():
+        layout = s.layout
+        found[name] = QuantizedTensor(layout.quantizer, layout.shape, layout.axis, s.dtype_word, **s.parts)
+    return found
+
+
 def storable(q: Quantizer, shape: tuple[int, ...], axis: int) -> Layout:
     """The layout of an array under `q`; UserError where it cannot be read back from its codes."""
     if reason := arrays.unstorable(q):
@@ -333,6 +388,6 @@ def _target(t: QuantizedTensor, dtype: Any, out: Any) -> np.ndarray:
         raise UserError(f"out= holds {out.dtype} but dtype asks for {_dtype(dtype)}")
     if out.shape != t.shape or not (out.flags.writeable and _is_plain(out)):
         raise UserError(f"out= is a writable, C-contiguous, native array of shape {t.shape}")
-    if any(np.shares_memory(out, part) for part in t._parts()):
+    if any(np.shares_memory(out, part) for part in t.parts().values()):
         raise UserError("out= overlaps the codes or scales that it would be read from")
     return out
