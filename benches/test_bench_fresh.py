@@ -2,8 +2,9 @@
 
 Run:  pytest benches/test_bench_fresh.py --benchmark-only --benchmark-timer=time.process_time -s
 
-CPU time, because page faults are paid in the kernel; compare minima. A fresh numpy or torch result may cost at most
-LIMIT more than the same call with `out=`. `torch.empty` without the request for huge pages stands beside them.
+CPU time, because page faults are paid in the kernel; compare minima. A fresh numpy or torch result may cost
+at most LIMIT more than the same call with `out=`. `torch.empty` without the request for huge pages stands
+beside them.
 """
 
 from __future__ import annotations

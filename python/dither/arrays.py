@@ -278,6 +278,11 @@ def run_dequantize(
     )
 
 
+def random_bits(seed: int, stream: int, index: int, bits: int) -> int:
+    """The addressed random bits of one element (rust/numerics/src/random.rs)."""
+    return _core.random_bits(seed, stream, index, bits)
+
+
 def code_dtype(fmt: Format) -> str:
     """The narrowest unsigned integer that holds a code."""
     return "u8" if fmt.bits <= 8 else "u16" if fmt.bits <= 16 else "u32"

@@ -1,8 +1,8 @@
 """Dispatch `dither COMMAND ...` and turn what a user can cause into one clear message.
 
-Exit codes: 0 done, 2 the input cannot be used (or an extra is missing), 130 interrupted. A command module
-is imported only when it is called, so that `dither formats` starts without torch, and has one function
-`main(arguments) -> int`.
+Exit codes: 0 done, 1 done and the answer is no (`conformance`: violations), 2 the input cannot be used (or an
+extra is missing), 130 interrupted. A command module is imported only when it is called, so that `dither
+formats` starts without torch, and has one function `main(arguments) -> int`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": ("train the arms of one TOML file from the same start, and report them", "torch", "train"),
     "report": ("write the report of a run or a comparison again", "torch", "train"),
     "formats": ("show number formats and presets; with a name, its values", "numpy", "cli"),
+    "conformance": ("test someone's quantizer against the standards, or write the vectors", "numpy", "cli"),
 }
 
 # Files and folders the user named; any other OSError is a defect or names its own cause.
