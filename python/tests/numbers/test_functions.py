@@ -181,6 +181,8 @@ def test_threads_and_levels_never_change_a_bit(shape, axis, preset, rounding, se
     axis %= len(shape)
     x = np.resize(adversarial(999)["wide"], shape)
     q = dither.Quantizer(preset, rounding=rounding)
+    if isinstance(q.block, tuple):
+        axis = len(shape) - 1  # tiles lie over the last two axes
     results = []
     try:
         for threads, level in ((1, "avx512"), (3, "avx512"), (1, "baseline"), (1, "avx2")):
