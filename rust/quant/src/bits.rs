@@ -1,91 +1,129 @@
 //! Addressed random bits for runs of neighbouring elements (see `dither_numerics::random` for the address).
 //!
-//! Sixteen counters are advanced side by side, so one tile (16 counters, 64 words) costs one vectorized Philox, and
-//! every word serves sixteen neighbours at each of its shifts.
+//! The kernels take the N bits `R` of an element as the fraction `(2R + 1) / 2^(N+1)`, 32 bits after the point, whatever
+//! N is: the number that P3109's StochasticB adds to what is rounded off (for N = 32 its last bit is left out and
+//! the kernel adds it).
+//!
+//! Sixteen counters are advanced side by side (`philox`), and every word serves sixteen neighbours at each of its
+//! shifts: a tile needs no exchange between lanes.
 
-use crate::simd::dispatch;
+use crate::philox::{Philox, tile_len};
 use dither_numerics::quantizer::Randomness;
 
-/// The bits of runs of neighbours; keeps the tile it used last.
-pub struct Reader<'a> {
+/// `R` as the fraction that the kernels add.
+#[inline(always)]
+pub fn fraction(bits: u32, n: u32) -> u32 {
+    bits << (32 - n) & !below(n) | half(n)
+}
+
+/// `R` of a fraction.
+#[inline(always)]
+pub fn integer(fraction: u32, n: u32) -> u32 {
+    fraction >> (32 - n)
+}
+
+/// `R` of element `i` of a run of fractions; 0 where nothing is stochastic (an empty run).
+pub fn integer_at(run: &[u32], i: usize, n: u32) -> u32 {
+    run.get(i).map_or(0, |f| integer(*f, n))
+}
+
+/// The bits of a fraction that `R` does not reach.
+#[inline(always)]
+pub fn below(n: u32) -> u32 {
+    if n == 32 { 0 } else { u32::MAX >> n }
+}
+
+#[inline(always)]
+pub fn half(n: u32) -> u32 {
+    if n == 32 { 0 } else { 1 << (31 - n) }
+}
+
+/// Where the fractions of an array come from.
+#[derive(Clone, Copy)]
+pub struct Draws<'a> {
     source: Randomness<'a>,
     n: u32,
+    philox: Philox,
+}
+
+impl<'a> Draws<'a> {
+    /// `n`: random bits an element; 0 where nothing is stochastic.
+    pub fn new(source: Randomness<'a>, n: u32) -> Self {
+        let (seed, stream) = match source {
+            Randomness::Addressed { seed, stream, .. } => (seed, stream),
+            _ => (0, 0),
+        };
+        Draws { source, n, philox: Philox::new(seed, stream) }
+    }
+
+    /// Whether anything is drawn.
+    pub fn any(&self) -> bool {
+        self.n > 0
+    }
+
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { draws: self, tile: None, values: Vec::new() }
+    }
+
+    /// The fractions of a run; empty where nothing is drawn.
+    pub fn run(&self, start: usize, len: usize) -> Vec<u32> {
+        let mut run = vec![0; if self.any() { len } else { 0 }];
+        self.reader().read(start, &mut run);
+        run
+    }
+}
+
+/// Reads runs that follow each other; keeps the tile in which the last one ended.
+pub struct Reader<'a> {
+    draws: &'a Draws<'a>,
     tile: Option<u64>,
-    /// R of every element of `tile`.
+    /// The fraction of every element of `tile`.
     values: Vec<u32>,
 }
 
-impl<'a> Reader<'a> {
-    /// `n`: random bits an element; 0 where nothing is stochastic.
-    pub fn new(source: Randomness<'a>, n: u32) -> Self {
-        let tile = if n > 0 && matches!(source, Randomness::Addressed { .. }) { 64 * (32 / n) as usize } else { 0 };
-        Reader { source, n, tile: None, values: vec![0; tile] }
-    }
-
-    /// Write R of elements `start..start + out.len()`.
+impl Reader<'_> {
+    /// Write the fractions of elements `start..start + out.len()`.
     pub fn read(&mut self, start: usize, out: &mut [u32]) {
-        match self.source {
+        if out.is_empty() {
+            return;
+        }
+        match self.draws.source {
             Randomness::None => {}
-            Randomness::Given(bits) => out.copy_from_slice(&bits[start..start + out.len()]),
-            Randomness::Addressed { seed, stream, offset } => {
-                let size = self.values.len() as u64;
-                let mut index = offset.wrapping_add(start as u64);
-                let mut done = 0;
-                while done < out.len() {
-                    let (tile, at) = (index / size, (index % size) as usize);
-                    if self.tile != Some(tile) {
-                        fill_tile(&mut self.values, seed, stream, tile, self.n);
-                        self.tile = Some(tile);
-                    }
-                    // Index 2^64 is index 0, which need not be the end of a tile.
-                    let to_wrap = usize::try_from(u64::MAX - index).map_or(usize::MAX, |n| n.saturating_add(1));
-                    let run = (self.values.len() - at).min(out.len() - done).min(to_wrap);
-                    out[done..done + run].copy_from_slice(&self.values[at..at + run]);
-                    done += run;
-                    index = index.wrapping_add(run as u64);
+            Randomness::Given(bits) => {
+                let bits = &bits[start..start + out.len()];
+                for (f, bits) in out.iter_mut().zip(bits) {
+                    *f = fraction(*bits, self.draws.n);
                 }
             }
+            Randomness::Addressed { offset, .. } => self.addressed(offset.wrapping_add(start as u64), out),
+        }
+    }
+
+    fn addressed(&mut self, mut index: u64, mut out: &mut [u32]) {
+        let size = tile_len(self.draws.n);
+        while !out.is_empty() {
+            let (tile, at) = (index / size as u64, (index % size as u64) as usize);
+            // Index 2^64 is index 0, which need not be the end of a tile.
+            let to_wrap = usize::try_from(u64::MAX - index).map_or(usize::MAX, |n| n.saturating_add(1));
+            let whole = if at == 0 { out.len().min(to_wrap) / size * size } else { 0 };
+            let run = if whole > 0 {
+                self.draws.philox.fractions(tile, self.draws.n, &mut out[..whole]);
+                whole
+            } else {
+                if self.tile != Some(tile) {
+                    self.values.resize(size, 0);
+                    self.draws.philox.fractions(tile, self.draws.n, &mut self.values);
+                    self.tile = Some(tile);
+                }
+                let run = (size - at).min(out.len()).min(to_wrap);
+                out[..run].copy_from_slice(&self.values[at..at + run]);
+                run
+            };
+            out = &mut out[run..];
+            index = index.wrapping_add(run as u64);
         }
     }
 }
-
-const LANES: usize = 16;
-
-#[inline(always)]
-fn fill_tile_body(values: &mut [u32], seed: u64, stream: u64, tile: u64, n: u32) {
-    let mut c = [[0u32; LANES]; 4];
-    #[allow(clippy::needless_range_loop)] // lanes of four arrays side by side
-    for lane in 0..LANES {
-        let counter = tile.wrapping_mul(LANES as u64).wrapping_add(lane as u64);
-        (c[0][lane], c[1][lane]) = (counter as u32, (counter >> 32) as u32);
-        (c[2][lane], c[3][lane]) = (stream as u32, (stream >> 32) as u32);
-    }
-    let (mut k0, mut k1) = (seed as u32, (seed >> 32) as u32);
-    for _ in 0..10 {
-        let mut next = [[0u32; LANES]; 4];
-        for lane in 0..LANES {
-            let a = 0xD251_1F53u64 * u64::from(c[0][lane]);
-            let b = 0xCD9E_8D57u64 * u64::from(c[2][lane]);
-            next[0][lane] = (b >> 32) as u32 ^ c[1][lane] ^ k0;
-            next[1][lane] = b as u32;
-            next[2][lane] = (a >> 32) as u32 ^ c[3][lane] ^ k1;
-            next[3][lane] = a as u32;
-        }
-        c = next;
-        k0 = k0.wrapping_add(0x9E37_79B9);
-        k1 = k1.wrapping_add(0xBB67_AE85);
-    }
-    let per_word = (32 / n) as usize;
-    let mask = if n == 32 { u32::MAX } else { (1 << n) - 1 };
-    for (g, group) in values.chunks_exact_mut(LANES).enumerate() {
-        let (word, shift) = (&c[g / per_word], n * (g % per_word) as u32);
-        for lane in 0..LANES {
-            group[lane] = word[lane] >> shift & mask;
-        }
-    }
-}
-
-dispatch! { fn fill_tile(values: &mut [u32], seed: u64, stream: u64, tile: u64, n: u32) = fill_tile_body; }
 
 #[cfg(test)]
 mod tests {
@@ -96,18 +134,32 @@ mod tests {
     fn runs_agree_with_the_address() {
         for n in 1..=32u32 {
             // The second offset wraps at 2^64, inside a tile where n is not a power of two.
-            for offset in [(1u64 << 40) + 7, u64::MAX - 300] {
+            for offset in [(1u64 << 40) + 7, 0, u64::MAX - 300] {
                 let (seed, stream) = (0x1234_5678_9abc_def0, u64::MAX - 3);
-                let mut reader = Reader::new(Randomness::Addressed { seed, stream, offset }, n);
-                for (start, len) in [(0usize, 5usize), (3, 1000), (64, 64), (5000, 3), (1, 0)] {
+                let draws = Draws::new(Randomness::Addressed { seed, stream, offset }, n);
+                let mut reader = draws.reader();
+                for (start, len) in [(0usize, 5usize), (3, 1000), (64, 64), (0, 10_000), (5000, 3), (1, 0)] {
                     let mut out = vec![0; len];
                     reader.read(start, &mut out);
-                    for (i, r) in out.iter().enumerate() {
+                    for (i, f) in out.iter().enumerate() {
                         let index = offset.wrapping_add((start + i) as u64);
-                        assert_eq!(*r, random_bits(seed, stream, index, n), "n={n} {start}+{i}");
+                        let bits = random_bits(seed, stream, index, n);
+                        assert_eq!(*f, fraction(bits, n), "n={n} {start}+{i}");
+                        assert_eq!(integer(*f, n), bits);
                     }
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_fraction_is_2r_plus_1() {
+        for n in 1..=31u32 {
+            for bits in [0, 1, (1u32 << n) - 1, 0x5555_5555 & ((1 << n) - 1)] {
+                let exact = (2 * u64::from(bits) + 1) << 32 >> (n + 1);
+                assert_eq!(u64::from(fraction(bits, n)), exact);
+            }
+        }
+        assert_eq!(fraction(0xdead_beef, 32), 0xdead_beef);
     }
 }

@@ -1,21 +1,25 @@
 //! Whole blocks in cache: absmax, scale, elements. From fp32 to fp32.
 
-use crate::element::{self, STOCHASTIC, TOWARD_ZERO};
+use crate::element::{self, TOWARD_ZERO};
 use crate::job::{Fast, Job};
 use crate::simd::dispatch;
+use crate::stochastic;
 
 const MAGNITUDE: u32 = 0x7fff_ffff;
 const GROUP: usize = 16;
 
 /// Blocks of neighbours in a contiguous run; the last one may be short.
 pub fn contiguous(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
+    let done = if element::is_stochastic(job.mode) { stochastic::blocks(x, y, block, random, job) } else { 0 };
+    let (x, y, random) = (&x[done..], &mut y[done..], random.get(done..).unwrap_or_default());
     match job.mode {
         element::NEAREST_EVEN => run_contiguous::<{ element::NEAREST_EVEN }>(x, y, block, random, job),
         element::NEAREST_AWAY => run_contiguous::<{ element::NEAREST_AWAY }>(x, y, block, random, job),
         element::TOWARD_ZERO => run_contiguous::<{ element::TOWARD_ZERO }>(x, y, block, random, job),
         element::UP => run_contiguous::<{ element::UP }>(x, y, block, random, job),
         element::DOWN => run_contiguous::<{ element::DOWN }>(x, y, block, random, job),
-        _ => run_contiguous::<STOCHASTIC>(x, y, block, random, job),
+        element::STOCHASTIC => run_contiguous::<{ element::STOCHASTIC }>(x, y, block, random, job),
+        _ => run_contiguous::<{ element::STOCHASTIC_FINE }>(x, y, block, random, job),
     }
 }
 
@@ -27,19 +31,23 @@ pub fn columns(x: &[f32], y: &mut [f32], inner: usize, random: &[u32], job: &Job
         element::TOWARD_ZERO => run_columns::<{ element::TOWARD_ZERO }>(x, y, inner, random, job),
         element::UP => run_columns::<{ element::UP }>(x, y, inner, random, job),
         element::DOWN => run_columns::<{ element::DOWN }>(x, y, inner, random, job),
-        _ => run_columns::<STOCHASTIC>(x, y, inner, random, job),
+        element::STOCHASTIC => run_columns::<{ element::STOCHASTIC }>(x, y, inner, random, job),
+        _ => run_columns::<{ element::STOCHASTIC_FINE }>(x, y, inner, random, job),
     }
 }
 
 /// A run under one known scale.
 pub fn scaled(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) {
+    let done = if element::is_stochastic(job.mode) { stochastic::known(x, y, random, scale, job) } else { 0 };
+    let (x, y, random) = (&x[done..], &mut y[done..], random.get(done..).unwrap_or_default());
     match job.mode {
         element::NEAREST_EVEN => run_scaled::<{ element::NEAREST_EVEN }>(x, y, random, scale, job),
         element::NEAREST_AWAY => run_scaled::<{ element::NEAREST_AWAY }>(x, y, random, scale, job),
         element::TOWARD_ZERO => run_scaled::<{ element::TOWARD_ZERO }>(x, y, random, scale, job),
         element::UP => run_scaled::<{ element::UP }>(x, y, random, scale, job),
         element::DOWN => run_scaled::<{ element::DOWN }>(x, y, random, scale, job),
-        _ => run_scaled::<STOCHASTIC>(x, y, random, scale, job),
+        element::STOCHASTIC => run_scaled::<{ element::STOCHASTIC }>(x, y, random, scale, job),
+        _ => run_scaled::<{ element::STOCHASTIC_FINE }>(x, y, random, scale, job),
     }
 }
 
@@ -61,7 +69,7 @@ fn contiguous_body<const M: u8>(x: &[f32], y: &mut [f32], block: usize, random: 
 fn fixed<const M: u8, const B: usize>(x: &[f32], y: &mut [f32], random: &[u32], job: &Job<'_>) {
     let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<B>(), y.as_chunks_mut::<B>());
     let done = x.len() * B;
-    if M == STOCHASTIC {
+    if element::is_stochastic(M) {
         for ((x, y), r) in x.iter().zip(y).zip(random.as_chunks::<B>().0) {
             one::<M>(x, y, r, job);
         }
@@ -85,7 +93,7 @@ fn fixed<const M: u8, const B: usize>(x: &[f32], y: &mut [f32], random: &[u32], 
 fn ragged<const M: u8>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
     let mut start = 0;
     for (x, y) in x.chunks(block).zip(y.chunks_mut(block)) {
-        let r = if M == STOCHASTIC { &random[start..start + x.len()] } else { &[] };
+        let r = if element::is_stochastic(M) { &random[start..start + x.len()] } else { &[] };
         start += x.len();
         one::<M>(x, y, r, job);
     }
@@ -114,7 +122,7 @@ fn apply<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job
 
 #[inline(always)]
 fn map<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], f: impl Fn(f32, u32) -> f32) {
-    if M == STOCHASTIC {
+    if element::is_stochastic(M) {
         for ((x, y), r) in x.iter().zip(y).zip(random) {
             *y = f(*x, *r);
         }
@@ -210,17 +218,17 @@ fn each<const M: u8>(
 ) {
     for (k, (x, y)) in x.chunks_exact(inner).zip(y.chunks_exact_mut(inner)).enumerate() {
         let (x, y) = (&x[from..from + width], &mut y[from..from + width]);
-        let random = if M == STOCHASTIC { &random[k * inner + from..k * inner + from + width] } else { &[] };
+        let random = if element::is_stochastic(M) { &random[k * inner + from..k * inner + from + width] } else { &[] };
         // A whole strip has a known length, so that its scales stay in registers from row to row.
         match (<&[f32; STRIP]>::try_from(x), <&mut [f32; STRIP]>::try_from(&mut *y)) {
-            (Ok(x), Ok(y)) if M == STOCHASTIC => {
+            (Ok(x), Ok(y)) if element::is_stochastic(M) => {
                 let random: &[u32; STRIP] = random.try_into().expect("as long as the row");
                 (0..STRIP).for_each(|i| y[i] = f(x[i], random[i], i));
             }
             (Ok(x), Ok(y)) => (0..STRIP).for_each(|i| y[i] = f(x[i], 0, i)),
             _ => {
                 for (i, (x, y)) in x.iter().zip(y).enumerate().take(STRIP) {
-                    *y = f(*x, if M == STOCHASTIC { random[i] } else { 0 }, i);
+                    *y = f(*x, if element::is_stochastic(M) { random[i] } else { 0 }, i);
                 }
             }
         }

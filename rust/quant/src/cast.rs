@@ -1,24 +1,25 @@
 //! Plain casts: every element on its own, any input, every overflow mode. From fp32 to fp32.
 
-use crate::element::{self, STOCHASTIC, Shape};
+use crate::element::{self, Shape};
 use crate::job::Method;
 use crate::simd::dispatch;
+use crate::stochastic;
 use dither_numerics::format::Kind;
 use dither_numerics::{Format, Overflow, Quantizer};
 
 /// Constants of a cast, in fp32 bit patterns.
 pub struct Cast {
-    mode: u8,
-    shape: Shape,
+    pub(crate) mode: u8,
+    pub(crate) shape: Shape,
     /// Exponent field of the smallest normal is 1: the format has fp32's exponent range and rounding acts on the bits.
-    wide: bool,
-    emin: u32,
-    max: u32,
+    pub(crate) wide: bool,
+    pub(crate) emin: u32,
+    pub(crate) max: u32,
     /// Larger input rounds to more than `max` in every mode; clamping to it keeps the arithmetic in range.
-    clamp: u32,
+    pub(crate) clamp: u32,
     /// What overflowing finite input becomes, by sign, and what infinite input becomes.
-    over: [u32; 2],
-    infinite: u32,
+    pub(crate) over: [u32; 2],
+    pub(crate) infinite: u32,
 }
 
 impl Cast {
@@ -62,13 +63,16 @@ impl Cast {
             }
             return;
         }
+        let done = if element::is_stochastic(self.mode) { stochastic::cast(x, y, random, self) } else { 0 };
+        let (x, y, random) = (&x[done..], &mut y[done..], random.get(done..).unwrap_or_default());
         match self.mode {
             element::NEAREST_EVEN => run::<{ element::NEAREST_EVEN }>(x, y, random, self),
             element::NEAREST_AWAY => run::<{ element::NEAREST_AWAY }>(x, y, random, self),
             element::TOWARD_ZERO => run::<{ element::TOWARD_ZERO }>(x, y, random, self),
             element::UP => run::<{ element::UP }>(x, y, random, self),
             element::DOWN => run::<{ element::DOWN }>(x, y, random, self),
-            _ => run::<STOCHASTIC>(x, y, random, self),
+            element::STOCHASTIC => run::<{ element::STOCHASTIC }>(x, y, random, self),
+            _ => run::<{ element::STOCHASTIC_FINE }>(x, y, random, self),
         }
     }
 }
@@ -93,7 +97,7 @@ fn body<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], cast: &Cast) {
 
 #[inline(always)]
 fn map<const M: u8, const WIDE: bool>(x: &[f32], y: &mut [f32], random: &[u32], cast: &Cast) {
-    if M == STOCHASTIC {
+    if element::is_stochastic(M) {
         for ((x, y), r) in x.iter().zip(y).zip(random) {
             *y = one::<M, WIDE>(*x, cast, *r);
         }
@@ -112,12 +116,14 @@ fn one<const M: u8, const WIDE: bool>(x: f32, cast: &Cast, random: u32) -> f32 {
         // Exponent and fraction together are one integer in the same order as the values.
         let k = 23 - cast.shape.mbits;
         let finite = a.min(0x7f7f_ffff);
-        element::decide_wide::<M>(finite, k, sign != 0, cast.shape.n, random)
+        element::decide_wide::<M>(finite, k, sign != 0, random)
     } else {
         let clamped = f32::from_bits(a.min(cast.clamp) | sign);
         element::round::<M>(clamped, cast.emin, 0x7f80_0000, cast.shape, random).to_bits() & 0x7fff_ffff
     };
-    let over = if rounded > cast.max { cast.over[usize::from(sign != 0)] } else { rounded };
+    // A choice of two constants; indexing would become a gather.
+    let beyond = if sign != 0 { cast.over[1] } else { cast.over[0] };
+    let over = if rounded > cast.max { beyond } else { rounded };
     let over = if a == 0x7f80_0000 { cast.infinite } else { over };
     let bits = if a > 0x7f80_0000 { 0x7fc0_0000 } else { over | sign };
     f32::from_bits(bits) + cast.shape.zero

@@ -1,6 +1,6 @@
 //! Codes of an element format: encode and decode, one code an integer of 1, 2 or 4 bytes.
 
-use crate::bits::Reader;
+use crate::bits::{Draws, integer_at};
 use crate::dtype::{Memory, MemoryMut};
 use crate::fake_quant::{random_width, threads_for};
 use crate::fpu::Standard;
@@ -70,12 +70,11 @@ pub unsafe fn encode(
     pool::for_each(cut.units(), threads_for(len, threads), |u| {
         let unit = cut.unit(u);
         let mut data = vec![0f64; unit.len];
-        let mut random = vec![0; if random_width(q) > 0 { unit.len } else { 0 }];
-        Reader::new(source, random_width(q)).read(unit.start, &mut random);
+        let random = Draws::new(source, random_width(q)).run(unit.start, unit.len);
         // SAFETY: units lie in the array and are disjoint.
         unsafe { x.load_f64(unit.start, &mut data) };
         for (i, x) in data.into_iter().enumerate() {
-            let y = q.format.round(x, q.rounding, q.overflow, random.get(i).copied().unwrap_or(0));
+            let y = q.format.round(x, q.rounding, q.overflow, integer_at(&random, i, random_width(q)));
             let code = q.format.encode(y).unwrap_or_else(|| {
                 first_bad.fetch_min(unit.start + i, Ordering::Relaxed);
                 0

@@ -4,7 +4,7 @@
 //! Nearest-even is one addition and one subtraction: with `C = 1.5 * 2^(e + 23 - m)`, whose last bit is worth the grid
 //! spacing `2^(e - m)`, `(x + C) - C` is `x` rounded to `m` fraction bits, ties to even. Taking `e` as the larger of the
 //! exponents of `x` and of the smallest normal number makes subnormals right without a branch. The other modes shift
-//! the significand, decide, and multiply the integer back by the spacing.
+//! the significand, decide, and multiply the integer back by the spacing (stochastic rounding: see `stochastic`).
 
 pub const NEAREST_EVEN: u8 = 0;
 pub const NEAREST_AWAY: u8 = 1;
@@ -12,6 +12,14 @@ pub const TOWARD_ZERO: u8 = 2;
 pub const UP: u8 = 3;
 pub const DOWN: u8 = 4;
 pub const STOCHASTIC: u8 = 5;
+/// Stochastic, with more random bits than fp32 has digits below the grid's.
+pub const STOCHASTIC_FINE: u8 = 6;
+
+pub const fn is_stochastic(mode: u8) -> bool {
+    mode == STOCHASTIC || mode == STOCHASTIC_FINE
+}
+
+use crate::stochastic::{self, Spacing};
 
 const MAGNITUDE: u32 = 0x7fff_ffff;
 const EXPONENT: u32 = 0x7f80_0000;
@@ -34,14 +42,17 @@ pub fn round<const M: u8>(x: f32, emin: u32, max: u32, shape: Shape, random: u32
     let magnitude = if M == NEAREST_EVEN {
         let c = f32::from_bits((b & EXPONENT).max(emin).wrapping_add(((23 - shape.mbits) << 23) | 0x0040_0000));
         ((x + c) - c).to_bits() & MAGNITUDE
+    } else if is_stochastic(M) {
+        let spacing = Spacing { k: 23 - shape.mbits, n: shape.n };
+        stochastic::round(M == STOCHASTIC_FINE, b & MAGNITUDE, emin, spacing, random)
     } else {
-        by_significand::<M>(b, emin, shape, random)
+        by_significand::<M>(b, emin, shape)
     };
     f32::from_bits(magnitude.min(max) | (b & SIGN)) + shape.zero
 }
 
 #[inline(always)]
-fn by_significand<const M: u8>(b: u32, emin: u32, shape: Shape, random: u32) -> u32 {
+fn by_significand<const M: u8>(b: u32, emin: u32, shape: Shape) -> u32 {
     let a = b & MAGNITUDE;
     let (field, fraction) = (a >> 23, a & 0x007f_ffff);
     let significand = if field > 0 { fraction | 0x0080_0000 } else { fraction };
@@ -50,14 +61,14 @@ fn by_significand<const M: u8>(b: u32, emin: u32, shape: Shape, random: u32) -> 
     // Discarded bits. The significand has 24, so beyond 30 no deterministic decision changes.
     let discarded = 23 - shape.mbits + (top - exponent);
     let spacing = f32::from_bits((top - shape.mbits) << 23);
-    let whole = decide::<M>(significand, discarded, b & SIGN != 0, shape.n, random);
+    let whole = decide::<M>(significand, discarded, b & SIGN != 0);
     // As i32: the conversion from signed integers is one instruction at every level.
     (whole as i32 as f32 * spacing).to_bits()
 }
 
 /// `significand / 2^discarded` rounded to an integer; `discarded` is at least 1.
 #[inline(always)]
-pub fn decide<const M: u8>(significand: u32, discarded: u32, negative: bool, n: u32, random: u32) -> u32 {
+fn decide<const M: u8>(significand: u32, discarded: u32, negative: bool) -> u32 {
     let k = discarded.min(30);
     let rest = (1u32 << k) - 1;
     let half = 1u32 << (k - 1);
@@ -66,23 +77,16 @@ pub fn decide<const M: u8>(significand: u32, discarded: u32, negative: bool, n: 
         NEAREST_AWAY => (significand + half) >> k,
         TOWARD_ZERO => significand >> k,
         UP => (significand + if negative { 0 } else { rest }) >> k,
-        DOWN => (significand + if negative { rest } else { 0 }) >> k,
-        _ => {
-            // The fraction as 32 fixed-point bits; exact up to 32 discarded bits, and truncated (as floor(v 2^(N+1))
-            // allows for N <= MAX_FAST_BITS) beyond.
-            let left = (32 - discarded.min(32)) & 31;
-            let right = (discarded.max(32) - 32).min(31);
-            let fixed = if discarded < 32 { significand << left } else { significand >> right };
-            let v = fixed >> (31 - n);
-            // Wrapping: beside exact blocks the kernels also meet integers wider than they take.
-            (significand >> k) + (v.wrapping_add(random.wrapping_mul(2)).wrapping_add(1) >> (n + 1))
-        }
+        _ => (significand + if negative { rest } else { 0 }) >> k,
     }
 }
 
 /// Exponent and fraction as one integer, `k` (1..=23) low bits rounded off: for formats with fp32's exponent range.
 #[inline(always)]
-pub fn decide_wide<const M: u8>(a: u32, k: u32, negative: bool, n: u32, random: u32) -> u32 {
+pub fn decide_wide<const M: u8>(a: u32, k: u32, negative: bool, random: u32) -> u32 {
+    if is_stochastic(M) {
+        return stochastic::round_wide(a, k, random);
+    }
     let rest = (1u32 << k) - 1;
     let half = 1u32 << (k - 1);
     let whole = match M {
@@ -90,11 +94,7 @@ pub fn decide_wide<const M: u8>(a: u32, k: u32, negative: bool, n: u32, random: 
         NEAREST_AWAY => (a + half) >> k,
         TOWARD_ZERO => a >> k,
         UP => (a + if negative { 0 } else { rest }) >> k,
-        DOWN => (a + if negative { rest } else { 0 }) >> k,
-        _ => (a >> k) + ((((a << (32 - k)) >> (31 - n)) + 2 * random + 1) >> (n + 1)),
+        _ => (a + if negative { rest } else { 0 }) >> k,
     };
     whole << k
 }
-
-/// Most random bits for which the sums above fit 32 bits.
-pub const MAX_FAST_BITS: u32 = 24;

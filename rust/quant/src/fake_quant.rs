@@ -1,7 +1,7 @@
 //! Quantize and dequantize an array.
 
 use crate::absmax::absmax;
-use crate::bits::Reader;
+use crate::bits::{Draws, integer_at};
 use crate::block;
 use crate::cast::Cast;
 use crate::dtype::{Memory, MemoryMut};
@@ -9,12 +9,16 @@ use crate::fpu::Standard;
 use crate::job::{Fast, Job};
 use crate::layout::{Cut, Layout, Unit};
 use crate::pool;
+use crate::prefetch::prefetch;
 use dither_numerics::quantizer::Randomness;
 use dither_numerics::quantizer::absmax as block_absmax;
 use dither_numerics::{Block, Quantizer, Scale, TensorScale};
 
 /// Arrays of fewer elements are done by the calling thread alone: waking others costs more.
 const SERIAL: usize = 1 << 15;
+
+/// Random bits drawn at once.
+const RUN: usize = 1024;
 
 /// How a whole array is scaled before its blocks are looked at.
 pub(crate) struct Whole {
@@ -66,12 +70,11 @@ pub unsafe fn fake_quant(
     let whole = unsafe { Whole::of(q, x, layout, threads) };
     let cut = layout.cut(q.scaling.as_ref().map(|s| s.block));
     let kernel = Kernel::new(q, &whole);
+    let draws = Draws::new(source, random_width(q));
     pool::for_each(cut.units(), threads, |i| {
         let unit = cut.unit(i);
-        let mut random = vec![0; if random_width(q) > 0 { unit.len } else { 0 }];
-        Reader::new(source, random_width(q)).read(unit.start, &mut random);
         if x.is_f64() {
-            let mut data = vec![0f64; unit.len];
+            let (mut data, random) = (vec![0f64; unit.len], draws.run(unit.start, unit.len));
             // SAFETY: units lie in the array and are disjoint.
             unsafe { x.load_f64(unit.start, &mut data) };
             f64_unit(q, &whole, &cut, &mut data, &random);
@@ -80,7 +83,7 @@ pub unsafe fn fake_quant(
             return;
         }
         // SAFETY: units lie in the array and are disjoint.
-        unsafe { through_f32(x, y, unit, |x, y| kernel.apply(&cut, x, y, &random)) };
+        unsafe { through_f32(x, y, unit, |x, y| kernel.draw(&cut, x, y, unit.start, &draws)) };
     });
 }
 
@@ -131,6 +134,26 @@ impl<'a> Kernel<'a> {
         }
     }
 
+    /// [`Kernel::apply`] with the random bits of the elements from `start` on.
+    pub fn draw(&self, cut: &Cut, x: &[f32], y: &mut [f32], start: usize, draws: &Draws<'_>) {
+        let step = match self {
+            Kernel::Blocks(_) => RUN / cut.block * cut.block,
+            _ => RUN,
+        };
+        if !draws.any() || cut.inner() > 1 || step == 0 {
+            return self.apply(cut, x, y, &draws.run(start, x.len()));
+        }
+        // The random bits of some whole blocks stay in the first-level cache; while they are made, memory is asked
+        // for the elements that come next.
+        let (mut reader, mut random) = (draws.reader(), [0; RUN]);
+        for (i, (x, y)) in x.chunks(step).zip(y.chunks_mut(step)).enumerate() {
+            prefetch(x, y);
+            let random = &mut random[..x.len()];
+            reader.read(start + i * step, random);
+            self.apply(cut, x, y, random);
+        }
+    }
+
     pub fn apply(&self, cut: &Cut, x: &[f32], y: &mut [f32], random: &[u32]) {
         match self {
             Kernel::Cast(cast) => cast.apply(x, y, random),
@@ -163,7 +186,7 @@ fn f64_unit(q: &Quantizer, whole: &Whole, cut: &Cut, data: &mut [f64], random: &
             _ => q.scale(block_absmax(positions.iter().map(|i| data[*i])), whole.tensor.as_ref()),
         };
         for i in positions {
-            data[i] = q.fake_quant(data[i], scale, random.get(i).copied().unwrap_or(0));
+            data[i] = q.fake_quant(data[i], scale, integer_at(random, i, random_width(q)));
         }
     });
 }

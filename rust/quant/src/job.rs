@@ -1,6 +1,8 @@
 //! A quantizer made ready for the fast kernels: constants worked out once, and a block's scale from its absmax.
 
+use crate::bits::integer;
 use crate::element::{self, Shape};
+use crate::stochastic;
 use dither_numerics::format::Kind;
 use dither_numerics::{Format, Quantizer, Rounding, Scale, ScaleFormat, ScaleRule, TensorScale, pow2};
 
@@ -23,7 +25,7 @@ pub enum Fast {
 pub struct Method {
     /// The rounding as the kernels' constant; where they do not know it, one that reads as many random bits.
     pub mode: u8,
-    /// Random bits an element, as many as the kernels take; wider integers are then the truth's, which runs beside them.
+    /// Random bits an element.
     pub n: u32,
     /// Whether the kernels give what the truth gives; if not, every element is left to the truth.
     pub exact: bool,
@@ -37,13 +39,14 @@ impl Method {
             Rounding::TowardZero => (element::TOWARD_ZERO, true),
             Rounding::Up => (element::UP, true),
             Rounding::Down => (element::DOWN, true),
-            Rounding::Stochastic(n) => (element::STOCHASTIC, n <= element::MAX_FAST_BITS),
+            Rounding::Stochastic(n) if stochastic::is_fine(f.mbits, n) => (element::STOCHASTIC_FINE, true),
+            Rounding::Stochastic(_) => (element::STOCHASTIC, true),
             Rounding::ToOdd => (element::TOWARD_ZERO, false),
             Rounding::StochasticA(_) | Rounding::StochasticC(_) => (element::STOCHASTIC, false),
         };
         // A symmetric grid: no table, no two's complement with its most negative number.
         let grid = f.kind != Kind::Codebook && f.signed && f.min == -f.max && f.mbits <= 20;
-        Method { mode, n: rounding.random_bits().min(element::MAX_FAST_BITS), exact: known && grid }
+        Method { mode, n: rounding.random_bits(), exact: known && grid }
     }
 }
 
@@ -197,6 +200,7 @@ impl<'a> Job<'a> {
     #[cold]
     #[inline(never)]
     pub fn exact(&self, x: f32, scale: Scale, random: u32) -> f32 {
+        let random = if element::is_stochastic(self.mode) { integer(random, self.shape.n) } else { 0 };
         self.quantizer.fake_quant(x, scale, random)
     }
 }

@@ -4,8 +4,8 @@
 //! * [`simd`]: one source, cloned per instruction set, dispatched once.
 //! * [`pool`]: our own threads, safe after fork; `fpu`: the floating-point mode of a call; [`pages`]: huge pages.
 //! * [`element`] and [`block`]: the arithmetic, on fp32 in cache.
-//! * [`bits`]: addressed random bits for a run of neighbours.
 //! * `general`: whatever else a quantizer can be, through the scalar truth.
+//! * [`philox`], [`bits`]: addressed random bits for a run of neighbours; [`stochastic`]: what they decide.
 //! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory.
 //! * [`hadamard`]: rotations of blocks.
 //! * [`moments`]: sums of errors and their merging.
@@ -24,15 +24,20 @@ mod fpu;
 mod general;
 pub mod hadamard;
 mod job;
+mod lanes;
 pub mod layout;
 pub mod moments;
 pub mod neighbours;
 pub mod pack;
 pub mod packed;
 pub mod pages;
+mod philox;
 pub mod pool;
+mod prefetch;
 pub mod simd;
 pub mod stats;
+mod stochastic;
+mod stochastic_lanes;
 
 pub use dtype::{Memory, MemoryMut};
 pub use fake_quant::fake_quant;

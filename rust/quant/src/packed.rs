@@ -5,7 +5,7 @@
 //! begins and ends at whole bytes of codes, so that no two threads share a byte. Units go through the scalar truth; a faster kernel
 //! for one quantizer takes the place of `for_each_block` and `pack` (or `unpack`) in them.
 
-use crate::bits::Reader;
+use crate::bits::{Draws, integer_at};
 use crate::dtype::{Memory, MemoryMut};
 use crate::fake_quant::{Whole, random_width, threads_for};
 use crate::fpu::Standard;
@@ -156,11 +156,11 @@ unsafe fn quantize_as<T: Work>(
         unsafe { parts.scales.set(0, q.scale_code(scale)) };
     }
     let first_bad = AtomicUsize::new(usize::MAX);
+    let draws = Draws::new(source, random_width(q));
     pool::for_each(cut.units(), threads, |u| {
         let unit = cut.unit(u);
         let (mut data, mut codes) = (vec![T::default(); unit.len()], vec![0u32; unit.len()]);
-        let mut random = vec![0; if random_width(q) > 0 { unit.len() } else { 0 }];
-        Reader::new(source, random_width(q)).read(unit.start, &mut random);
+        let random = draws.run(unit.start, unit.len());
         // SAFETY: units lie in the array and are disjoint, and so are their codes and scales.
         unsafe { T::load(x, unit.start, &mut data) };
         cut.for_each_block(&unit, |at, positions| {
@@ -171,10 +171,11 @@ unsafe fn quantize_as<T: Work>(
                 scale
             });
             for i in positions {
-                codes[i] = q.element_code(data[i], scale, random.get(i).copied().unwrap_or(0)).unwrap_or_else(|| {
-                    first_bad.fetch_min(unit.start + i, Ordering::Relaxed);
-                    0
-                });
+                codes[i] =
+                    q.element_code(data[i], scale, integer_at(&random, i, random_width(q))).unwrap_or_else(|| {
+                        first_bad.fetch_min(unit.start + i, Ordering::Relaxed);
+                        0
+                    });
             }
         });
         cut.for_each_part(&unit, |part, bytes| {

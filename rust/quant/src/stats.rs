@@ -1,6 +1,6 @@
 //! What quantization did to an array: sums over the array and, on request, over each block.
 
-use crate::bits::Reader;
+use crate::bits::{Draws, integer_at};
 use crate::dtype::Memory;
 use crate::fake_quant::{Kernel, Whole, for_each_block, random_width, threads_for};
 use crate::fpu::Standard;
@@ -187,8 +187,7 @@ impl Job<'_> {
         let mut before = vec![0f64; unit.len];
         // SAFETY: units lie in the array.
         unsafe { self.x.load_f64(unit.start, &mut before) };
-        let mut random = vec![0; if random_width(self.q) > 0 { unit.len } else { 0 }];
-        Reader::new(self.source, random_width(self.q)).read(unit.start, &mut random);
+        let random = Draws::new(self.source, random_width(self.q)).run(unit.start, unit.len);
         let mut after: Vec<f64> = Vec::new();
         if !wide {
             let narrow: Vec<f32> = before.iter().map(|x| *x as f32).collect();
@@ -207,7 +206,7 @@ impl Job<'_> {
             let scale = scale_of(self.q, self.whole, wide, largest);
             ys.clear();
             ys.extend(positions.iter().map(|i| match wide {
-                true => self.q.fake_quant(before[*i], scale, random.get(*i).copied().unwrap_or(0)),
+                true => self.q.fake_quant(before[*i], scale, integer_at(&random, *i, random_width(self.q))),
                 false => after[*i],
             }));
             let stats = Stats::of(&xs, &ys, range(self.q, scale, wide));

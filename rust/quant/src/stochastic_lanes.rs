@@ -1,0 +1,282 @@
+//! Stochastic rounding of contiguous runs, over vectors: the formula of `stochastic`, in the same order.
+//!
+//! The first-level cache holds what a call works on; every call enters a function with the instruction set enabled once.
+#![cfg(target_arch = "x86_64")]
+
+use crate::block;
+use crate::cast::Cast;
+use crate::element::{self, Shape};
+use crate::job::{Fast, Job};
+use crate::lanes::Lanes;
+use crate::simd::{Level, level};
+use std::arch::x86_64::{__m256i, __m512i};
+
+/// Blocks are whole vectors at every level.
+pub const WIDTH: usize = 16;
+
+/// How the elements of a run are scaled.
+#[derive(Clone, Copy)]
+pub enum Scaling {
+    /// Each block of so many by its own absmax.
+    Blocks(usize),
+    /// All alike.
+    Known(Fast),
+}
+
+/// Stochastic rounding of a run in whole blocks, which must be whole vectors; returns how many elements it has done.
+pub fn scaled(x: &[f32], y: &mut [f32], fractions: &[u32], scaling: Scaling, job: &Job<'_>) -> usize {
+    let block = match scaling {
+        Scaling::Blocks(block) if block.is_multiple_of(WIDTH) => block,
+        Scaling::Known(Fast::Power { .. } | Fast::Divide { .. } | Fast::Multiply { .. }) => WIDTH,
+        _ => return 0,
+    };
+    let done = x.len() / block * block;
+    if level() == Level::Baseline {
+        return 0;
+    }
+    assert!(y.len() >= done && fractions.len() >= done);
+    let (x, fine) = (&x[..done], job.mode == element::STOCHASTIC_FINE);
+    // SAFETY: `level` never exceeds what was found on this processor; the slices have the length.
+    unsafe {
+        match (level(), fine) {
+            (Level::Avx512, false) => avx512_scaled::<false>(x, y, fractions, scaling, job),
+            (Level::Avx512, true) => avx512_scaled::<true>(x, y, fractions, scaling, job),
+            (_, false) => avx2_scaled::<false>(x, y, fractions, scaling, job),
+            (_, true) => avx2_scaled::<true>(x, y, fractions, scaling, job),
+        }
+    }
+    done
+}
+
+/// Stochastic casts; returns how many elements it has done.
+pub fn cast(x: &[f32], y: &mut [f32], fractions: &[u32], cast: &Cast) -> usize {
+    let done = x.len() / WIDTH * WIDTH;
+    if level() == Level::Baseline {
+        return 0;
+    }
+    assert!(y.len() >= done && fractions.len() >= done);
+    let (x, fine) = (&x[..done], cast.mode == element::STOCHASTIC_FINE);
+    // SAFETY: as in `scaled`.
+    unsafe {
+        match (level(), fine) {
+            (Level::Avx512, false) => avx512_cast::<false>(x, y, fractions, cast),
+            (Level::Avx512, true) => avx512_cast::<true>(x, y, fractions, cast),
+            (_, false) => avx2_cast::<false>(x, y, fractions, cast),
+            (_, true) => avx2_cast::<true>(x, y, fractions, cast),
+        }
+    }
+    done
+}
+
+macro_rules! levels {
+    ($($name:ident, $lanes:ty, $features:literal: $body:ident($($arg:ident: $ty:ty),*);)*) => {
+        $(
+            #[target_feature(enable = $features)]
+            fn $name<const FINE: bool>($($arg: $ty),*) {
+                // SAFETY: this function enables the instruction set; the caller has checked the lengths.
+                unsafe { $body::<$lanes, FINE>($($arg),*) }
+            }
+        )*
+    };
+}
+
+levels! {
+    avx512_scaled, __m512i, "avx512f,avx512bw,avx512dq,avx512vl,avx2":
+        scaled_body(x: &[f32], y: &mut [f32], fractions: &[u32], scaling: Scaling, job: &Job<'_>);
+    avx2_scaled, __m256i, "avx2":
+        scaled_body(x: &[f32], y: &mut [f32], fractions: &[u32], scaling: Scaling, job: &Job<'_>);
+    avx512_cast, __m512i, "avx512f,avx512bw,avx512dq,avx512vl,avx2":
+        cast_body(x: &[f32], y: &mut [f32], fractions: &[u32], cast: &Cast);
+    avx2_cast, __m256i, "avx2":
+        cast_body(x: &[f32], y: &mut [f32], fractions: &[u32], cast: &Cast);
+}
+
+/// The constants of a job in every lane.
+#[derive(Clone, Copy)]
+struct Constants<V> {
+    magnitude: V,
+    sign: V,
+    zero: V,
+    /// From a fraction to what is added to the bits.
+    shift: V,
+    /// The digits that the grid has.
+    kept: V,
+    fine: Fine<V>,
+}
+
+/// What carries from below fp32's own digits.
+#[derive(Clone, Copy)]
+struct Fine<V> {
+    /// Less `emin`: the bits of its reciprocal.
+    inverse: V,
+    finer: V,
+    low: V,
+    last: V,
+    down: V,
+}
+
+impl<V: Lanes> Constants<V> {
+    /// # Safety
+    /// [`Lanes`]'s contract.
+    #[inline(always)]
+    unsafe fn new(shape: Shape) -> Self {
+        let k = 23 - shape.mbits;
+        let j = 33 - k;
+        // SAFETY: the caller's contract.
+        unsafe {
+            Constants {
+                magnitude: V::splat(0x7fff_ffff),
+                sign: V::splat(0x8000_0000),
+                zero: V::splat(shape.zero.to_bits()),
+                shift: V::splat(32 - k),
+                kept: V::splat(u32::MAX << k),
+                fine: Fine {
+                    inverse: V::splat(0x7f00_0000),
+                    finer: V::splat((127 + 23 + j) << 23),
+                    low: V::splat(u32::MAX >> k),
+                    last: V::splat(u32::from(shape.n == 32)),
+                    down: V::splat(j),
+                },
+            }
+        }
+    }
+
+    /// `stochastic::round` of magnitudes, and `stochastic::carry`.
+    ///
+    /// # Safety
+    /// [`Lanes`]'s contract.
+    #[inline(always)]
+    unsafe fn round<const FINE: bool>(&self, a: V, emin: V, fraction: V) -> V {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let base = emin.where_less(a, emin);
+            let sum = a.fadd_toward_zero(base);
+            let mut added = fraction.shr(self.shift);
+            if FINE {
+                let f = &self.fine;
+                let rest = a.fsub(sum.fsub(base)).fmul(f.inverse.sub(emin)).fmul(f.finer).to_int();
+                let low = fraction.and(f.low);
+                let random = low.add(low).add(f.last);
+                added = added.add(rest.add(random).shr(f.down));
+            }
+            sum.add(added).and(self.kept).fsub(base)
+        }
+    }
+
+    /// # Safety
+    /// [`Lanes`]'s contract.
+    #[inline(always)]
+    unsafe fn element<const FINE: bool>(&self, x: V, emin: V, max: V, fraction: V) -> V {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let m = self.round::<FINE>(x.and(self.magnitude), emin, fraction).min(max);
+            x.and_or(self.sign, m).fadd(self.zero)
+        }
+    }
+}
+
+/// # Safety
+/// [`Lanes`]'s contract; `x.len()` is a multiple of the block and of `WIDTH`, and `y` and `fractions` are as long.
+#[inline(always)]
+unsafe fn scaled_body<V: Lanes, const FINE: bool>(
+    x: &[f32],
+    y: &mut [f32],
+    fractions: &[u32],
+    scaling: Scaling,
+    job: &Job<'_>,
+) {
+    // SAFETY: the caller's contract; blocks lie within the slices.
+    unsafe {
+        let c = Constants::<V>::new(job.shape);
+        let block = match scaling {
+            Scaling::Known(scale) => return run::<V, FINE>(&c, x, y, fractions, scale, job),
+            Scaling::Blocks(block) => block,
+        };
+        for start in (0..x.len()).step_by(block) {
+            let x = x.get_unchecked(start..start + block);
+            let mut absmax = V::splat(0);
+            for i in (0..block).step_by(V::LANES) {
+                absmax = absmax.max(V::load(x.as_ptr().add(i).cast()).and(c.magnitude));
+            }
+            let y = y.get_unchecked_mut(start..start + block);
+            run::<V, FINE>(&c, x, y, fractions.get_unchecked(start..start + block), job.scale(absmax.largest()), job);
+        }
+    }
+}
+
+/// Elements under one scale.
+///
+/// # Safety
+/// [`Lanes`]'s contract; `x.len()` is a multiple of `WIDTH`, and `y` and `fractions` are as long.
+#[inline(always)]
+unsafe fn run<V: Lanes, const FINE: bool>(
+    c: &Constants<V>,
+    x: &[f32],
+    y: &mut [f32],
+    fractions: &[u32],
+    scale: Fast,
+    job: &Job<'_>,
+) {
+    // SAFETY: the caller's contract; all positions are below the length.
+    unsafe {
+        let positions = (0..x.len()).step_by(V::LANES);
+        let (px, py, pf) = (x.as_ptr().cast::<u32>(), y.as_mut_ptr().cast::<u32>(), fractions.as_ptr());
+        let (emin0, max0) = job.plain_grid();
+        match scale {
+            Fast::Power { emin, max } => {
+                let (emin, max) = (V::splat(emin), V::splat(max));
+                for i in positions {
+                    c.element::<FINE>(V::load(px.add(i)), emin, max, V::load(pf.add(i))).store(py.add(i));
+                }
+            }
+            Fast::Divide { s } => {
+                let (emin, max, s) = (V::splat(emin0), V::splat(max0), V::splat(s.to_bits()));
+                for i in positions {
+                    let z = V::load(px.add(i)).fdiv(s);
+                    c.element::<FINE>(z, emin, max, V::load(pf.add(i))).fmul(s).store(py.add(i));
+                }
+            }
+            Fast::Multiply { encode, decode } => {
+                let (emin, max) = (V::splat(emin0), V::splat(max0));
+                let (encode, decode) = (V::splat(encode.to_bits()), V::splat(decode.to_bits()));
+                for i in positions {
+                    let z = V::load(px.add(i)).fmul(encode);
+                    c.element::<FINE>(z, emin, max, V::load(pf.add(i))).fmul(decode).store(py.add(i));
+                }
+            }
+            scale => block::scaled(x, y, fractions, scale, job),
+        }
+    }
+}
+
+/// # Safety
+/// [`Lanes`]'s contract; `x.len()` is a multiple of `WIDTH`, and `y` and `fractions` are as long.
+#[inline(always)]
+unsafe fn cast_body<V: Lanes, const FINE: bool>(x: &[f32], y: &mut [f32], fractions: &[u32], cast: &Cast) {
+    // SAFETY: the caller's contract; all positions are below the length.
+    unsafe {
+        let c = Constants::<V>::new(cast.shape);
+        let (emin, clamp) = (V::splat(cast.emin), V::splat(if cast.wide { 0x7f7f_ffff } else { cast.clamp }));
+        let (max, infinity, below) = (V::splat(cast.max), V::splat(0x7f80_0000), V::splat(0x7f7f_ffff));
+        let (over, last_bit) = ([V::splat(cast.over[0]), V::splat(cast.over[1])], V::splat(31));
+        let (infinite, nan) = (V::splat(cast.infinite), V::splat(0x7fc0_0000));
+        for i in (0..x.len()).step_by(V::LANES) {
+            let x = V::load(x.as_ptr().add(i).cast());
+            let fraction = V::load(fractions.as_ptr().add(i));
+            let a = x.and(c.magnitude);
+            let finite = a.min(clamp);
+            let rounded = match cast.wide {
+                true => finite.add(fraction.shr(c.shift)).and(c.kept),
+                false => c.round::<FINE>(finite, emin, fraction),
+            };
+            let beyond = match cast.over[0] == cast.over[1] {
+                true => over[0],
+                false => over[1].where_greater_or(x.shr(last_bit), V::splat(0), over[0]),
+            };
+            let rounded = beyond.where_greater_or(rounded, max, rounded);
+            let rounded = infinite.where_greater_or(a, below, rounded);
+            let signed = x.and_or(c.sign, rounded);
+            nan.where_greater_or(a, infinity, signed).fadd(c.zero).store(y.as_mut_ptr().add(i).cast());
+        }
+    }
+}
