@@ -57,6 +57,7 @@ test-python: build
 	$(BIN)/pytest -m 'not slow' --benchmark-disable $(PYTEST_ARGS) python/tests
 
 test-slow: build  ## what is marked slow: compilation, long exhaustive checks, whole comparisons
+	cargo test --workspace --release --quiet -- --ignored
 	$(BIN)/pytest -m slow --benchmark-disable $(PYTEST_ARGS) python/tests
 
 lint: lint-rust lint-python  ## formatting, clippy, ruff, pyright and the import rules (-k: all of them)
