@@ -1,0 +1,124 @@
+"""Formats as values: names, fields, tables of values, what is exact where."""
+
+import numpy as np
+import pytest
+
+import dither
+from dither import formats
+from dither.quantizer import ROUNDINGS
+
+CATALOGUE = formats.names()
+
+
+@pytest.mark.parametrize("name", [n for n in CATALOGUE if formats.get(n).bits <= 16])
+def test_every_code_of_the_catalogue(name):
+    """Codes decode and encode back; NaN, -128 and unused codes have the codes that stand for them."""
+    fmt = formats.get(name)
+    codes = np.arange(1 << fmt.bits).astype(np.uint8 if fmt.bits <= 8 else np.uint16)
+    values = dither.decode(codes, name)
+    used = ~np.isnan(values) & (values >= (-np.inf if fmt.has_inf and fmt.signed else fmt.min))
+    overflow = "ieee" if fmt.has_inf else "saturate"
+    assert np.array_equal(dither.encode(values[used], name, overflow=overflow), codes[used])
+    finite = values[used & np.isfinite(values)]
+    assert (finite.max(), finite.min()) == (fmt.max, fmt.min)
+    assert finite[finite > 0].min() == fmt.min_positive
+    assert dither.decode(np.array([fmt.max_code]), name)[0] == fmt.max
+    assert (0.0 in finite) == fmt.has_zero and np.isnan(values).any() == fmt.has_nan
+    assert np.array_equal(dither.cast(finite, name, overflow=overflow), finite)
+
+
+@pytest.mark.parametrize("name", [n for n in CATALOGUE if n not in ("fp32", "tf32", "bf16", "fp16")])
+def test_every_half_precision_input_into_every_format(name):
+    """All fp16 and bf16 inputs, every rounding: the result is one of the two values around the input."""
+    fmt = formats.get(name)
+    values = dither.decode(np.arange(1 << fmt.bits), name).astype(np.float64)
+    table = np.unique(values[np.isfinite(values) & (values >= fmt.min)])
+    for half in ("fp16", "bf16"):
+        x = dither.decode(np.arange(1 << 16), half)
+        x = x[np.isfinite(x)]
+        inside = np.clip(x.astype(np.float64), table[0], table[-1])
+        hi = table[np.searchsorted(table, inside, "left")]
+        lo = table[np.searchsorted(table, inside, "right") - 1]
+        for rounding in ROUNDINGS:
+            y = dither.cast(x, name, rounding=rounding, seed=3, overflow="saturate").astype(np.float64)
+            assert ((y == lo) | (y == hi)).all(), rounding
+            if rounding in ("up", "down"):
+                assert np.array_equal(y, hi if rounding == "up" else lo)
+            if rounding == "nearest_even":
+                assert np.array_equal(np.abs(y - inside), np.minimum(hi - inside, inside - lo))
+
+
+def test_variants_of_one_layout_differ_at_the_top():
+    top = {n: formats.get(n).max for n in CATALOGUE if "e4m3" in n or "e5m3" in n}
+    assert top == {
+        "e4m3": 448,
+        "e4m3_480": 480,
+        "e4m3_ieee": 240,
+        "e4m3fnuz": 240,
+        "e4m3b11fnuz": 30,
+        "e5m3": 61440,
+        "e5m3_114688": 114688,
+        "ue5m3": 114688,
+        "ue5m3_61440": 61440,
+    }
+    assert [formats.get(n).min for n in ("mxint8", "mxint8_full", "uint4")] == [-127 / 64, -2, 0]
+
+
+def test_a_codebook_rounds_to_its_nearest_entry():
+    table = [-1.0, -0.5, 0.0, 0.125, 3.0]
+    fmt = formats.codebook(table)
+    assert (fmt.name, fmt.bits, fmt.kind) == ("codebook_-1_-0.5_0_0.125_3", 3, "codebook")
+    assert formats.get(fmt.name) == fmt and formats.codebook(iter(table)) == fmt
+    x = np.random.default_rng(0).uniform(-1.5, 4, 1000).astype(np.float32)
+    nearest = np.array(table)[np.abs(x[:, None].astype(float) - table).argmin(axis=1)]
+    assert np.array_equal(dither.cast(x, fmt), nearest)
+    assert np.isnan(dither.decode(np.array([5, 7]), fmt)).all()
+    with pytest.raises(dither.UserError, match="no code"):
+        dither.encode(np.array([np.nan], np.float32), fmt)
+
+
+def test_a_codebook_under_a_scale_is_described_by_its_print():
+    q = dither.Quantizer(format=formats.codebook([-1, 0, 0.3, 1]), block=16)
+    assert str(q) == "format=codebook_-1_0_0.3_1,block=16,scale_format=fp32" and dither.Quantizer(str(q)) == q
+    x = np.random.default_rng(1).standard_normal((4, 32)).astype(np.float32)
+    y = dither.fake_quant(x, q)
+    scale = np.abs(x.reshape(4, 2, 16)).max(axis=2, keepdims=True)
+    entries = np.array([-1, 0, np.float32(0.3), 1], np.float32)
+    assert np.isin(y.reshape(4, 2, 16), scale * entries).all()
+    nf4 = dither.fake_quant(x, dither.Quantizer(format="nf4", block=64))
+    assert dither.error_stats(x, "format=nf4,block=64")["mse"] == pytest.approx(((nf4 - x) ** 2).mean())
+
+
+@pytest.mark.parametrize(
+    "values", [[1], [], [1, 1], [0, -1], [np.nan, 1], [np.inf, 1], range(257), [1e-30, 1], [1e39, 0]]
+)
+def test_what_is_no_codebook(values):
+    with pytest.raises(dither.UserError, match="a codebook holds 2 to 256"):
+        formats.codebook(values)
+
+
+def test_stochastic_b_is_another_name_of_stochastic():
+    q = dither.Quantizer("mxfp4", rounding="stochastic_b")
+    assert q == dither.Quantizer("mxfp4", rounding="stochastic") and q.is_stochastic
+    for rounding in ("stochastic_a", "stochastic_c"):
+        q = dither.Quantizer("mxfp4", rounding=rounding)
+        assert str(q) == f"mxfp4:rounding={rounding}" and q.is_stochastic and dither.Quantizer(str(q)) == q
+    assert not dither.Quantizer("mxfp4", rounding="to_odd").is_stochastic
+
+
+def test_to_odd_makes_a_second_rounding_harmless():
+    """Boldo and Melquiond (2008): to odd with two digits more, then to nearest, is to nearest at once."""
+    x = np.random.default_rng(2).standard_normal(100_000).astype(np.float32)
+    through = dither.cast(dither.cast(x, "e8m9", rounding="to_odd"), "bf16")
+    assert np.array_equal(through, dither.cast(x, "bf16"))
+    twice = dither.cast(dither.cast(x, "e8m9"), "bf16")
+    assert not np.array_equal(twice, dither.cast(x, "bf16"))
+
+
+def test_exact_in():
+    table = {"nf4": [], "ternary": ["fp16", "bf16"], "binary8p1uf": ["bf16"], "e5m3_114688": ["bf16"]}
+    table |= {"uint8": ["fp16", "bf16"], "mxint8_full": ["fp16", "bf16"], "binary12p9se": ["fp16"]}
+    for name, carriers in table.items():
+        assert [c for c in ("fp16", "bf16") if formats.get(name).exact_in(c)] == carriers, name
+    assert dither.decode(np.array([1]), "binary16p5se").dtype == np.float64
+    assert dither.decode(np.array([1]), "binary16p8se").dtype == np.float32
