@@ -35,7 +35,7 @@ def test_against_exact_arithmetic(preset):
         adversarial(999)["wide"],
         rng.standard_t(3, (2, 500)),
         (rng.standard_normal(700) * 1e30).astype(np.float32),
-        np.repeat(np.float32([3.0, -1e-30, 7.1]), 400),
+        np.repeat(np.array([3.0, -1e-30, 7.1], np.float32), 400),
     ):
         got, want = dither.error_stats(x, preset), exact(x, dither.fake_quant(x, preset))
         for name, value in want.items():

@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod accumulate;
 mod affine;
 mod catalogue;
 pub mod codebook;
@@ -28,6 +29,7 @@ pub mod scale;
 mod search;
 pub mod stored;
 
+pub use accumulate::{Accumulator, Narrow};
 pub use dialect::{Dialect, Distance, NanPolicy, Options, ZeroScale};
 pub use exact::{Real, floor_log2, pow2};
 pub use format::Format;

@@ -160,6 +160,18 @@ fn to_odd(x: f64) -> f32 {
     f32::from_bits(toward_zero.to_bits() | 1)
 }
 
+/// The nearest bf16 number, ties to even.
+#[inline(always)]
+pub(crate) fn nearest_bf16(x: f64) -> f32 {
+    f32::from_bits(u32::from(bf16_bits(to_odd(x))) << 16)
+}
+
+/// The nearest fp16 number, ties to even.
+#[inline(always)]
+pub(crate) fn nearest_f16(x: f64) -> f32 {
+    f16_value(f16_bits(to_odd(x)))
+}
+
 #[inline(always)]
 fn bf16_bits(x: f32) -> u16 {
     let b = x.to_bits();

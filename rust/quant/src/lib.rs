@@ -7,6 +7,7 @@
 //! * `general`: whatever else a quantizer can be, through the scalar truth.
 //! * [`philox`], [`bits`]: addressed random bits for a run of neighbours; [`stochastic`]: what they decide.
 //! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory.
+//! * [`gemm`]: emulated matrix products.
 //! * [`hadamard`]: rotations of blocks.
 //! * [`moments`]: sums of errors and their merging.
 //! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`packed`], [`stats`]: the operations.
@@ -21,6 +22,7 @@ pub mod dtype;
 mod element;
 pub mod fake_quant;
 mod fpu;
+pub mod gemm;
 mod general;
 pub mod hadamard;
 mod job;
