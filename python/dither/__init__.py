@@ -8,6 +8,7 @@ from dither import _core, formats
 from dither.arrays import get_num_threads, set_num_threads
 from dither.errors import MissingExtraError, UserError
 from dither.functions import cast, decode, encode, error_stats, fake_quant, neighbours
+from dither.linalg import Accumulator, matmul
 from dither.quantizer import Quantizer
 from dither.tensor import QuantizedTensor, load_tensors, quantize, save_tensors
 from dither.transforms import hadamard
@@ -15,6 +16,7 @@ from dither.transforms import hadamard
 __version__: str = _core.__version__
 
 __all__ = [
+    "Accumulator",
     "MissingExtraError",
     "QuantizedTensor",
     "Quantizer",
@@ -29,6 +31,7 @@ __all__ = [
     "get_num_threads",
     "hadamard",
     "load_tensors",
+    "matmul",
     "neighbours",
     "quantize",
     "save_tensors",

@@ -36,6 +36,35 @@ class Buffer:
     owner: object
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A matrix of fp32, bf16 or fp16 as rows of k numbers: element (i, k) lies `i * row_stride + k * stride`
+    elements from the first."""
+
+    ptr: int
+    dtype: str
+    rows: int
+    k: int
+    row_stride: int
+    stride: int
+    owner: object
+
+
+@dataclass(frozen=True, slots=True)
+class CodedRows:
+    """A packed matrix as rows of k codes, with a scale for every `block` of a row; `scale_stride` scales from
+    one row to the next."""
+
+    quantizer: Quantizer
+    codes: Buffer
+    scales: Buffer | None
+    tensor_scale: float | None
+    rows: int
+    k: int
+    block: int
+    scale_stride: int
+
+
 Random = tuple[int, int, int] | Buffer | None
 """None, (seed, stream, offset), or u32 integers below 2**bits, one an element."""
 
@@ -281,6 +310,29 @@ def run_dequantize(
 def random_bits(seed: int, stream: int, index: int, bits: int) -> int:
     """The addressed random bits of one element (rust/numerics/src/random.rs)."""
     return _core.random_bits(seed, stream, index, bits)
+
+
+def run_matmul(
+    a: Rows | CodedRows, b: Rows | CodedRows, accumulate: str | tuple[int, int, int | None], out: Buffer
+) -> None:
+    """Write the products of all rows of `a` with all rows of `b`, (a.rows, b.rows), to fresh memory."""
+    assert a.k == b.k and out.shape == (a.rows, b.rows)
+    _core.matmul(_operand(a), _operand(b), accumulate, (out.ptr, out.dtype), get_num_threads())
+
+
+def _operand(x: Rows | CodedRows) -> Any:
+    if isinstance(x, Rows):
+        return x.ptr, x.dtype, x.rows, x.k, x.row_stride, x.stride
+    return {
+        "quantizer": _handle(x.quantizer),
+        "codes": x.codes.ptr,
+        "scales": None if x.scales is None else (x.scales.ptr, x.scales.dtype == "u8"),
+        "tensor_scale": x.tensor_scale,
+        "rows": x.rows,
+        "k": x.k,
+        "block": x.block,
+        "scale_stride": x.scale_stride,
+    }
 
 
 def code_dtype(fmt: Format) -> str:

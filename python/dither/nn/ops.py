@@ -24,6 +24,7 @@ from dither.functions import finish_stats
 from dither.nn import kernels, twin
 from dither.nn.checks import check_input, check_out, dtype_of
 from dither.nn.kernels import WORDS
+from dither.nn.linalg import matmul as matmul
 from dither.nn.streams import signed
 from dither.nn.transforms import hadamard as hadamard
 from dither.quantizer import STOCHASTIC, Quantizer

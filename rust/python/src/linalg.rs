@@ -1,8 +1,13 @@
 //! Rotations and products.
 
 use crate::memory;
+use crate::quantizer::Quantizer;
+use dither_numerics::{Accumulator, Narrow};
+use dither_quant::gemm::{self, Factors};
 use dither_quant::hadamard::Signs;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 /// Address and dtype word.
 type Array<'a> = (usize, &'a str);
@@ -30,6 +35,124 @@ fn hadamard(
     Ok(())
 }
 
+/// Rows of k numbers: address, dtype word, rows, k, and the elements from a row, and from a k, to the next.
+type Strided<'a> = (usize, &'a str, usize, usize, usize, usize);
+/// Rows of k codes along the last axis.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Coded<'py> {
+    quantizer: PyRef<'py, Quantizer>,
+    codes: usize,
+    /// Address, and whether they are 8-bit codes rather than fp32.
+    scales: Option<(usize, bool)>,
+    tensor_scale: Option<f32>,
+    rows: usize,
+    k: usize,
+    block: usize,
+    /// From the scales of a row to those of the next.
+    scale_stride: usize,
+}
+
+#[derive(FromPyObject)]
+enum Operand<'py> {
+    Coded(Coded<'py>),
+    #[pyo3(transparent)]
+    Strided(Bound<'py, PyTuple>),
+}
+
+/// What a packed operand's codes and scales mean.
+struct Tables {
+    values: Vec<f32>,
+    factors: [f32; 256],
+}
+
+impl Operand<'_> {
+    fn tables(&self) -> Tables {
+        match self {
+            Operand::Strided(_) => Tables { values: Vec::new(), factors: [1.0; 256] },
+            Operand::Coded(x) => {
+                let q = &x.quantizer.0;
+                let coded = x.scales.is_some_and(|(_, coded)| coded);
+                Tables {
+                    values: (0..1u32 << q.format.bits()).map(|c| q.format.decode(c) as f32).collect(),
+                    factors: std::array::from_fn(|c| if coded { q.factor(c as u32, x.tensor_scale) } else { 1.0 }),
+                }
+            }
+        }
+    }
+
+    fn with<'a>(&self, tables: &'a Tables) -> PyResult<gemm::Operand<'a>> {
+        Ok(match self {
+            Operand::Strided(x) => {
+                let (address, dtype, rows, len, row_stride, stride) = x.extract::<Strided<'_>>()?;
+                gemm::Operand::Strided(gemm::Strided {
+                    x: memory::input(address, dtype)?,
+                    rows,
+                    len,
+                    row_stride,
+                    stride,
+                })
+            }
+            Operand::Coded(x) => gemm::Operand::Packed(gemm::Packed {
+                codes: x.codes as *const u8,
+                rows: x.rows,
+                len: x.k,
+                width: x.quantizer.0.format.bits(),
+                table: &tables.values,
+                factors: match x.scales {
+                    None => Factors::One,
+                    Some((p, true)) => Factors::Codes(p as *const u8, &tables.factors),
+                    Some((p, false)) => Factors::F32(p as *const f32),
+                },
+                block: x.block,
+                factor_stride: x.scale_stride,
+            }),
+        })
+    }
+}
+
+/// A word, or (fraction bits, group, promote every) of a narrow accumulator. Python has checked them.
+#[derive(FromPyObject)]
+enum AccumulatorArg {
+    Narrow((u32, usize, Option<usize>)),
+    Named(String),
+}
+
+fn accumulator(arg: &AccumulatorArg) -> PyResult<Accumulator> {
+    Ok(match arg {
+        AccumulatorArg::Narrow((fraction_bits, group, promote_every)) => {
+            let (fraction_bits, group, promote_every) = (*fraction_bits, *group, *promote_every);
+            Accumulator::Narrow(Narrow { fraction_bits, group, promote_every })
+        }
+        AccumulatorArg::Named(name) => match name.as_str() {
+            "fp32" => Accumulator::Fp32,
+            "fp64" => Accumulator::Fp64,
+            "bf16" => Accumulator::Bf16,
+            "fp16" => Accumulator::Fp16,
+            _ => return Err(PyValueError::new_err(format!("unknown accumulator {name:?}"))),
+        },
+    })
+}
+
+/// `out` = a b^T, row-major.
+#[pyfunction]
+fn matmul(
+    py: Python<'_>,
+    a: Operand<'_>,
+    b: Operand<'_>,
+    accumulate: AccumulatorArg,
+    out: Array<'_>,
+    threads: usize,
+) -> PyResult<()> {
+    let tables = (a.tables(), b.tables());
+    let (a, b) = (a.with(&tables.0)?, b.with(&tables.1)?);
+    let (accumulator, out) = (accumulator(&accumulate)?, memory::output(out.0, out.1)?);
+    // SAFETY: dither.arrays describes memory whose owners it holds; `out` is a fresh array of a's by b's rows.
+    py.detach(|| unsafe { gemm::gemm(&a, &b, accumulator, out, threads) });
+    Ok(())
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_function(wrap_pyfunction!(hadamard, m)?)
+    m.add_function(wrap_pyfunction!(hadamard, m)?)?;
+    m.add_function(wrap_pyfunction!(matmul, m)?)
 }

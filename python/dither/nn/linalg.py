@@ -1,0 +1,78 @@
+"""`dither.matmul` on tensors: the same kernel on their memory. Tensors on other devices take the way over the
+CPU, since no device adds in this order. The result is a constant to autograd; `dither.nn` trains with fake
+quantization and ordinary products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dither import arrays
+from dither.arrays import CodedRows, Rows
+from dither.errors import UserError
+from dither.linalg import Accumulator, check_accumulate, check_quantizer, multiply
+from dither.linalg import _rows as numpy_rows
+from dither.nn import kernels
+from dither.nn.checks import check_input, dtype_of
+from dither.nn.kernels import WORDS
+from dither.quantizer import Quantizer
+from dither.tensor import QuantizedTensor, Transposed
+
+
+def matmul(
+    a: Any,
+    b: Any,
+    qa: str | Quantizer | None = None,
+    qb: str | Quantizer | None = None,
+    accumulate: str | Accumulator = "fp32",
+    *,
+    out_dtype: torch.dtype | str | None = None,
+) -> Tensor:
+    """`dither.matmul` where an operand is a tensor; the other one may be a QuantizedTensor. The result is on
+    the tensors' device."""
+    how = check_accumulate(accumulate)
+    devices = {x.device for x in (a, b) if isinstance(x, Tensor)}
+    if len(devices) > 1:
+        raise UserError(f"operands lie on different devices: {', '.join(sorted(map(str, devices)))}")
+    a, b = _operand(a, qa, -1), _operand(b, qb, -2)
+    dtype = dtype_of(out_dtype or ("fp64" if accumulate == "fp64" else "fp32"))
+
+    def product(a: Any, b: Any) -> Tensor:
+        c = torch.empty((a.shape[0], b.shape[1]), dtype=dtype)
+        if c.numel():
+            arrays.run_matmul(_rows(a), _rows(b.T), how, kernels.buffer(c))
+        return c
+
+    with torch.no_grad():
+        c = multiply(a, b, product, lambda shape: torch.empty(shape, dtype=dtype))
+    return c.to(devices.pop()) if devices else c
+
+
+def _operand(x: Any, q: str | Quantizer | None, k_axis: int) -> Any:
+    """A packed operand as it is, or a plain CPU tensor of at most fp32, quantized."""
+    packed = isinstance(x, QuantizedTensor | Transposed)
+    q = check_quantizer(q, packed)
+    if packed:
+        return x
+    word = check_input(x)
+    x = x.detach().cpu()
+    if q is not None and x.dim():
+        dtype = x.dtype if word != "fp64" and q.exact_in(word) else torch.float32
+        axis = -1 if x.dim() == 1 else k_axis
+        return torch.ops.dither.fake_quant.default(x, str(q), axis, None, 0, None, dtype)
+    if word == "fp64":
+        raise TypeError(
+            "operands of matmul are fp32, bf16 or fp16 numbers: convert float64 with x.float(), or give a "
+            "quantizer"
+        )
+    return x
+
+
+def _rows(x: Any) -> Rows | CodedRows:
+    """A matrix as rows along the last axis."""
+    if not isinstance(x, Tensor):
+        return numpy_rows(x)
+    x = x if kernels.is_aligned(x) else x.clone()
+    return Rows(x.data_ptr(), WORDS[x.dtype], x.shape[0], x.shape[1], x.stride(0), x.stride(1), x)
