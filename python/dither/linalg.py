@@ -223,9 +223,12 @@ def _rows(x: Any) -> Rows | CodedRows:
 
 
 def coded_rows(t: QuantizedTensor) -> CodedRows | None:
-    """A packed matrix as rows of codes along the last axis; None where it is not laid out so."""
+    """A packed matrix as rows of codes along the last axis, each a value times a scale; None where it is not
+    laid out so."""
     q, (rows, k) = t.quantizer, t.shape
-    if t.layout.width > _WIDEST or (q.block not in (None, "tensor") and t.axis != 1):
+    if q.zero_point or q.prescale != 1 or t.layout.width > _WIDEST:
+        return None
+    if q.block not in (None, "tensor") and t.axis != 1:
         return None
     if q.block in (None, "tensor"):
         block, stride = max(k, 1), 0
