@@ -14,7 +14,10 @@ from dither import Quantizer
 
 f = np.float32
 FORMATS = {"e4m3": (4, 5, 448.0), "e5m2": (5, 4, 57344.0), "e3m2": (3, 4, 28.0), "e2m3": (2, 5, 7.5)}
-FORMATS |= {"e2m1": (2, 3, 6.0), "mxint8": (0, 8, 1.984375)}  # exponent bits, bits with sign and hidden one, max
+FORMATS |= {
+    "e2m1": (2, 3, 6.0),
+    "mxint8": (0, 8, 1.984375),
+}  # exponent bits, bits with sign and hidden one, max
 
 
 def blocks(n: int = 256) -> np.ndarray:
@@ -118,7 +121,11 @@ def p3109_block(x: np.ndarray, fmt: str, rule: str) -> np.ndarray:
     out = []
     for v in x:
         if np.isfinite(v):
-            z = Fraction(0) if scale == 0 else rational.nearest_even(Fraction(float(v)) / scale, table) * scale
+            z = (
+                Fraction(0)
+                if scale == 0
+                else rational.nearest_even(Fraction(float(v)) / scale, table) * scale
+            )
             out.append(rational.result(fmt, float(v), z))
         else:
             out.append(f(v) if fmt == "e5m2" and np.isinf(v) else f(np.nan))
@@ -145,7 +152,9 @@ def test_p3109_divides_by_the_scale_exactly():
     for row, ours in zip(x[:40], dither.fake_quant(x[:40], q), strict=True):
         scale = max(abs(Fraction(float(v))) for v in row)
         expected = [
-            rational.result("e4m3", float(v), rational.nearest_even(Fraction(float(v)) / scale, table) * scale)
+            rational.result(
+                "e4m3", float(v), rational.nearest_even(Fraction(float(v)) / scale, table) * scale
+            )
             for v in row
         ]
         assert np.array_equal(bits(ours), bits(np.array(expected)))
