@@ -1,4 +1,4 @@
-"""Block quantization in exact rational arithmetic, written from the standards' text and from nothing of ours."""
+"""Block quantization in exact rational arithmetic, written from the standards' text alone."""
 
 from fractions import Fraction
 
@@ -6,12 +6,12 @@ import numpy as np
 
 Number = Fraction | float  # a float is NaN or infinite
 
-_FLOATS = {  # exponent bits, fraction bits, bias, codes that are numbers
-    "e4m3": (4, 3, 7, 127),
-    "e5m2": (5, 2, 15, 124),
-    "e3m2": (3, 2, 3, 32),
-    "e2m3": (2, 3, 1, 32),
-    "e2m1": (2, 1, 1, 8),
+_FLOATS = {  # fraction bits, bias, codes that are numbers
+    "e4m3": (3, 7, 127),
+    "e5m2": (2, 15, 124),
+    "e3m2": (2, 3, 32),
+    "e2m3": (3, 1, 32),
+    "e2m1": (1, 1, 8),
 }
 _STEPS = {"mxint8": (Fraction(1, 64), 127), "int8": (Fraction(1), 127), "int4": (Fraction(1), 7)}
 
@@ -21,7 +21,7 @@ def magnitudes(fmt: str) -> list[Fraction]:
     if fmt in _STEPS:
         step, top = _STEPS[fmt]
         return [k * step for k in range(top + 1)]
-    ebits, mbits, bias, count = _FLOATS[fmt]
+    mbits, bias, count = _FLOATS[fmt]
     values = []
     for code in range(count):
         field, fraction = code >> mbits, code & ((1 << mbits) - 1)
@@ -51,6 +51,7 @@ def fp32(x: Number) -> Number:
     """Rounded to fp32, ties to even; infinite above its range."""
     if isinstance(x, float) or x == 0:
         return x
+    x = Fraction(x)
     quantum = Fraction(2) ** (max(floor_log2(abs(x)), -126) - 23)
     steps = round(x / quantum)  # Python rounds ties to even
     if abs(steps * quantum) >= Fraction(2) ** 128:
@@ -114,7 +115,7 @@ def integers(block: np.ndarray, fmt: str) -> np.ndarray:
     scale = fp32(max(map(abs, numbers)) / table[-1])
     if scale == 0:
         return np.zeros(len(block), np.float32)
-    codes = [nearest_even(fp32(x / scale), table) for x in numbers]
+    codes = [nearest_even(Fraction(fp32(x / scale)), table) for x in numbers]
     return np.array([result(fmt, float(x), c * scale) for x, c in zip(block, codes, strict=True)])
 
 
@@ -126,7 +127,7 @@ def _finite(x: Number) -> Fraction:
 
 
 def nvfp4(block: np.ndarray, peak: Fraction) -> np.ndarray:
-    """Transformer Engine's order on one block of a tensor with this absmax; every operation rounded to fp32."""
+    """Transformer Engine's order on a block of a tensor with this absmax; operations rounded to fp32."""
     table, scales = magnitudes("e2m1"), magnitudes("e4m3")
     numbers = [Fraction(float(x)) for x in block]
     encode = Fraction(1) if peak == 0 else _finite(fp32(2688 / peak))

@@ -1,7 +1,8 @@
-"""The dialect `torchao` against torchao itself, eager on the CPU: MX in every scale mode, NVFP4 with and without
-the second level, and asymmetric integers. Bit for bit, edges and quirks included."""
+"""The dialect `torchao` against torchao itself, eager on the CPU: MX in every scale mode, NVFP4 with and
+without the second level, and asymmetric integers. Bit for bit, edges and quirks included."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,8 +100,8 @@ def test_nvfp4():
                 got, theirs = dither.fake_quant(part, q), torchao_nvfp4(part, two_levels)
                 wrong = bits(got) != bits(theirs)
                 if two_levels and 0 < np.abs(part).max() < 2.0**-115:
-                    # 1 / (a subnormal tensor scale) is infinite there; a zero times that is NaN, of which their
-                    # cast to FP4, which knows no NaN, makes -1.5 (the sign is the processor's).
+                    # 1 / (a subnormal tensor scale) is infinite there; a zero times that is NaN, of which
+                    # their cast to FP4, which knows no NaN, makes -1.5 (the sign is the processor's).
                     wrong &= part != 0
                 assert not wrong.any(), (family, str(q), part[wrong][:5], got[wrong][:5], theirs[wrong][:5])
 
@@ -121,7 +122,8 @@ def test_an_all_zero_tensor_becomes_nan_in_torchaos_two_levels():
 
 
 def torchao_affine(x: np.ndarray, bits_: int, block: int) -> np.ndarray:
-    tensor, top, size = torch.from_numpy(x.copy()), 2**bits_ - 1, (1, block)
+    tensor, top = torch.from_numpy(x.copy()), 2**bits_ - 1
+    size: Any = (1, block)
     scale, zero = affine.choose_qparams_affine(
         tensor, affine.MappingType.ASYMMETRIC, size, torch.uint8, 0, top, None, torch.float32, torch.int32
     )

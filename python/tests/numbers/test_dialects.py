@@ -72,7 +72,7 @@ def test_microxcaling_by_rule(fmt, rounding):
 
 
 def te_block(x: np.ndarray, fmt: str) -> np.ndarray:
-    """Transformer Engine's MXFP8 on a block: fmaxf passes over NaN, the product with 1 / max is rounded up."""
+    """Transformer Engine's MXFP8 on a block: fmaxf passes over NaN, amax * (1 / max) is rounded up."""
     top = FORMATS[fmt][2]
     amax = f(np.nanmax(np.abs(x))) if not np.isnan(x).all() else f(0)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -100,7 +100,7 @@ def test_te_mx_by_rule(fmt):
 
 
 def test_te_clips_what_a_rounded_reciprocal_hides():
-    """amax * fl(1/448) can round down to a power of two: then the largest element is above 448 by a few units."""
+    """amax * fl(1/448) can round down to a power of two: then the largest element is just above 448."""
     near = (f(448) * f(2.0**10)).view(np.int32) + np.arange(-4, 5)
     for peak in near.astype(np.int32).view(f):
         x = np.full(32, peak, f)
@@ -169,7 +169,7 @@ def test_cudnn_rounds_the_block_scale_up():
 
 
 def test_nothing_but_the_named_dialects_differs():
-    """On ordinary numbers (no ties, no zeros, no clipping) ocp, torchao and microxcaling agree bit for bit."""
+    """On ordinary numbers (no ties, no zeros, no clipping) ocp, torchao and microxcaling agree."""
     x = np.random.default_rng(2).uniform(1.0, 1.7, (40, 32)).astype(f)
     plain = dither.fake_quant(x, "mxfp8_e4m3")
     for dialect in ("torchao", "microxcaling"):

@@ -1,5 +1,5 @@
 """The blocks on which MX libraries disagree (none of nine gets all of them right), against exact rational
-arithmetic: MXFP8, MXFP6, MXFP4 and MXINT8 under every NaN policy, and the same blocks as integers and NVFP4."""
+arithmetic: MXFP8, MXFP6, MXFP4 and MXINT8 under every NaN policy, and the same as integers and NVFP4."""
 
 from fractions import Fraction
 

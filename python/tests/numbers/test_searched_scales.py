@@ -119,7 +119,7 @@ def test_zero_points(width):
 
 
 def four_over_six(x: np.ndarray, mean_of_squares: bool) -> np.ndarray:
-    """arXiv 2512.02010 in Transformer Engine's order: bound 256, both block scales in E4M3, the better one."""
+    """arXiv 2512.02010 in Transformer Engine's order: bound 256, two scales in E4M3, the better one."""
     encode = f(256 * 6) / np.abs(x).max()
     decode, multiplier = f(1) / encode, encode * (f(1) / f(6))
     wanted = np.abs(x).max(axis=1, keepdims=True) * multiplier
@@ -170,7 +170,7 @@ def test_the_guard_never_clips_over_all_roundings_of_the_scale():
 
 
 def test_stochastic_rounding_under_the_guard_is_unbiased_and_without_it_is_not():
-    """The mean of 4096 roundings of one block; a bias of 4 % of a quantum would be seen at five sigma, and the
+    """The mean of 4096 roundings of a block; a bias of 4 % of a quantum would be seen at five sigma, and the
     largest element without the guard is 6 % too small every time."""
     x = np.full(16, 0.1, f)
     x[0] = f(6 * 1.0624)  # its scale rounds down to 1
@@ -200,7 +200,7 @@ def test_the_prescale_is_undone_and_nothing_clips():
 
 @pytest.mark.parametrize("prescale", [1, 0.75])
 def test_stochastic_mxfp4_is_unbiased_with_the_prescale_alone(prescale):
-    """2^14 draws of a block whose largest element is 7.5/8 of the next power of two; with 16 random bits a bias
+    """2^14 draws of a block whose largest element is 7.5/8 of the next power of two, 16 random bits; a bias
     of 1 % of the largest element would be seen at five sigma. Without the pre-scale it clips: -20 %."""
     x = np.linspace(-7.5, 7.5, 32).astype(f)
     q = Quantizer("mxfp4", rounding="stochastic", bits=16, prescale=prescale)
