@@ -296,8 +296,8 @@ def error_stats(
     - `sqnr_db` (10 log10 of signal over noise power; infinite without noise), `mse`, `max_rel` (largest
       |y - x| / |x|);
     - counts `count` (of all), `nonfinite` (NaN or infinite before or after; left out of everything else),
-      `clipped` (|x| above the largest value the scale allows, before rounding), `last_bin` (|y| equal to that
-      value), `underflowed` (x != 0 that became 0), and `last_bin_share` of the finite;
+      `clipped` (x beyond the range that the scale allows, before rounding), `last_bin` (y at an end of that
+      range other than zero), `underflowed` (x != 0 that became 0), and `last_bin_share` of the finite;
     - of x itself `absmax`, `crest` (absmax over root mean square) and `kurtosis` (E (x - mean)^4 / var^2: 3
       for a normal distribution; NaN without variance);
     - of the block scales `scale_spread` (log2 of largest over smallest) and `scale_std` (standard deviation

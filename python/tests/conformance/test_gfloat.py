@@ -1,7 +1,6 @@
 """Casts against gfloat 0.5.2, which implements P3109's formats and rounding in array operations.
 
-Its names for the stochastic modes: StochasticFastest is P3109's StochasticA, StochasticFast is B and Stochastic
-is C.
+Of its stochastic modes, StochasticFastest is P3109's StochasticA, StochasticFast is B and Stochastic is C.
 """
 
 import numpy as np

@@ -91,6 +91,30 @@ def test_the_way_of_other_devices(spec):
         assert torch.equal(torch.autograd.grad(y, x, g)[0], g)
 
 
+class Elsewhere(torch.Tensor):
+    """A tensor that says it lies on another device, whose .cpu() is the tensor itself."""
+
+    @property
+    def is_cpu(self):
+        return False
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize("spec", ["format=nf4,block=64", "format=codebook_-1_0_0.25_3,rounding=stochastic"])
+def test_codebooks_of_other_devices_go_over_the_cpu(spec):
+    x = gaussian((4, 64), torch.float32, 0)
+    there, rng = x.as_subclass(Elsewhere), torch.tensor([3, 4])
+    assert not twin.covers(dither.Quantizer(spec))
+    y = ops.apply(there.requires_grad_(), spec, -1, rng, None, 5)
+    assert_same_bits(y.detach().cpu(), ops.apply(x, spec, -1, rng, None, 5))
+    y.sum().backward()
+    assert torch.equal(there.grad.cpu(), torch.ones_like(x))
+    for got, expected in zip(ops.neighbours(there, spec), ops.neighbours(x, spec), strict=True):
+        assert torch.equal(got.cpu(), expected)
+
+
 def test_shapes_without_memory():
     model = dnn.prepare_(nn.Linear(64, 32, device="meta"), STOCHASTIC)
     x = torch.empty(5, 64, device="meta", requires_grad=True)
@@ -187,6 +211,11 @@ def test_inductor_compiles_op_and_twin():
 
 
 COMPILED = "mxfp8_e4m3 mxfp4:rounding=stochastic nvfp4 int4_g32:scale_rule=rceil fp8_e4m3 bf16".split()
+COMPILED += [
+    "mxfp4:rounding=stochastic_c",
+    "format=binary8p4ue,overflow=ieee,rounding=to_odd",
+    "format=binary6p1sf",
+]
 
 
 @pytest.mark.slow
