@@ -20,6 +20,8 @@ COMMANDS = {
     "train": ("train one model from a TOML configuration", "torch", "train"),
     "compare": ("train the arms of one TOML file from the same start, and report them", "torch", "train"),
     "report": ("write the report of a run or a comparison again", "torch", "train"),
+    "quantize": ("write a checkpoint in a low-precision format, or turn it back", "numpy", "cli"),
+    "inspect": ("what formats would do to a checkpoint, and the best mix under a budget", "numpy", "cli"),
     "formats": ("show number formats and presets; with a name, its values", "numpy", "cli"),
     "conformance": ("test someone's quantizer against the standards, or write the vectors", "numpy", "cli"),
 }

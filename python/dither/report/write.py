@@ -8,7 +8,6 @@ from tomllib import TOMLDecodeError
 
 from dither.errors import UserError, require
 from dither.files import disk_errors, write_text
-from dither.report.load import is_run, load_run
 
 PAGE = "report.html"
 
@@ -19,7 +18,8 @@ def write(directory: str | Path) -> Path:
     Raises UserError when the directory is neither, or when the comparison is not finished.
     """
     require("matplotlib", "plot")
-    from dither.report import comparison, run
+    from dither.report import comparison, run  # they need torch, other pages do not
+    from dither.report.load import is_run, load_run
 
     directory = Path(directory) if Path(directory).name else Path.cwd()  # "." has no name
     if not directory.is_dir():
