@@ -1,91 +1,107 @@
 //! Whole blocks in cache: absmax, scale, elements. From fp32 to fp32.
 
-use crate::element::{self, TOWARD_ZERO};
-use crate::job::{Fast, Job};
+use crate::element::{self, TOWARD_ZERO, is_stochastic};
+use crate::job::{Fast, Job, Pair};
+use crate::reduce;
+use crate::scales::Scales;
 use crate::simd::dispatch;
 use crate::stochastic;
+use crate::stream;
 
 const MAGNITUDE: u32 = 0x7fff_ffff;
-const GROUP: usize = 16;
+/// Contiguous blocks whose scales are worked out together.
+const GROUP: usize = 32;
+
+/// `f::<MODE>(arguments)` for the rounding of a job.
+macro_rules! by_mode {
+    ($mode:expr, $f:ident($($argument:expr),*)) => {
+        match $mode {
+            element::NEAREST_EVEN => $f::<{ element::NEAREST_EVEN }>($($argument),*),
+            element::NEAREST_AWAY => $f::<{ element::NEAREST_AWAY }>($($argument),*),
+            element::TOWARD_ZERO => $f::<{ element::TOWARD_ZERO }>($($argument),*),
+            element::UP => $f::<{ element::UP }>($($argument),*),
+            element::DOWN => $f::<{ element::DOWN }>($($argument),*),
+            element::STOCHASTIC => $f::<{ element::STOCHASTIC }>($($argument),*),
+            _ => $f::<{ element::STOCHASTIC_FINE }>($($argument),*),
+        }
+    };
+}
+pub(crate) use by_mode;
 
 /// Blocks of neighbours in a contiguous run; the last one may be short.
 pub fn contiguous(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
-    let done = if element::is_stochastic(job.mode) { stochastic::blocks(x, y, block, random, job) } else { 0 };
+    let done = if is_stochastic(job.mode) { stochastic::blocks(x, y, block, random, job) } else { 0 };
     let (x, y, random) = (&x[done..], &mut y[done..], random.get(done..).unwrap_or_default());
-    match job.mode {
-        element::NEAREST_EVEN => run_contiguous::<{ element::NEAREST_EVEN }>(x, y, block, random, job),
-        element::NEAREST_AWAY => run_contiguous::<{ element::NEAREST_AWAY }>(x, y, block, random, job),
-        element::TOWARD_ZERO => run_contiguous::<{ element::TOWARD_ZERO }>(x, y, block, random, job),
-        element::UP => run_contiguous::<{ element::UP }>(x, y, block, random, job),
-        element::DOWN => run_contiguous::<{ element::DOWN }>(x, y, block, random, job),
-        element::STOCHASTIC => run_contiguous::<{ element::STOCHASTIC }>(x, y, block, random, job),
-        _ => run_contiguous::<{ element::STOCHASTIC_FINE }>(x, y, block, random, job),
-    }
-}
-
-/// One block a column: `x` holds rows of `inner` elements, every column is a block.
-pub fn columns(x: &[f32], y: &mut [f32], inner: usize, random: &[u32], job: &Job<'_>) {
-    match job.mode {
-        element::NEAREST_EVEN => run_columns::<{ element::NEAREST_EVEN }>(x, y, inner, random, job),
-        element::NEAREST_AWAY => run_columns::<{ element::NEAREST_AWAY }>(x, y, inner, random, job),
-        element::TOWARD_ZERO => run_columns::<{ element::TOWARD_ZERO }>(x, y, inner, random, job),
-        element::UP => run_columns::<{ element::UP }>(x, y, inner, random, job),
-        element::DOWN => run_columns::<{ element::DOWN }>(x, y, inner, random, job),
-        element::STOCHASTIC => run_columns::<{ element::STOCHASTIC }>(x, y, inner, random, job),
-        _ => run_columns::<{ element::STOCHASTIC_FINE }>(x, y, inner, random, job),
-    }
+    by_mode!(job.mode, run_contiguous(x, y, block, random, job));
 }
 
 /// A run under one known scale.
 pub fn scaled(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) {
-    let done = if element::is_stochastic(job.mode) { stochastic::known(x, y, random, scale, job) } else { 0 };
+    let done = if is_stochastic(job.mode) { stochastic::known(x, y, random, scale, job) } else { 0 };
     let (x, y, random) = (&x[done..], &mut y[done..], random.get(done..).unwrap_or_default());
-    match job.mode {
-        element::NEAREST_EVEN => run_scaled::<{ element::NEAREST_EVEN }>(x, y, random, scale, job),
-        element::NEAREST_AWAY => run_scaled::<{ element::NEAREST_AWAY }>(x, y, random, scale, job),
-        element::TOWARD_ZERO => run_scaled::<{ element::TOWARD_ZERO }>(x, y, random, scale, job),
-        element::UP => run_scaled::<{ element::UP }>(x, y, random, scale, job),
-        element::DOWN => run_scaled::<{ element::DOWN }>(x, y, random, scale, job),
-        element::STOCHASTIC => run_scaled::<{ element::STOCHASTIC }>(x, y, random, scale, job),
-        _ => run_scaled::<{ element::STOCHASTIC_FINE }>(x, y, random, scale, job),
-    }
+    by_mode!(job.mode, run_scaled(x, y, random, scale, job));
 }
 
 dispatch! { fn run_contiguous<const M: u8>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) = contiguous_body; }
-dispatch! { fn run_columns<const M: u8>(x: &[f32], y: &mut [f32], inner: usize, random: &[u32], job: &Job<'_>) = columns_body; }
 dispatch! { fn run_scaled<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) = apply; }
+dispatch! {
+    /// The bits of the largest magnitude.
+    pub fn absmax(x: &[f32]) -> u32 = absmax_body;
+}
+
+#[inline(always)]
+fn absmax_body(x: &[f32]) -> u32 {
+    x.iter().fold(0, |m: u32, x| m.max(x.to_bits() & MAGNITUDE))
+}
 
 #[inline(always)]
 fn contiguous_body<const M: u8>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
     match block {
-        // Known lengths let the compiler unroll and keep a block in registers.
-        32 => fixed::<M, 32>(x, y, random, job),
-        16 => fixed::<M, 16>(x, y, random, job),
+        // Short blocks in groups; in longer ones the reduction of a block weighs little.
+        16 => blocks::<M, 16>(x, y, random, job),
+        32 => blocks::<M, 32>(x, y, random, job),
         _ => ragged::<M>(x, y, block, random, job),
     }
 }
 
 #[inline(always)]
-fn fixed<const M: u8, const B: usize>(x: &[f32], y: &mut [f32], random: &[u32], job: &Job<'_>) {
+fn blocks<const M: u8, const B: usize>(x: &[f32], y: &mut [f32], random: &[u32], job: &Job<'_>) {
     let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<B>(), y.as_chunks_mut::<B>());
-    let done = x.len() * B;
-    if element::is_stochastic(M) {
-        for ((x, y), r) in x.iter().zip(y).zip(random.as_chunks::<B>().0) {
-            one::<M>(x, y, r, job);
-        }
-        ragged::<M>(x_rest, y_rest, B, &random[done..], job);
-    } else {
-        // The absmax of several blocks first: their reductions overlap instead of each delaying its own block.
-        for (x, y) in x.chunks(GROUP).zip(y.chunks_mut(GROUP)) {
-            let mut absmax = [0; GROUP];
-            for (m, x) in absmax.iter_mut().zip(x) {
-                *m = x.iter().fold(0, |m: u32, x| m.max(x.to_bits() & MAGNITUDE));
-            }
-            for ((x, y), m) in x.iter().zip(y).zip(absmax) {
-                apply::<M>(x, y, &[], job.scale(m), job);
-            }
-        }
-        ragged::<M>(x_rest, y_rest, B, &[], job);
+    let (random, random_rest) = if is_stochastic(M) { random.split_at(x.len() * B) } else { (random, random) };
+    let mut random = random.chunks(GROUP * B);
+    for (x, y) in x.chunks(GROUP).zip(y.chunks_mut(GROUP)) {
+        group::<M, B>(x, y, random.next().unwrap_or_default(), job);
+    }
+    ragged::<M>(x_rest, y_rest, B, random_rest, job);
+}
+
+/// At most [`GROUP`] blocks: all absmax, all scales, then the elements.
+#[inline(always)]
+fn group<const M: u8, const B: usize>(x: &[[f32; B]], y: &mut [[f32; B]], random: &[u32], job: &Job<'_>) {
+    let mut absmax = [0; GROUP];
+    let absmax = &mut absmax[..x.len()];
+    reduce::absmax(x, absmax);
+    let scales = Scales::<GROUP>::new(absmax, job);
+    let random = random.as_chunks::<B>().0;
+    let r = |i: usize| if is_stochastic(M) { random[i].as_slice() } else { &[] };
+    let shape = job.shape;
+    let (emin0, max0) = job.plain_grid();
+    let each = x.iter().zip(y.iter_mut()).zip(scales.first.iter().zip(&scales.second)).enumerate();
+    match scales.kind {
+        Pair::Power => each.for_each(|(i, ((x, y), (emin, max)))| {
+            map::<M>(x, y, r(i), |x, r| element::round::<M>(x, *emin, *max, shape, r));
+        }),
+        Pair::Divide => each.for_each(|(i, ((x, y), (s, _)))| {
+            let s = f32::from_bits(*s);
+            map::<M>(x, y, r(i), |x, r| element::round::<M>(x / s, emin0, max0, shape, r) * s);
+        }),
+        Pair::Multiply => each.for_each(|(i, ((x, y), (encode, decode)))| {
+            let (encode, decode) = (f32::from_bits(*encode), f32::from_bits(*decode));
+            map::<M>(x, y, r(i), |x, r| element::round::<M>(x * encode, emin0, max0, shape, r) * decode);
+        }),
+    }
+    for (i, scale) in &scales.others {
+        apply::<M>(&x[*i], &mut y[*i], r(*i), *scale, job);
     }
 }
 
@@ -93,7 +109,7 @@ fn fixed<const M: u8, const B: usize>(x: &[f32], y: &mut [f32], random: &[u32], 
 fn ragged<const M: u8>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
     let mut start = 0;
     for (x, y) in x.chunks(block).zip(y.chunks_mut(block)) {
-        let r = if element::is_stochastic(M) { &random[start..start + x.len()] } else { &[] };
+        let r = if is_stochastic(M) { &random[start..start + x.len()] } else { &[] };
         start += x.len();
         one::<M>(x, y, r, job);
     }
@@ -101,12 +117,12 @@ fn ragged<const M: u8>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], j
 
 #[inline(always)]
 fn one<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], job: &Job<'_>) {
-    let absmax = x.iter().fold(0, |m: u32, x| m.max(x.to_bits() & MAGNITUDE));
+    let absmax = absmax_body(x);
     apply::<M>(x, y, random, job.scale(absmax), job);
 }
 
 #[inline(always)]
-fn apply<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) {
+pub fn apply<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) {
     let shape = job.shape;
     let (emin0, max0) = job.plain_grid();
     match scale {
@@ -122,115 +138,19 @@ fn apply<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job
 
 #[inline(always)]
 fn map<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], f: impl Fn(f32, u32) -> f32) {
-    if element::is_stochastic(M) {
+    if is_stochastic(M) {
         for ((x, y), r) in x.iter().zip(y).zip(random) {
             *y = f(*x, *r);
         }
     } else {
+        // A line of the cache at a time.
+        let ((lines, x), (out, y)) = (x.as_chunks::<16>(), y.as_chunks_mut::<16>());
+        for (x, y) in lines.iter().zip(out) {
+            stream::prefetch(x.as_ptr().wrapping_add(stream::AHEAD));
+            (0..16).for_each(|i| y[i] = f(x[i], 0));
+        }
         for (x, y) in x.iter().zip(y) {
             *y = f(*x, 0);
-        }
-    }
-}
-
-/// Columns handled side by side: their absmax and scales stay in the first-level cache.
-const STRIP: usize = 32;
-
-#[inline(always)]
-fn columns_body<const M: u8>(x: &[f32], y: &mut [f32], inner: usize, random: &[u32], job: &Job<'_>) {
-    let mut from = 0;
-    while from < inner {
-        let width = STRIP.min(inner - from);
-        strip::<M>(x, y, inner, from, width, random, job);
-        from += width;
-    }
-}
-
-#[inline(always)]
-fn strip<const M: u8>(
-    x: &[f32],
-    y: &mut [f32],
-    inner: usize,
-    from: usize,
-    width: usize,
-    random: &[u32],
-    job: &Job<'_>,
-) {
-    let mut absmax = [0u32; STRIP];
-    for row in x.chunks_exact(inner) {
-        for (m, x) in absmax.iter_mut().zip(&row[from..from + width]) {
-            *m = (*m).max(x.to_bits() & MAGNITUDE);
-        }
-    }
-    // Two numbers a column; which two is the same for all columns but the exact ones, which are put right at the end.
-    let (mut first, mut second) = ([127u32 << 23; STRIP], [127u32 << 23; STRIP]);
-    let mut kind = Fast::Power { emin: 0, max: 0 };
-    let mut exact = Vec::new();
-    let usual = job.powers(&absmax[..width], &mut first[..width], &mut second[..width]);
-    for i in if usual { 0..0 } else { 0..width } {
-        let scale = job.scale(absmax[i]);
-        match scale {
-            Fast::Power { emin, max } => (first[i], second[i]) = (emin, max),
-            Fast::Divide { s } => first[i] = s.to_bits(),
-            Fast::Multiply { encode, decode } => (first[i], second[i]) = (encode.to_bits(), decode.to_bits()),
-            Fast::Zero | Fast::Exact(_) => {
-                let column: Vec<f32> = x.iter().skip(from + i).step_by(inner).copied().collect();
-                let mut values = vec![0.0; column.len()];
-                let r: Vec<u32> = random.iter().skip(from + i).step_by(inner).copied().collect();
-                apply::<M>(&column, &mut values, &r, scale, job);
-                exact.push((i, values));
-                continue;
-            }
-        }
-        kind = scale;
-    }
-    let shape = job.shape;
-    let (emin0, max0) = job.plain_grid();
-    let value = f32::from_bits;
-    match kind {
-        Fast::Divide { .. } => each::<M>(x, y, inner, from, width, random, |x, r, i| {
-            let s = value(first[i]);
-            element::round::<M>(x / s, emin0, max0, shape, r) * s
-        }),
-        Fast::Multiply { .. } => each::<M>(x, y, inner, from, width, random, |x, r, i| {
-            element::round::<M>(x * value(first[i]), emin0, max0, shape, r) * value(second[i])
-        }),
-        _ => {
-            each::<M>(x, y, inner, from, width, random, |x, r, i| element::round::<M>(x, first[i], second[i], shape, r))
-        }
-    }
-    for (i, values) in exact {
-        for (row, value) in values.into_iter().enumerate() {
-            y[row * inner + from + i] = value;
-        }
-    }
-}
-
-#[inline(always)]
-fn each<const M: u8>(
-    x: &[f32],
-    y: &mut [f32],
-    inner: usize,
-    from: usize,
-    width: usize,
-    random: &[u32],
-    f: impl Fn(f32, u32, usize) -> f32,
-) {
-    for (k, (x, y)) in x.chunks_exact(inner).zip(y.chunks_exact_mut(inner)).enumerate() {
-        let (x, y) = (&x[from..from + width], &mut y[from..from + width]);
-        let random = if element::is_stochastic(M) { &random[k * inner + from..k * inner + from + width] } else { &[] };
-        // A whole strip has a known length, so that its scales stay in registers from row to row.
-        match (<&[f32; STRIP]>::try_from(x), <&mut [f32; STRIP]>::try_from(&mut *y)) {
-            (Ok(x), Ok(y)) if element::is_stochastic(M) => {
-                let random: &[u32; STRIP] = random.try_into().expect("as long as the row");
-                (0..STRIP).for_each(|i| y[i] = f(x[i], random[i], i));
-            }
-            (Ok(x), Ok(y)) => (0..STRIP).for_each(|i| y[i] = f(x[i], 0, i)),
-            _ => {
-                for (i, (x, y)) in x.iter().zip(y).enumerate().take(STRIP) {
-                    *y = f(*x, if element::is_stochastic(M) { random[i] } else { 0 }, i);
-                }
-            }
         }
     }
 }

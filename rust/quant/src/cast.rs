@@ -4,6 +4,7 @@ use crate::element::{self, Shape};
 use crate::job::Method;
 use crate::simd::dispatch;
 use crate::stochastic;
+use crate::stream;
 use dither_numerics::format::Kind;
 use dither_numerics::{Format, Overflow, Quantizer};
 
@@ -102,8 +103,12 @@ fn map<const M: u8, const WIDE: bool>(x: &[f32], y: &mut [f32], random: &[u32], 
             *y = one::<M, WIDE>(*x, cast, *r);
         }
     } else {
-        for (x, y) in x.iter().zip(y) {
-            *y = one::<M, WIDE>(*x, cast, 0);
+        // A line of the cache at a time.
+        for (x, y) in x.chunks(16).zip(y.chunks_mut(16)) {
+            stream::prefetch(x.as_ptr().wrapping_add(stream::AHEAD));
+            for (x, y) in x.iter().zip(y) {
+                *y = one::<M, WIDE>(*x, cast, 0);
+            }
         }
     }
 }

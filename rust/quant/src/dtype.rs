@@ -1,6 +1,8 @@
 //! Arrays in memory: fp32, bf16, fp16, fp64. Kernels work on fp32 (or fp64) in cache; these load and store it.
 
+use crate::pieces::PIECE;
 use crate::simd::dispatch;
+use crate::stream;
 
 /// Input memory, by element type. Raw pointers, because the output may be the very same memory (in place).
 #[derive(Clone, Copy)]
@@ -32,6 +34,23 @@ unsafe impl Send for MemoryMut {}
 impl Memory {
     pub fn is_f64(&self) -> bool {
         matches!(self, Memory::F64(_))
+    }
+
+    pub fn address(&self) -> *const u8 {
+        match self {
+            Memory::F32(p) => p.cast(),
+            Memory::Bf16(p) | Memory::F16(p) => p.cast(),
+            Memory::F64(p) => p.cast(),
+        }
+    }
+
+    /// Bytes an element.
+    pub fn element_size(&self) -> usize {
+        match self {
+            Memory::F32(_) => 4,
+            Memory::Bf16(_) | Memory::F16(_) => 2,
+            Memory::F64(_) => 8,
+        }
     }
 
     /// The range itself where it is fp32 and not the memory of `output`.
@@ -88,6 +107,24 @@ impl MemoryMut {
         matches!(self, MemoryMut::F64(_))
     }
 
+    pub fn address(&self) -> *const u8 {
+        self.as_input().address()
+    }
+
+    /// Bytes an element.
+    pub fn element_size(&self) -> usize {
+        self.as_input().element_size()
+    }
+
+    fn as_input(&self) -> Memory {
+        match *self {
+            MemoryMut::F32(p) => Memory::F32(p),
+            MemoryMut::Bf16(p) => Memory::Bf16(p),
+            MemoryMut::F16(p) => Memory::F16(p),
+            MemoryMut::F64(p) => Memory::F64(p),
+        }
+    }
+
     /// The output range itself where it is fp32, so that kernels can work in place.
     ///
     /// # Safety
@@ -118,6 +155,30 @@ impl MemoryMut {
                 }
             }
         }
+    }
+
+    /// As `store`, past the caches: for at most [`PIECE`] elements, visible to other threads after `stream::fence`.
+    ///
+    /// # Safety
+    /// As for [`MemoryMut::store`].
+    pub unsafe fn stream(&self, start: usize, x: &[f32]) {
+        let mut narrow = [0u16; PIECE];
+        let (from, to, bytes) = match self {
+            MemoryMut::F32(p) => (x.as_ptr().cast(), p.wrapping_add(start).cast(), 4 * x.len()),
+            MemoryMut::Bf16(p) | MemoryMut::F16(p) => {
+                let narrow = &mut narrow[..x.len()];
+                if matches!(self, MemoryMut::Bf16(_)) {
+                    narrow_bf16(x, narrow)
+                } else {
+                    narrow_f16(x, narrow)
+                }
+                (narrow.as_ptr().cast(), p.wrapping_add(start).cast(), 2 * x.len())
+            }
+            // SAFETY: the caller's contract.
+            MemoryMut::F64(_) => return unsafe { self.store(start, x) },
+        };
+        // SAFETY: the caller's contract; what is copied is borrowed or local, so it does not overlap the output.
+        unsafe { stream::copy(from, to, bytes) };
     }
 
     /// Store fp64 results, rounded once to the output type.
@@ -204,17 +265,24 @@ fn f16_value(h: u16) -> f32 {
 }
 
 #[inline(always)]
-fn widen_bf16_body(x: &[u16], out: &mut [f32]) {
-    for (y, x) in out.iter_mut().zip(x) {
-        *y = f32::from_bits(u32::from(*x) << 16);
+fn widen(x: &[u16], out: &mut [f32], value: impl Fn(u16) -> f32) {
+    // A line of the cache at a time.
+    for (out, x) in out.chunks_mut(32).zip(x.chunks(32)) {
+        stream::prefetch(x.as_ptr().wrapping_add(stream::AHEAD));
+        for (y, x) in out.iter_mut().zip(x) {
+            *y = value(*x);
+        }
     }
 }
 
 #[inline(always)]
+fn widen_bf16_body(x: &[u16], out: &mut [f32]) {
+    widen(x, out, |x| f32::from_bits(u32::from(x) << 16));
+}
+
+#[inline(always)]
 fn widen_f16_body(x: &[u16], out: &mut [f32]) {
-    for (y, x) in out.iter_mut().zip(x) {
-        *y = f16_value(*x);
-    }
+    widen(x, out, f16_value);
 }
 
 #[inline(always)]

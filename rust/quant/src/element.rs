@@ -40,15 +40,17 @@ pub struct Shape {
 pub fn round<const M: u8>(x: f32, emin: u32, max: u32, shape: Shape, random: u32) -> f32 {
     let b = x.to_bits();
     let magnitude = if M == NEAREST_EVEN {
-        let c = f32::from_bits((b & EXPONENT).max(emin).wrapping_add(((23 - shape.mbits) << 23) | 0x0040_0000));
-        ((x + c) - c).to_bits() & MAGNITUDE
+        // The largest value lies on the grid, so clamping first is as good as last and keeps the sums in range.
+        let a = (b & MAGNITUDE).min(max);
+        let c = f32::from_bits((a & EXPONENT).max(emin).wrapping_add(((23 - shape.mbits) << 23) | 0x0040_0000));
+        ((f32::from_bits(a) + c) - c).to_bits()
     } else if is_stochastic(M) {
         let spacing = Spacing { k: 23 - shape.mbits, n: shape.n };
-        stochastic::round(M == STOCHASTIC_FINE, b & MAGNITUDE, emin, spacing, random)
+        stochastic::round(M == STOCHASTIC_FINE, b & MAGNITUDE, emin, spacing, random).min(max)
     } else {
-        by_significand::<M>(b, emin, shape)
+        by_significand::<M>(b, emin, shape).min(max)
     };
-    f32::from_bits(magnitude.min(max) | (b & SIGN)) + shape.zero
+    f32::from_bits(magnitude | (b & SIGN)) + shape.zero
 }
 
 #[inline(always)]

@@ -4,12 +4,13 @@ use crate::absmax::absmax;
 use crate::bits::{Draws, integer_at};
 use crate::block;
 use crate::cast::Cast;
+use crate::columns::{self, STRIP, Strip};
 use crate::dtype::{Memory, MemoryMut};
 use crate::fpu::Standard;
 use crate::job::{Fast, Job};
 use crate::layout::{Cut, Layout, Unit};
+use crate::pieces::{Arrays, PIECE, Pieces};
 use crate::pool;
-use crate::prefetch::prefetch;
 use dither_numerics::quantizer::Randomness;
 use dither_numerics::quantizer::absmax as block_absmax;
 use dither_numerics::{Block, Quantizer, Scale, TensorScale};
@@ -17,8 +18,8 @@ use dither_numerics::{Block, Quantizer, Scale, TensorScale};
 /// Arrays of fewer elements are done by the calling thread alone: waking others costs more.
 const SERIAL: usize = 1 << 15;
 
-/// Random bits drawn at once.
-const RUN: usize = 1024;
+/// Contiguous units that a thread does in one go.
+const GROUP: usize = 8;
 
 /// How a whole array is scaled before its blocks are looked at.
 pub(crate) struct Whole {
@@ -69,21 +70,37 @@ pub unsafe fn fake_quant(
     // SAFETY: the caller's contract.
     let whole = unsafe { Whole::of(q, x, layout, threads) };
     let cut = layout.cut(q.scaling.as_ref().map(|s| s.block));
-    let kernel = Kernel::new(q, &whole);
     let draws = Draws::new(source, random_width(q));
-    pool::for_each(cut.units(), threads, |i| {
-        let unit = cut.unit(i);
-        if x.is_f64() {
+    if x.is_f64() {
+        pool::for_each(cut.units(), threads, |i| {
+            let unit = cut.unit(i);
             let (mut data, random) = (vec![0f64; unit.len], draws.run(unit.start, unit.len));
             // SAFETY: units lie in the array and are disjoint.
             unsafe { x.load_f64(unit.start, &mut data) };
             f64_unit(q, &whole, &cut, &mut data, &random);
             // SAFETY: as above.
             unsafe { y.store_f64(unit.start, &data) };
-            return;
+        });
+        return;
+    }
+    let kernel = Kernel::new(q, &whole);
+    let arrays = Arrays::new(x, y, &draws, layout.len());
+    let strips = cut.inner().div_ceil(STRIP);
+    let tasks = cut.units() * strips;
+    let group = if cut.inner() == 1 { GROUP } else { 1 };
+    pool::for_each(tasks.div_ceil(group), threads, |g| {
+        let mut pieces = Pieces::new(arrays);
+        for task in (g * group..tasks).take(group) {
+            let unit = cut.unit(task / strips);
+            // SAFETY: units lie in the array; they and their strips are disjoint.
+            unsafe {
+                if cut.inner() == 1 {
+                    kernel.run(&cut, unit, &mut pieces);
+                } else {
+                    kernel.strip(&cut, unit, task % strips * STRIP, &mut pieces);
+                }
+            }
         }
-        // SAFETY: units lie in the array and are disjoint.
-        unsafe { through_f32(x, y, unit, |x, y| kernel.draw(&cut, x, y, unit.start, &draws)) };
     });
 }
 
@@ -134,33 +151,74 @@ impl<'a> Kernel<'a> {
         }
     }
 
-    /// [`Kernel::apply`] with the random bits of the elements from `start` on.
-    pub fn draw(&self, cut: &Cut, x: &[f32], y: &mut [f32], start: usize, draws: &Draws<'_>) {
-        let step = match self {
-            Kernel::Blocks(_) => RUN / cut.block * cut.block,
-            _ => RUN,
-        };
-        if !draws.any() || cut.inner() > 1 || step == 0 {
-            return self.apply(cut, x, y, &draws.run(start, x.len()));
-        }
-        // The random bits of some whole blocks stay in the first-level cache; while they are made, memory is asked
-        // for the elements that come next.
-        let (mut reader, mut random) = (draws.reader(), [0; RUN]);
-        for (i, (x, y)) in x.chunks(step).zip(y.chunks_mut(step)).enumerate() {
-            prefetch(x, y);
-            let random = &mut random[..x.len()];
-            reader.read(start + i * step, random);
-            self.apply(cut, x, y, random);
-        }
-    }
-
+    /// A unit of whole blocks in cache.
     pub fn apply(&self, cut: &Cut, x: &[f32], y: &mut [f32], random: &[u32]) {
         match self {
             Kernel::Cast(cast) => cast.apply(x, y, random),
             Kernel::Scaled(job, scale) => block::scaled(x, y, random, *scale, job),
             Kernel::Blocks(job) if cut.inner() == 1 => block::contiguous(x, y, cut.block, random, job),
-            Kernel::Blocks(job) => block::columns(x, y, cut.inner(), random, job),
+            Kernel::Blocks(job) => columns::columns(x, y, cut.inner(), random, job),
         }
+    }
+
+    /// A contiguous unit, piece by piece.
+    ///
+    /// # Safety
+    /// The unit lies in the arrays and belongs to this thread.
+    unsafe fn run(&self, cut: &Cut, unit: Unit, pieces: &mut Pieces<'_>) {
+        if let Kernel::Blocks(job) = self
+            && cut.block > PIECE
+        {
+            for start in (0..unit.len).step_by(cut.block) {
+                let block = Unit { start: unit.start + start, len: cut.block.min(unit.len - start) };
+                // SAFETY: the caller's contract.
+                unsafe { long_block(job, block, pieces) };
+            }
+            return;
+        }
+        let block = cut.block.min(PIECE);
+        for (at, len) in unit.pieces(PIECE / block * block) {
+            // SAFETY: the caller's contract.
+            unsafe { pieces.map(at, len, |x, random, y| self.apply(cut, x, y, random)) };
+        }
+    }
+
+    /// The columns of a unit from `from` on, at most [`STRIP`] of them.
+    ///
+    /// # Safety
+    /// As for `run`, for these columns.
+    unsafe fn strip(&self, cut: &Cut, unit: Unit, from: usize, pieces: &mut Pieces<'_>) {
+        let Kernel::Blocks(job) = self else { unreachable!("casts and tensor scales see one contiguous run") };
+        let inner = cut.inner();
+        let width = STRIP.min(inner - from);
+        let rows = (unit.start + from..unit.start + unit.len).step_by(inner);
+        let mut absmax = [0; STRIP];
+        for at in rows.clone() {
+            // SAFETY: the caller's contract.
+            columns::raise(&mut absmax[..width], unsafe { pieces.look(at, width) }, inner);
+        }
+        let strip = Strip::new(&absmax[..width], job);
+        for at in rows {
+            // SAFETY: as above.
+            unsafe { pieces.map(at, width, |x, random, y| strip.row(x, y, random)) };
+        }
+    }
+}
+
+/// A block of several pieces.
+///
+/// # Safety
+/// It lies in the arrays and belongs to this thread.
+unsafe fn long_block(job: &Job<'_>, block: Unit, pieces: &mut Pieces<'_>) {
+    let mut absmax = 0;
+    for (at, len) in block.pieces(PIECE) {
+        // SAFETY: the caller's contract.
+        absmax = absmax.max(block::absmax(unsafe { pieces.look(at, len) }));
+    }
+    let scale = job.scale(absmax);
+    for (at, len) in block.pieces(PIECE) {
+        // SAFETY: the caller's contract.
+        unsafe { pieces.map(at, len, |x, random, y| block::scaled(x, y, random, scale, job)) };
     }
 }
 

@@ -50,6 +50,14 @@ impl Method {
     }
 }
 
+/// What the two numbers of [`Job::scales`] are: the fields of the `Fast` of this name (`Divide` has one).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pair {
+    Power,
+    Divide,
+    Multiply,
+}
+
 /// The constants of a grid in fp32 bit patterns.
 #[derive(Clone, Copy)]
 struct Grid {
@@ -136,20 +144,63 @@ impl<'a> Job<'a> {
         Fast::Power { emin: top.wrapping_add(p.emin), max: top.wrapping_add(p.max) }
     }
 
-    /// The grids of many blocks at once, without a branch a block; false where one of them is none of `Fast::Power`.
+    /// The scales of many blocks at once, without a branch a block: two numbers each, as bits. `None` where one of
+    /// them needs more than that.
     #[inline(always)]
-    pub fn powers(&self, absmax: &[u32], emin: &mut [u32], max: &mut [u32]) -> bool {
-        let p = &self.power;
-        let scaled = self.quantizer.scaling.as_ref().is_some_and(|s| s.format == ScaleFormat::E8m0);
-        let in_range = absmax.iter().fold(true, |all, a| all & (a >> 23 >= p.first) & (a >> 23 <= p.last));
-        if !scaled || !in_range {
-            return false;
+    pub fn scales(&self, absmax: &[u32], first: &mut [u32], second: &mut [u32]) -> Option<Pair> {
+        let scaling = self.quantizer.scaling.as_ref()?;
+        let nearest = scaling.rule != ScaleRule::Rceil;
+        match (&scaling.format, self.grid) {
+            (ScaleFormat::E8m0, _) => self.powers(absmax, first, second).then_some(Pair::Power),
+            (ScaleFormat::Fp32, Some(_)) if nearest => self.quotients(absmax, first).then_some(Pair::Divide),
+            (ScaleFormat::Float(_), Some(_)) if nearest => self.rounded(absmax, first, second),
+            _ => None,
         }
+    }
+
+    /// fp32 scales; false where there is a zero, an infinity or a NaN.
+    #[inline(always)]
+    fn quotients(&self, absmax: &[u32], scales: &mut [u32]) -> bool {
+        let max = self.quantizer.format.max as f32;
+        absmax.iter().zip(scales).fold(true, |all, (a, scale)| {
+            let s = (f32::from_bits(*a) / max).min(f32::MAX);
+            *scale = s.to_bits();
+            all & (s > 0.0) & (*a < 0x7f80_0000)
+        })
+    }
+
+    /// Scales stored as 8-bit floats, as `stored` gives them.
+    #[inline(always)]
+    fn rounded(&self, absmax: &[u32], first: &mut [u32], second: &mut [u32]) -> Option<Pair> {
+        let grid = self.scale_grid?;
+        let shape = Shape { mbits: grid.mbits, n: 0, zero: 0.0 };
+        let round = |wanted: f32| element::round::<{ element::NEAREST_EVEN }>(wanted, grid.emin, grid.max, shape, 0);
+        let ordinary = |a: u32| (a != 0) & (a < 0x7f80_0000);
+        let Some(t) = &self.tensor else {
+            let max = self.quantizer.format.max as f32;
+            let all = absmax.iter().zip(first).fold(true, |all, (a, scale)| {
+                let s = round(f32::from_bits(*a) / max);
+                *scale = s.to_bits();
+                all & ordinary(*a) & (s > 0.0)
+            });
+            return all.then_some(Pair::Divide);
+        };
+        let all = absmax.iter().zip(first).zip(second).fold(true, |all, ((a, encode), decode)| {
+            let d = round((f32::from_bits(*a) * t.multiplier).min(f32::MAX)) * t.decode;
+            (*encode, *decode) = ((1.0 / d).min(f32::MAX).to_bits(), d.to_bits());
+            all & ordinary(*a)
+        });
+        (all && !t.multiplier.is_nan()).then_some(Pair::Multiply)
+    }
+
+    #[inline(always)]
+    fn powers(&self, absmax: &[u32], emin: &mut [u32], max: &mut [u32]) -> bool {
+        let p = &self.power;
         for ((a, emin), max) in absmax.iter().zip(emin).zip(max) {
             let top = ((a >> 23) + u32::from(a & 0x007f_ffff >= p.carry)) << 23;
             (*emin, *max) = (top.wrapping_add(p.emin), top.wrapping_add(p.max));
         }
-        true
+        absmax.iter().fold(true, |all, a| all & (a >> 23 >= p.first) & (a >> 23 <= p.last))
     }
 
     /// A scale stored as an 8-bit float, rounded by the element kernel on the scale's own grid.

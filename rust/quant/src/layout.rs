@@ -23,6 +23,14 @@ pub struct Unit {
     pub len: usize,
 }
 
+impl Unit {
+    /// Positions and lengths of its parts of at most `most` elements.
+    pub fn pieces(self, most: usize) -> impl Iterator<Item = (usize, usize)> {
+        let end = self.start + self.len;
+        (self.start..end).step_by(most).map(move |at| (at, most.min(end - at)))
+    }
+}
+
 /// How an array falls into units.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {

@@ -3,10 +3,10 @@
 //! * [`layout`]: an array as (outer, axis, inner) and its cut into independent units of whole blocks.
 //! * [`simd`]: one source, cloned per instruction set, dispatched once.
 //! * [`pool`]: our own threads, safe after fork; `fpu`: the floating-point mode of a call; [`pages`]: huge pages.
-//! * [`element`] and [`block`]: the arithmetic, on fp32 in cache.
+//! * [`reduce`], [`scales`], [`element`], [`block`], [`columns`]: the arithmetic, on fp32 in cache.
 //! * `general`: whatever else a quantizer can be, through the scalar truth.
 //! * [`philox`], [`bits`]: addressed random bits for a run of neighbours; [`stochastic`]: what they decide.
-//! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory.
+//! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory; [`pieces`]: their way into the cache and back; [`stream`]: past it.
 //! * [`gemm`]: emulated matrix products.
 //! * [`hadamard`]: rotations of blocks.
 //! * [`moments`]: sums of errors and their merging.
@@ -18,6 +18,7 @@ mod bits;
 mod block;
 mod cast;
 pub mod codes;
+mod columns;
 pub mod dtype;
 mod element;
 pub mod fake_quant;
@@ -34,12 +35,15 @@ pub mod pack;
 pub mod packed;
 pub mod pages;
 mod philox;
+mod pieces;
 pub mod pool;
-mod prefetch;
+mod reduce;
+mod scales;
 pub mod simd;
 pub mod stats;
 mod stochastic;
 mod stochastic_lanes;
+pub mod stream;
 
 pub use dtype::{Memory, MemoryMut};
 pub use fake_quant::fake_quant;

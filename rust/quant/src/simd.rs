@@ -56,17 +56,17 @@ pub fn limit(level: Level) -> Level {
 
 /// Defines `fn name(args)` that runs the `#[inline(always)]` function `body` compiled for the level in use.
 macro_rules! dispatch {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$(const $c:ident : $ct:ty),+>)? ($($arg:ident : $ty:ty),* $(,)?) = $body:ident;) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$(const $c:ident : $ct:ty),+>)? ($($arg:ident : $ty:ty),* $(,)?) $(-> $out:ty)? = $body:ident;) => {
         $(#[$meta])*
-        $vis fn $name $(<$(const $c: $ct),+>)? ($($arg: $ty),*) {
+        $vis fn $name $(<$(const $c: $ct),+>)? ($($arg: $ty),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-                fn avx2 $(<$(const $c: $ct),+>)? ($($arg: $ty),*) {
+                fn avx2 $(<$(const $c: $ct),+>)? ($($arg: $ty),*) $(-> $out)? {
                     $body $(::<$($c),+>)? ($($arg),*)
                 }
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,lzcnt,popcnt")]
-                fn avx512 $(<$(const $c: $ct),+>)? ($($arg: $ty),*) {
+                fn avx512 $(<$(const $c: $ct),+>)? ($($arg: $ty),*) $(-> $out)? {
                     $body $(::<$($c),+>)? ($($arg),*)
                 }
                 match $crate::simd::level() {

@@ -3,7 +3,7 @@
 
 use dither_numerics::quantizer::{Randomness, absmax};
 use dither_numerics::{Block, Format, Overflow, Quantizer, Rounding, ScaleFormat, ScaleRule, Scaling};
-use dither_quant::{Layout, Memory, MemoryMut, fake_quant, neighbours, simd};
+use dither_quant::{Layout, Memory, MemoryMut, fake_quant, neighbours, simd, stream};
 use std::sync::Mutex;
 
 /// Tests that force a SIMD level must not run side by side.
@@ -314,4 +314,48 @@ fn half_precision_arrays() {
             assert!(got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()), "{name} {got} {want}");
         }
     }
+}
+
+/// Results stored past the caches are those of ordinary stores: outputs at every alignment, tails, all output types.
+#[test]
+fn streamed_results() {
+    let _guard = LEVEL.lock().unwrap_or_else(|e| e.into_inner());
+    let quantizers = [
+        (ScaleFormat::E8m0, ScaleRule::Floor, false, Block::Size(32)),
+        (ScaleFormat::Fp32, ScaleRule::Absmax, false, Block::Row),
+        (ScaleFormat::Float(Format::get("e4m3").unwrap()), ScaleRule::Absmax, true, Block::Size(16)),
+    ]
+    .map(|(format, rule, tensor_scale, block)| Quantizer {
+        format: Format::get("e2m1").unwrap(),
+        scaling: Some(Scaling { block, format, rule, tensor_scale, options: Default::default() }),
+        rounding: Rounding::NearestEven,
+        overflow: Overflow::Saturate,
+    });
+    for layout in [(1, 3000, 1), (3, 1333, 1), (2, 70, 531), (1, 5, 1), (40, 33, 3)] {
+        let layout = Layout { outer: layout.0, axis: layout.1, inner: layout.2 };
+        let n = layout.len();
+        let x: Vec<f32> = noise(n, 6).into_iter().map(|b| b as f32 / 1e9 - 2.0).collect();
+        for q in &quantizers {
+            let run = |streamed: bool, at: usize, threads: usize| {
+                stream::set_threshold(Some(if streamed { 1 } else { usize::MAX }));
+                let (mut wide, mut bf16, mut fp16) = (vec![1f32; n + 32], vec![1u16; n + 32], vec![1u16; n + 32]);
+                let outputs = [
+                    MemoryMut::F32(wide[at..].as_mut_ptr()),
+                    MemoryMut::Bf16(bf16[at..].as_mut_ptr()),
+                    MemoryMut::F16(fp16[at..].as_mut_ptr()),
+                ];
+                for y in outputs {
+                    // SAFETY: the outputs have room for the layout from `at` on.
+                    unsafe { fake_quant(q, &layout, Memory::F32(x.as_ptr()), y, Randomness::None, threads) };
+                }
+                let wide: Vec<u32> = wide.into_iter().map(f32::to_bits).collect();
+                (wide, bf16, fp16)
+            };
+            for at in 0..17 {
+                let want = run(false, at, 1);
+                assert!(want == run(true, at, 1) && want == run(true, at, 3), "{layout:?} {at}");
+            }
+        }
+    }
+    stream::set_threshold(None);
 }
