@@ -6,6 +6,7 @@ The face of the numbers pillar; it needs numpy alone. `dither.nn`, `dither.metho
 
 from dither import _core, formats
 from dither.arrays import get_num_threads, set_num_threads
+from dither.eden import ms_eden
 from dither.errors import MissingExtraError, UserError
 from dither.functions import cast, decode, encode, error_stats, fake_quant, neighbours
 from dither.linalg import Accumulator, matmul
@@ -32,6 +33,7 @@ __all__ = [
     "hadamard",
     "load_tensors",
     "matmul",
+    "ms_eden",
     "neighbours",
     "quantize",
     "save_tensors",

@@ -27,6 +27,7 @@ from dither.nn.kernels import WORDS
 from dither.nn.linalg import matmul as matmul
 from dither.nn.streams import signed
 from dither.nn.transforms import hadamard as hadamard
+from dither.nn.transforms import ms_eden as ms_eden
 from dither.quantizer import STOCHASTIC, Quantizer
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither import arrays
+from dither import arrays, eden
 from dither.errors import UserError
 from dither.nn import fresh, kernels
 from dither.nn.checks import check_input, check_out, dtype_of
@@ -177,3 +177,10 @@ def _check_rng(seed: Any, stream: Any, along_axis: Any, rng: Tensor | None) -> T
         return rng
     signs = check_signs(seed, stream, along_axis)
     return None if signs is None else torch.tensor([signed(signs[0]), signed(signs[1])], dtype=torch.int64)
+
+
+def ms_eden(x: Tensor, axis: int = -1, *, seed: int, stream: int = 0, rotated: bool = True) -> Tensor:
+    """`dither.ms_eden` on a tensor, over the CPU; constant to autograd."""
+    plain = x.detach().to("cpu", torch.float32).numpy()
+    y = eden.ms_eden(plain, axis, seed=seed, stream=stream, rotated=rotated)
+    return torch.from_numpy(y).to(x.device, x.dtype)
