@@ -18,8 +18,8 @@ from typing import Any, Literal
 from dither import formats
 from dither.errors import UserError, suggest
 from dither.formats import Format
+from dither.scaling import SCALE_FORMATS, resolve_scaling
 from dither.scaling import one_of as _one_of
-from dither.scaling import resolve_scaling
 
 STOCHASTIC = ("stochastic_a", "stochastic", "stochastic_c")  # P3109's StochasticA, B and C
 ROUNDINGS = ("nearest_even", "nearest_away", "toward_zero", "up", "down", "to_odd", *STOCHASTIC)
@@ -286,17 +286,14 @@ def _print(q: Quantizer) -> str:
         plain = Quantizer(**parts)
         if all(getattr(plain, k) == getattr(q, k) for k in _SHAPE):
             return ":".join(filter(None, (name, _items(q, _changed(plain, q)))))
-    plain = Quantizer(**{k: getattr(q, k) for k in _SHAPE}, **_needed(q))
+    # Scale formats that belong to one dialect cannot be had without it.
+    needed = {"dialect": q.dialect} if q.scale_format not in (None, *SCALE_FORMATS) else {}
+    plain = Quantizer(**{k: getattr(q, k) for k in _SHAPE}, **needed)
     named = [k for k in _SHAPE[:3] if getattr(q, k) is not None] + ["tensor_scale"] * q.tensor_scale
-    return _items(q, named + _changed(plain, q))
+    return _items(q, [*named, *_changed(plain, q), *needed])
 
 
 _SHAPE = ("format", "block", "scale_format", "tensor_scale")
-
-
-def _needed(q: Quantizer) -> dict[str, Any]:
-    """What a quantizer of this shape cannot be made without (unsigned integers have a zero point)."""
-    return {"zero_point": True} if q.zero_point else {}
 
 
 def _changed(plain: Quantizer, q: Quantizer) -> list[str]:

@@ -5,6 +5,7 @@ defaults of each dialect and an error for every combination that means nothing.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from dither.formats import Format
 POWER_RULES = ("floor", "ceil", "rceil", "even", "mse", "static")
 VALUE_RULES = ("absmax", "rceil", "mse", "static")
 P3109_RULES = ("absmax", "floor", "ceil")
-SCALE_FORMATS = ("e8m0", "e4m3", "ue5m3", "fp32")
+SCALE_FORMATS = ("e8m0", "e4m3", "ue5m3", "ue5m3_61440", "fp32")
 DEFAULT_RULE = {"e8m0": "floor"}
 DIALECTS = ("ocp", "torchao", "te", "p3109", "microxcaling", "cudnn")
 NAN_POLICIES = ("block", "element", "saturate")
@@ -56,8 +57,10 @@ def resolve_scaling(fmt: Format, block: Any, given: dict[str, Any]) -> dict[str,
     tensor_scale = given.get("tensor_scale", False)
     dialect = given.get("dialect") or ("te" if tensor_scale else "ocp")
     one_of("dialect", dialect, DIALECTS)
-    scale_format = given.get("scale_format") or ("e8m0" if dialect in ("microxcaling", "p3109") else "fp32")
-    one_of("scale_format", scale_format, SCALE_FORMATS)
+    usual = {"microxcaling": "e8m0", "p3109": "binary8p1uf"}.get(dialect, "fp32")
+    scale_format = given.get("scale_format") or usual
+    if not (dialect == "p3109" and re.fullmatch(r"binary8p[1-8]u[ef]", scale_format)):
+        one_of("scale_format", scale_format, SCALE_FORMATS)
     fields = _PLAIN | _dialect_defaults(dialect, scale_format, tensor_scale) | given
     fields |= {"dialect": dialect, "scale_format": scale_format}
     if fields["four_over_six"] is True:

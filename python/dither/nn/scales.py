@@ -17,7 +17,7 @@ from dither.nn.floatbits import FP32, Layout, normalised, odd_part, round_to_gri
 from dither.quantizer import Quantizer
 
 _LARGEST = 3.4028234663852886e38  # of fp32
-_STORED = {name: get(name) for name in ("e4m3", "ue5m3")}
+_STORED = {name: get(name) for name in ("e4m3", "ue5m3", "ue5m3_61440")}
 
 
 class Power(NamedTuple):

@@ -136,12 +136,31 @@ def p3109_block(x: np.ndarray, fmt: str, rule: str) -> np.ndarray:
 @pytest.mark.parametrize("fmt", ["e4m3", "e5m2", "e2m1"])
 def test_p3109_by_rule(fmt, rule):
     """The scale is the largest finite magnitude itself; a tie between two powers of two takes the larger."""
-    q = Quantizer(format=fmt, block=32, dialect="p3109", scale_rule=rule)
+    q = Quantizer(format=fmt, block=32, scale_format="e8m0", dialect="p3109", scale_rule=rule)
     x = blocks(128)
     got = dither.fake_quant(x, q)
     for row, ours in zip(x, got, strict=True):
         expected = p3109_block(row, fmt, rule)
         assert np.array_equal(bits(ours), bits(expected)), (row, ours, expected)
+
+
+@pytest.mark.parametrize("scale_format", ["binary8p1uf", "binary8p3uf", "binary8p5ue"])
+def test_p3109_scales_in_its_own_formats(scale_format):
+    """The project's own P3109 formats hold the scale; a tie of two powers of two takes the even exponent."""
+    q = Quantizer(format="binary8p4se", block=32, scale_format=scale_format, dialect="p3109")
+    assert Quantizer(str(q)) == q
+    assert Quantizer(format="binary8p4se", block=32, dialect="p3109").scale_format == "binary8p1uf"
+    x = blocks(128)
+    x = x[np.isfinite(x).all(axis=1)]
+    for row, ours in zip(x, dither.fake_quant(x, q), strict=True):
+        scale = float(dither.cast(np.abs(row).max(keepdims=True), scale_format)[0])
+        if scale == 0:
+            assert not ours.any()
+            continue
+        z = dither.cast(
+            row.astype(float) / scale, "binary8p4se"
+        )  # fp64: the quotient decides as the exact one
+        assert np.array_equal(ours, (z * scale).astype(f))
 
 
 def test_p3109_divides_by_the_scale_exactly():

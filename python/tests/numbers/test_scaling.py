@@ -31,6 +31,15 @@ SPECS = {
     "mxfp4:dialect=p3109": dict(preset="mxfp4", dialect="p3109"),
     "mxfp4:nan=saturate,zero_scale=one": dict(preset="mxfp4", nan="saturate", zero_scale="one"),
     "format=e2m1,block=16x16,scale_format=e4m3,tensor_scale=true": dict(preset="nvfp4", block=(16, 16)),
+    "format=uint4,block=32,scale_format=fp32,zero_point=true": dict(
+        format="uint4", block=32, zero_point=True
+    ),
+    "format=e4m3,block=32,scale_format=binary8p1uf,dialect=p3109": dict(
+        format="e4m3", block=32, dialect="p3109"
+    ),
+    "format=e4m3,block=32,scale_format=ue5m3_61440": dict(
+        format="e4m3", block=32, scale_format="ue5m3_61440"
+    ),
     "format=int8,block=column,scale_format=fp32": dict(preset="int8", block="column"),
 }
 
