@@ -13,6 +13,7 @@ from dither.quantizer import Quantizer
 
 MX = ("mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "mxint8")
 OTHERS = ("nvfp4", "fp4_g32", "int8_g32", "int4_g32")
+PRESETS = (*MX, *OTHERS)
 RULES = ("floor", "ceil", "rceil", "even")
 
 MX_LAW = "OCP MX v1.0 section 6.3: scale 2^(floor(log2 max|v|) - emax), roundTiesToEven, clamped"
@@ -22,7 +23,8 @@ MX_OPEN = "OCP MX v1.0 section 6.3 leaves it to the implementation"
 def clause(q: Quantizer) -> str:
     """What the values of a preset follow."""
     if q.scale_format == "e8m0":
-        return MX_LAW
+        changed = (q.scale_rule, q.dialect, q.nan) != ("floor", "ocp", "block")
+        return f"{MX_LAW}; here {q}" if changed else MX_LAW
     if q.tensor_scale:
         return "NVFP4 as in Transformer Engine's reference (no standard)"
     return "no standard: fp32 scale absmax / largest value, round(x / scale) * scale"
@@ -131,37 +133,62 @@ def explanations(q: Quantizer, family: str, x: np.ndarray, expected: np.ndarray)
     return tuple(found)
 
 
-def _case(q: Quantizer, preset: str, family: str, x: np.ndarray) -> Case:
-    expected = fake_quant(x, q)
-    return Case(
-        id=f"block/{preset}/{family}",
-        kind="block",
-        what=preset,
-        family=family,
-        clause=clause(q),
-        x=x,
-        expected=expected,
-        explanations=explanations(q, family, x, expected),
-    )
-
-
-def families(preset: str) -> dict[str, np.ndarray]:
-    """The blocks that a preset is asked for: [rows, block] by family."""
-    q = Quantizer(preset)
-    found = inputs.blocks(q.format, int(q.block))  # pyright: ignore[reportArgumentType]
-    if q.tensor_scale:  # one NaN poisons the whole tensor: nothing more to see than in one block
-        found = {
-            name: x for name, x in found.items() if name not in ("near_2^-126", "fp32_subnormal", "largest")
-        }
+def families(q: Quantizer) -> dict[str, np.ndarray]:
+    """The blocks that a quantizer is asked for: [rows, block] by family."""
+    assert isinstance(q.block, int)
+    found = inputs.blocks(q.format, q.block)
+    if q.tensor_scale:  # the second-level scale would leave fp32's range
+        found = {k: x for k, x in found.items() if k not in ("near_2^-126", "fp32_subnormal", "largest")}
     return found
 
 
-def cases(preset: str, rule: str | None = None) -> Iterator[Case]:
-    """The cases of a preset, expected by another scale rule if one is given."""
-    q = Quantizer(preset) if rule is None else Quantizer(preset, scale_rule=rule)
-    for family, x in families(preset).items():
-        yield _case(q, preset, family, x)
+def cases(q: Quantizer, what: str) -> Iterator[Case]:
+    """The cases of a quantizer, called `what`."""
+    for family, x in families(q).items():
+        expected = fake_quant(x, q)
+        yield Case(
+            id=f"block/{what}/{family}",
+            kind="block",
+            what=what,
+            family=family,
+            clause=clause(q),
+            standard=q.scale_format == "e8m0",
+            x=x,
+            expected=expected,
+            explanations=explanations(q, family, x, expected),
+        )
 
 
-def is_standard(preset: str) -> bool:
-    return preset in MX
+def profiles(preset: str) -> list[Quantizer]:
+    """What a library may mean by a preset: the preset itself, other scale rules, other arithmetic orders."""
+    q = Quantizer(preset)
+    if preset in MX:
+        return [q, *(q.replace(scale_rule=rule) for rule in RULES[1:])]
+    if q.tensor_scale:
+        return [q, *(Quantizer(preset, dialect=dialect) for dialect in ("torchao", "cudnn"))]
+    return [q, q.replace(scale_rule="rceil")]
+
+
+def described(q: Quantizer) -> tuple[str, str]:
+    """How a profile other than the preset's own is called, and why it may be followed."""
+    if q.tensor_scale:
+        return (
+            f"arithmetic order of the dialect {q.dialect}",
+            "NVFP4 has no standard; the preset has Transformer Engine's order",
+        )
+    if q.scale_format == "e8m0":
+        return f"scale rule {q.scale_rule}", "OCP MX v1.0 section 6.3 allows other algorithms"
+    return f"scale rule {q.scale_rule}", clause(q)
+
+
+def written() -> Iterator[Quantizer]:
+    """The quantizers of the written vectors: the presets, their scale rules, dialects and NaN policies."""
+    for preset in PRESETS:
+        yield Quantizer(preset)
+        yield from profiles(preset)[1:]
+        if preset in MX:
+            yield Quantizer(preset, scale_rule="mse")
+            floats_only = () if preset == "mxint8" else ("torchao", "te")
+            yield from (Quantizer(preset, dialect=d) for d in (*floats_only, "microxcaling", "p3109"))
+            yield from (Quantizer(preset, nan=policy) for policy in ("element", "saturate"))
+    yield Quantizer("nvfp4", four_over_six=True)

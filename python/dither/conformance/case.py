@@ -40,6 +40,8 @@ class Case:
     family: str
     clause: str
     """What the expected values follow."""
+    standard: bool
+    """Whether that is a standard: only then is an unexplained difference a violation."""
     x: np.ndarray
     expected: np.ndarray
     explanations: tuple[Explanation, ...] = ()

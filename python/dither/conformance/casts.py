@@ -118,10 +118,6 @@ def _explanations(fmt: Format, x: np.ndarray, expected: np.ndarray, options: dic
                 rank=1,
             )
         )
-    if not is_standard(fmt):
-        found.append(
-            Explanation("another definition of the format", "choice", law, always(np.ones(x.shape, bool)), 2)
-        )
     return tuple(found)
 
 
@@ -150,6 +146,7 @@ def _case(
         what=fmt.name,
         family=family,
         clause=clause(fmt),
+        standard=is_standard(fmt),
         x=x,
         expected=expected,
         explanations=_explanations(fmt, x, expected, options),

@@ -80,7 +80,9 @@ def _unpacked(t: QuantizedTensor) -> np.ndarray:
 
 
 def _stored(case: Case, q: Quantizer) -> dict[str, str]:
-    """Codes and scales of a block case, as `dither.quantize` holds them."""
+    """Codes and scales of a block case, as `dither.quantize` holds them; nothing for what it cannot hold."""
+    if arrays.unstorable(q):
+        return {}
     t = quantize(case.x, q)
     assert t.scales is not None
     digits = -(-q.format.bits // 4)
@@ -89,18 +91,19 @@ def _stored(case: Case, q: Quantizer) -> dict[str, str]:
     return stored if t.tensor_scale is None else stored | {"tensor_scale": patterns(np.array(t.tensor_scale))}
 
 
-def _block(case: Case, preset: str) -> dict[str, Any]:
-    q = Quantizer(preset)
+def _block(case: Case, q: Quantizer) -> dict[str, Any]:
     return {
         "id": case.id,
         "kind": "block",
-        "preset": case.what,
+        "quantizer": case.what,
         "format": q.format.name,
         "block": q.block,
         "scale_format": q.scale_format,
         "scale_rule": q.scale_rule,
         "two_level": q.tensor_scale,
         "rounding": q.rounding,
+        "dialect": q.dialect,
+        "nan": q.nan,
         "follows": case.clause,
         "rows": len(case.x),
         "x": patterns(case.x),
@@ -110,8 +113,10 @@ def _block(case: Case, preset: str) -> dict[str, Any]:
 
 
 def _blocks() -> Iterator[dict[str, Any]]:
-    for preset in (*blockwise.MX, *blockwise.OTHERS):
-        yield from (_block(case, preset) for case in blockwise.cases(preset))
+    for q in blockwise.written():
+        for case in blockwise.cases(q, str(q)):
+            if str(q) in blockwise.PRESETS or case.family not in ("normal", "wide"):
+                yield _block(case, q)
 
 
 _ADDRESSES = [(0, 0, 0), (1, 0, 0), (7, 3, 255), (2**64 - 1, 2**64 - 1, 2**40 + 1), (12345, 1, 1 << 20)]

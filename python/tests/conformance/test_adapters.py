@@ -42,10 +42,12 @@ def test_torchao_loses_the_smallest_scale():
     """torchao 0.18: the scale is clamped to 2^-126 but stored as 2^-127; an infinity makes the others 0."""
     pytest.importorskip("torchao")
     report = judged("torchao_mx")
-    presets = ("mxfp8_e4m3", "mxfp8_e5m2", "mxfp4")
+    presets = ("mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4")
     assert found(report, "violation") == {(p, "scale used at 2^-126 but stored as 2^-127") for p in presets}
     infinity = "an infinity in the block: it stays and the others become 0"
-    assert found(report, "choice") == {(p, infinity) for p in presets}
+    nvfp4 = ("nvfp4", "arithmetic order of the dialect torchao")
+    assert found(report, "choice") == {(p, infinity) for p in presets} | {nvfp4}
+    assert next(row.equal == row.compared for row in report.rows if row.what == "nvfp4")
 
 
 def test_gfloat_keeps_negative_numbers_in_an_unsigned_format():
