@@ -9,6 +9,7 @@ from dither.arrays import get_num_threads, set_num_threads
 from dither.eden import ms_eden
 from dither.errors import MissingExtraError, UserError
 from dither.functions import cast, decode, encode, error_stats, fake_quant, neighbours
+from dither.histograms import Histogram, histogram
 from dither.linalg import Accumulator, matmul
 from dither.quantizer import Quantizer
 from dither.tensor import QuantizedTensor, load_tensors, quantize, save_tensors
@@ -18,6 +19,7 @@ __version__: str = _core.__version__
 
 __all__ = [
     "Accumulator",
+    "Histogram",
     "MissingExtraError",
     "QuantizedTensor",
     "Quantizer",
@@ -31,6 +33,7 @@ __all__ = [
     "formats",
     "get_num_threads",
     "hadamard",
+    "histogram",
     "load_tensors",
     "matmul",
     "ms_eden",

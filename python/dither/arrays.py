@@ -235,6 +235,28 @@ def run_error_stats(
     return total, None if table is None else dict(zip(names, table, strict=True))
 
 
+Counted = tuple[list[int], tuple[int, int, int, int]]
+"""Counts, and the numbers of zeros, of non-finite elements, of those below and above all bins."""
+
+
+def run_histogram_values(x: Buffer, edges: list[float]) -> Counted:
+    """Elements between ascending edges, the last edge among them."""
+    return _core.histogram_values((x.ptr, x.dtype), _size(x.shape), edges, get_num_threads())
+
+
+def run_histogram_exponents(x: Buffer) -> tuple[int, Counted]:
+    """Elements of every floor(log2 |x|), from the exponent that is returned."""
+    return _core.histogram_exponents((x.ptr, x.dtype), _size(x.shape), get_num_threads())
+
+
+def run_histogram_codes(layout: Layout, codes: Buffer) -> list[int]:
+    """How often each code occurs in a packed array (codes of at most 16 bits)."""
+    assert codes.shape == layout.codes_shape
+    last = layout.shape[-1] if layout.shape else 1
+    rows = _size(layout.shape[:-1])
+    return _core.histogram_codes(codes.ptr, rows, last, layout.width, get_num_threads())
+
+
 def run_hadamard(
     x: Buffer, out: Buffer, axis: int, block: int, signs: tuple[int, int, bool] | None, inverse: bool
 ) -> None:

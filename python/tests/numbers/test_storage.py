@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 import dither
 from dither import QuantizedTensor, storage
 
-
 PRESETS = [name for name in dither.Quantizer.presets() if name != "fp8_128x128"]  # tiles are not packed yet
 
 

@@ -2,7 +2,9 @@
 
 use crate::memory::{self, Random};
 use crate::quantizer::Quantizer;
+use dither_quant::histogram::{self, Histogram};
 use dither_quant::stats::{FIELDS, Table, block_count, numbers};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -44,7 +46,54 @@ fn stats<'py>(
     Ok(sums)
 }
 
+/// Counts, and the numbers of zeros, of NaN and infinite elements, of those below and above all bins.
+type Counted = (Vec<u64>, (u64, u64, u64, u64));
+
+fn counted(h: Histogram) -> Counted {
+    (h.counts, (h.zeros, h.nonfinite, h.below, h.above))
+}
+
+/// Elements between ascending edges.
+#[pyfunction]
+fn histogram_values(py: Python<'_>, x: Array<'_>, len: usize, edges: Vec<f64>, threads: usize) -> PyResult<Counted> {
+    if edges.len() < 2 {
+        return Err(PyValueError::new_err("a histogram has at least two edges"));
+    }
+    let x = memory::input(x.0, x.1)?;
+    // SAFETY: dither.arrays holds the owner of `len` elements.
+    Ok(counted(py.detach(|| unsafe { histogram::values(x, len, &edges, threads) })))
+}
+
+/// The exponent of the first count, and the elements of each.
+#[pyfunction]
+fn histogram_exponents(py: Python<'_>, x: Array<'_>, len: usize, threads: usize) -> PyResult<(i32, Counted)> {
+    let x = memory::input(x.0, x.1)?;
+    // SAFETY: as above.
+    let counts = py.detach(|| unsafe { histogram::exponents(x, len, threads) });
+    Ok((histogram::FIRST_EXPONENT, counted(counts)))
+}
+
+/// How often each code occurs in `rows` packed rows of `n` codes.
+#[pyfunction]
+fn histogram_codes(
+    py: Python<'_>,
+    codes: usize,
+    rows: usize,
+    n: usize,
+    width: u32,
+    threads: usize,
+) -> PyResult<Vec<u64>> {
+    if !(1..=16).contains(&width) {
+        return Err(PyValueError::new_err(format!("codes of 1 to 16 bits are counted, not of {width}")));
+    }
+    // SAFETY: dither.arrays holds the owner of the rows.
+    Ok(py.detach(|| unsafe { histogram::codes(codes as *const u8, rows, n, width, threads) }))
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(stats, m)?)?;
-    m.add_function(wrap_pyfunction!(stats_table, m)?)
+    m.add_function(wrap_pyfunction!(stats_table, m)?)?;
+    m.add_function(wrap_pyfunction!(histogram_values, m)?)?;
+    m.add_function(wrap_pyfunction!(histogram_exponents, m)?)?;
+    m.add_function(wrap_pyfunction!(histogram_codes, m)?)
 }

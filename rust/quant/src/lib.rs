@@ -10,7 +10,7 @@
 //! * [`gemm`]: emulated matrix products.
 //! * [`hadamard`]: rotations of blocks.
 //! * [`moments`]: sums of errors and their merging.
-//! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`packed`], [`stats`]: the operations.
+//! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`packed`], [`stats`], [`histogram`]: the operations.
 //! * [`pack`]: rows of codes at their true width.
 
 mod absmax;
@@ -26,6 +26,7 @@ mod fpu;
 pub mod gemm;
 mod general;
 pub mod hadamard;
+pub mod histogram;
 mod job;
 mod lanes;
 pub mod layout;
