@@ -23,7 +23,7 @@ import dither
 VECTOR, MATRIX = (1, 8192, 8192), (1024, 1024, 1024)
 HOPPER = dither.Accumulator(13)
 
-# shape (M, K, N), preset of the packed weights (None: plain fp32), accumulator, least ratio to torch's product
+# shape (M, K, N), preset of the packed weights (None: plain fp32), accumulator, least ratio to torch
 JOBS = [
     (VECTOR, "mxfp4", "fp32", 2.0),
     (MATRIX, None, "fp32", 0.5),
