@@ -35,7 +35,7 @@ def quantize(
     q: Quantizer,
     dims: _Dims,
     x: _Array,
-    codes: int,
+    codes: tuple[int, int | None],
     scales: _Array | None,
     random: _Random,
     threads: int,
@@ -43,7 +43,7 @@ def quantize(
 def dequantize(
     q: Quantizer,
     dims: _Dims,
-    codes: int,
+    codes: tuple[int, int | None],
     scales: _Array | None,
     tensor: float | None,
     wide: bool,

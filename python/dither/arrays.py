@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -287,24 +288,35 @@ def unstorable(q: Quantizer) -> str | None:
 
 def _dims(layout: Layout) -> tuple[tuple[int, int, int], int, bool]:
     last = layout.shape[-1] if layout.shape else 1
-    return _shape(layout.shape, layout.axis), last, layout.axis == max(len(layout.shape) - 1, 0)
+    dims = _extents(layout.quantizer, layout.shape, layout.axis)
+    return dims, last, layout.axis == max(len(layout.shape) - 1, 0)
 
 
-def _part(x: Buffer | None) -> tuple[int, str] | None:
-    return None if x is None else (x.ptr, x.dtype)
+def _parts(parts: Mapping[str, Buffer]) -> tuple[tuple[int, int | None], tuple[int, str] | None]:
+    """Codes with zero points, and scales, as the extension takes them."""
+    scales, zeros = parts.get("scales"), parts.get("zero_points")
+    codes = parts["codes"].ptr, None if zeros is None else zeros.ptr
+    return codes, None if scales is None else (scales.ptr, scales.dtype)
 
 
-def run_quantize(
-    layout: Layout, x: Buffer, codes: Buffer, scales: Buffer | None, random: Random
-) -> float | None:
-    """Fill codes and scales (fresh memory of the layout's shapes); returns the tensor scale if there is one.
+def _check_parts(layout: Layout, parts: Mapping[str, Buffer]) -> None:
+    """The memory has the sizes that the extension relies on."""
+    have = {name: (part.shape, part.dtype) for name, part in parts.items()}
+    if have != {name: part for name, part in layout.parts.items() if name != "tensor_scale"}:
+        raise ValueError(f"the parts of {layout} are {layout.parts}, not {have}")
+
+
+def run_quantize(layout: Layout, x: Buffer, parts: Mapping[str, Buffer], random: Random) -> float | None:
+    """Fill codes, scales and zero points; returns the tensor scale if there is one.
 
     UserError where an element has no code.
     """
     q = layout.quantizer
+    _check_parts(layout, parts)
     bits = _random(random) if q.is_stochastic else None
+    codes, scales = _parts(parts)
     bad, tensor = _core.quantize(
-        _handle(q), _dims(layout), (x.ptr, x.dtype), codes.ptr, _part(scales), bits, get_num_threads()
+        _handle(q), _dims(layout), (x.ptr, x.dtype), codes, scales, bits, get_num_threads()
     )
     if bad is not None:
         raise _no_code(q, bad, x.shape)
@@ -312,20 +324,14 @@ def run_quantize(
 
 
 def run_dequantize(
-    layout: Layout, codes: Buffer, scales: Buffer | None, tensor_scale: float | None, wide: bool, out: Buffer
+    layout: Layout, parts: Mapping[str, Buffer], tensor_scale: float | None, wide: bool, out: Buffer
 ) -> None:
-    """Write the values of packed parts of the layout's shapes, formed in fp32 or (`wide`) fp64."""
-    assert codes.shape == layout.codes_shape and out.shape == layout.shape
-    assert (scales and scales.shape, scales and scales.dtype) == (layout.scales_shape, layout.scales_word)
+    """Write the values of packed parts, formed in fp32 or (`wide`) fp64."""
+    _check_parts(layout, parts)
+    codes, scales = _parts(parts)
+    target = (out.ptr, out.dtype)
     _core.dequantize(
-        _handle(layout.quantizer),
-        _dims(layout),
-        codes.ptr,
-        _part(scales),
-        tensor_scale,
-        wide,
-        (out.ptr, out.dtype),
-        get_num_threads(),
+        _handle(layout.quantizer), _dims(layout), codes, scales, tensor_scale, wide, target, get_num_threads()
     )
 
 

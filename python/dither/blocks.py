@@ -77,6 +77,8 @@ class Layout:
             held["scales"] = (self.scales_shape, self.scales_word or "")
         if self.quantizer.tensor_scale:
             held["tensor_scale"] = ((), "fp32")
+        if self.quantizer.zero_point:
+            held["zero_points"] = (self.scales_shape or (), "u8")
         return held
 
     @property

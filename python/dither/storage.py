@@ -1,7 +1,7 @@
 """Packed arrays in safetensors files, described by the file itself.
 
-The array NAME lies in the tensors NAME.codes, NAME.scales and NAME.tensor_scale (those it has); other tensors
-may stand beside them. The file's metadata holds one entry, "dither": the JSON text
+The array NAME lies in the tensors NAME.codes, NAME.scales, NAME.tensor_scale and NAME.zero_points (those it
+has); other tensors may stand beside them. The file's metadata holds one entry, "dither": the JSON text
 
     {"version": 1, "tensors": {NAME: {"quantizer": "nvfp4", "shape": [64, 256], "axis": 1, "dtype": "bf16",
                                       "crc32": "5d41402a"}}}
@@ -34,7 +34,7 @@ VERSION = 1
 KEY = "dither"
 """Of the metadata entry."""
 
-PARTS = ("codes", "scales", "tensor_scale")
+PARTS = ("codes", "scales", "tensor_scale", "zero_points")
 DTYPES = ("fp32", "fp64", "fp16", "bf16")
 _WORDS = {"u8": "U8", "fp32": "F32"}
 _BITS = 1 << 63
@@ -217,5 +217,9 @@ def check_content(name: str, layout: Layout, parts: Mapping[str, np.ndarray]) ->
     if np.signbit(scales).any() or np.isinf(scales).any():
         raise UserError(f"{name}.scales holds negative or infinite numbers")
     tensor = parts.get("tensor_scale", np.ones(()))
+    if "zero_points" in parts and (parts["zero_points"] > q.format.max).any():
+        raise UserError(f"{name}.zero_points holds more than the largest code, {q.format.max:.0f}")
+    if q.dialect == "torchao" and not tensor < 0:
+        return  # there the tensor scale is a plain quotient, which can be 0 or infinite
     if not 0 < tensor < np.inf and not (np.isnan(tensor) and np.isnan(scales).all()):
         raise UserError(f"{name}.tensor_scale is {tensor}, which no array has that is not NaN throughout")

@@ -34,12 +34,13 @@ class QuantizedTensor:
         codes: uint8, rows of the last axis in whole bytes (see `dither.blocks`).
         scales: one a block: uint8 codes of an 8-bit scale format, float32 for fp32, None for a plain cast.
         tensor_scale: the second-level scale, where the quantizer has one.
+        zero_points: one a block, uint8, where the quantizer has them.
 
     Raises UserError where the parts do not have the shapes and types that the others ask for.
     """
 
     __array_ufunc__ = None  # arithmetic on values that must be made first is written out: np.asarray(t) * 2
-    __slots__ = ("_codes", "_dtype_word", "_layout", "_scales", "_tensor_scale")
+    __slots__ = ("_codes", "_dtype_word", "_layout", "_scales", "_tensor_scale", "_zero_points")
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class QuantizedTensor:
         codes: np.ndarray,
         scales: np.ndarray | None = None,
         tensor_scale: float | np.floating | np.ndarray | None = None,
+        zero_points: np.ndarray | None = None,
     ) -> None:
         q = quantizer if isinstance(quantizer, Quantizer) else Quantizer(quantizer)
         shape = tuple(int(n) for n in shape)
@@ -57,8 +59,9 @@ class QuantizedTensor:
         if dtype_word not in _WORDS.values():
             raise UserError(f"dtype_word= is one of {', '.join(_WORDS.values())}, not {dtype_word!r}")
         self._dtype_word = dtype_word
-        self._codes = _part("codes", codes, self._layout.codes_shape, "u8")
-        self._scales = _part("scales", scales, self._layout.scales_shape, self._layout.scales_word)
+        self._codes: np.ndarray = _part(self._layout, "codes", codes)
+        self._scales = _part(self._layout, "scales", scales)
+        self._zero_points = _part(self._layout, "zero_points", zero_points)
         if (tensor_scale is None) == q.tensor_scale:
             have = "a" if q.tensor_scale else "no"
             raise UserError(f"{q} has {have} tensor scale, but tensor_scale= is {tensor_scale!r}")
@@ -115,13 +118,14 @@ class QuantizedTensor:
         return self._tensor_scale
 
     @property
+    def zero_points(self) -> np.ndarray | None:
+        """One zero point a block, uint8, read-only; where the quantizer has them."""
+        return self._zero_points
+
+    @property
     def nbytes(self) -> int:
-        """Bytes held: codes, scales and tensor scale."""
-        return (
-            self._codes.nbytes
-            + (0 if self._scales is None else self._scales.nbytes)
-            + 4 * self.quantizer.tensor_scale
-        )
+        """Bytes held: codes, scales, tensor scale and zero points."""
+        return sum(part.nbytes for part in self.parts().values())
 
     @property
     def T(self) -> Transposed:
@@ -144,14 +148,11 @@ class QuantizedTensor:
         """
         y = _target(self, dtype, out)
         arrays.warn_inexact(self.quantizer, _WORDS[y.dtype.name])
-        arrays.run_dequantize(
-            self._layout,
-            _buffer(self._codes, "u8"),
-            None if self._scales is None else _buffer(self._scales, self._layout.scales_word),
-            None if self._tensor_scale is None else float(self._tensor_scale),
-            self._dtype_word == "fp64",
-            _buffer(y),
-        )
+        parts = {
+            k: _buffer(v, self._layout.parts[k][1]) for k, v in self.parts().items() if k != "tensor_scale"
+        }
+        tensor_scale = None if self._tensor_scale is None else float(self._tensor_scale)
+        arrays.run_dequantize(self._layout, parts, tensor_scale, self._dtype_word == "fp64", _buffer(y))
         return y
 
     to_numpy = dequantize
@@ -171,17 +172,11 @@ class QuantizedTensor:
         if not self.shape:
             raise IndexError("a packed array without dimensions cannot be indexed")
         part = cut(self._layout, index)
-        scales = self._scales if self._scales is None else self._scales[(*part.scales, ...)]
-        codes = _row_bits(self._codes[(*part.codes, ...)], part.bits)
-        return QuantizedTensor(
-            self.quantizer,
-            part.layout.shape,
-            part.layout.axis,
-            self._dtype_word,
-            codes,
-            scales,
-            self._tensor_scale,
-        )
+        parts = self.parts()
+        for name in {"scales", "zero_points"} & parts.keys():
+            parts[name] = parts[name][(*part.scales, ...)]
+        parts["codes"] = _row_bits(self._codes[(*part.codes, ...)], part.bits)
+        return QuantizedTensor(self.quantizer, part.layout.shape, part.layout.axis, self._dtype_word, **parts)
 
     def __len__(self) -> int:
         if not self.shape:
@@ -200,8 +195,14 @@ class QuantizedTensor:
     __hash__ = None  # type: ignore[assignment]
 
     def parts(self) -> dict[str, np.ndarray]:
-        """The arrays that are held, by name: codes, scales and tensor_scale, as far as there are."""
-        parts = {"codes": self._codes, "scales": self._scales, "tensor_scale": self._tensor_scale}
+        """The arrays that are held, by name: codes, scales, tensor_scale and zero_points, as far as there
+        are."""
+        parts = {
+            "codes": self._codes,
+            "scales": self._scales,
+            "tensor_scale": self._tensor_scale,
+            "zero_points": self._zero_points,
+        }
         return {name: np.asarray(part) for name, part in parts.items() if part is not None}
 
     def save(self, path: str | Path, name: str = "tensor") -> None:
@@ -222,13 +223,11 @@ class QuantizedTensor:
         return packed[name]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        parts = (self._codes, self._scales, self._tensor_scale)
+        parts = (self._codes, self._scales, self._tensor_scale, self._zero_points)
         return QuantizedTensor, (str(self.quantizer), self.shape, self.axis, self._dtype_word, *parts)
 
     def __repr__(self) -> str:
-        held = f"{self._codes.nbytes} codes"
-        held += "" if self._scales is None else f" + {self._scales.nbytes} scales"
-        held += " + 4 tensor scale" if self.quantizer.tensor_scale else ""
+        held = " + ".join(f"{part.nbytes} {name.replace('_', ' ')}" for name, part in self.parts().items())
         return (
             f"QuantizedTensor({str(self.quantizer)!r}, shape={self.shape}, axis={self.axis}, "
             f"of {self._dtype_word}, {self.nbytes} bytes: {held})"
@@ -300,20 +299,15 @@ def quantize(
     x = _input(x)
     layout = storable(q, x.shape, axis)
     bits = _random(q, x, seed, stream, offset, random)
-    codes = np.empty(layout.codes_shape, np.uint8)
-    scales = (
-        None
-        if layout.scales_word is None
-        else np.empty(layout.scales_shape or (), _NUMPY[layout.scales_word])
-    )
-    tensor_scale = arrays.run_quantize(
-        layout,
-        _buffer(x),
-        _buffer(codes, "u8"),
-        None if scales is None else _buffer(scales, layout.scales_word),
-        bits,
-    )
-    return QuantizedTensor(q, x.shape, layout.axis, _WORDS[x.dtype.name], codes, scales, tensor_scale)
+    parts = {
+        name: np.empty(shape, _NUMPY[word])
+        for name, (shape, word) in layout.parts.items()
+        if name != "tensor_scale"
+    }
+    buffers = {name: _buffer(part, layout.parts[name][1]) for name, part in parts.items()}
+    tensor_scale = arrays.run_quantize(layout, _buffer(x), buffers, bits)
+    word = _WORDS[x.dtype.name]
+    return QuantizedTensor(q, x.shape, layout.axis, word, **parts, tensor_scale=tensor_scale)
 
 
 def save_tensors(tensors: Mapping[str, QuantizedTensor | np.ndarray], path: str | Path) -> None:
@@ -355,12 +349,13 @@ def storable(q: Quantizer, shape: tuple[int, ...], axis: int) -> Layout:
     return Layout(q, shape, arrays.check_axis(axis, len(shape)))
 
 
-def _part(name: str, x: Any, shape: tuple[int, ...] | None, word: str | None) -> Any:
-    """A read-only view of a part after its checks."""
-    if shape is None or word is None:
+def _part(layout: Layout, name: str, x: Any) -> Any:
+    """A read-only view of a part after its checks; None where the quantizer has none."""
+    if name not in layout.parts:
         if x is not None:
-            raise UserError(f"a plain cast has no {name}, but {name}= was given")
+            raise UserError(f"{layout.quantizer} has no {name}, but {name}= was given")
         return None
+    shape, word = layout.parts[name]
     if not isinstance(x, np.ndarray) or x.dtype != _NUMPY[word] or x.shape != shape:
         have = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
         raise UserError(f"{name}= is a {_NUMPY[word]} array of shape {shape}, not {have}")

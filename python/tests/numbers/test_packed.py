@@ -17,7 +17,11 @@ from dither.blocks import Layout
 
 CASTS = [name for name in dither.Quantizer.presets() if dither.Quantizer(name).block is None]
 QUANTIZERS = [
-    *(name for name in dither.Quantizer.presets() if name != "fp8_128x128"),  # tiles are not packed yet
+    *dither.Quantizer.presets(),
+    "format=int4,block=4x8",
+    "format=e4m3,block=column",
+    "format=uint4,block=7,zero_point=true",
+    "mxfp4:dialect=torchao",
     "mxfp4:rounding=stochastic",
     "nvfp4:scale_rule=rceil",
     "mxfp4:block=5",
@@ -50,6 +54,50 @@ def test_reading_back_is_fake_quant(q):
                 want = dither.fake_quant(y, q, seed=3)
                 got = dither.quantize(y, q, seed=3).dequantize()
             assert equal(got, want), (family, y.dtype)
+
+
+SOME = {
+    "format": "e4m3 e5m2 e3m2 e2m1 bf16 int4 int1 uint4 uint8 mxint8 mxint8_full ternary nf4 e4m3_480 ue5m3 "
+    "e5m3 binary8p4se binary4p2sf binary8p1uf e8m0",
+    "scale_format": "e8m0 e4m3 ue5m3 fp32",
+    "scale_rule": "floor ceil rceil even absmax mse static",
+    "dialect": "ocp torchao te p3109 microxcaling cudnn",
+    "nan": "block element saturate",
+    "zero_scale": "rule smallest one",
+    "rounding": "nearest_even up to_odd stochastic stochastic_a",
+}
+FLAGS = {"tensor_scale": True, "zero_point": True, "four_over_six": "mse", "prescale": 0.75, "guard": 17 / 16}
+
+
+def test_every_scaling_reads_back():
+    """Quantizers put together at random, as far as they are accepted. Nothing is refused but NaN that has no
+    code (left to the elements by a policy, or by P3109), and e8m0 scales over formats without zero."""
+    rng = np.random.default_rng(0)
+    families = {k: x.reshape(6, 20) for k, x in adversarial(120).items()}
+    special = families["normal"].copy()
+    special[[0, 2], [3, 10]] = np.nan, -np.inf
+    checked = 0
+    for _ in range(900):
+        parts = {k: rng.choice(v.split()) for k, v in SOME.items() if k == "format" or rng.random() < 0.4}
+        parts |= {k: v for k, v in FLAGS.items() if rng.random() < 0.1}
+        block = [8, 5, "row", "column", "tensor", (4, 8)][rng.integers(6)]
+        try:
+            q = dither.Quantizer(
+                block=block, scale=0.37 if parts.get("scale_rule") == "static" else None, **parts
+            )
+        except dither.UserError:
+            continue
+        x, axis = families[rng.choice(list(families))], int(rng.integers(2))
+        for y in (x, x.astype(np.float64) * 1.000001, special):
+            try:
+                t = dither.quantize(y, q, axis, seed=1)
+            except dither.UserError:
+                without_zero = q.scale_format == "e8m0" and not q.format.has_zero
+                assert without_zero or (y is special and (q.nan == "element" or q.dialect == "p3109")), q
+                continue
+            assert equal(t.dequantize(), dither.fake_quant(y, q, axis, seed=1)), q
+            checked += 1
+    assert checked > 300
 
 
 @settings(max_examples=80, deadline=None)
@@ -106,8 +154,8 @@ def test_a_second_reader_gets_the_same_values(q):
             )
             if t.tensor_scale is not None:
                 scale = scale * t.tensor_scale
-        if t.quantizer.block not in (None, "tensor"):
-            size = x.shape[axis] if t.quantizer.block == "row" else int(t.quantizer.block)
+        if (block := t.quantizer.block) in ("row", 16, 32):
+            size = x.shape[axis] if block == "row" else block
             scale = np.repeat(scale, size, axis=axis).take(range(x.shape[axis]), axis=axis)
         assert equal((values * scale).astype(np.float32), t.dequantize())
 
@@ -146,7 +194,16 @@ def test_dtypes_and_out():
 @settings(max_examples=150, deadline=None)
 @given(
     data=st.data(),
-    q=st.sampled_from(["mxfp4:block=4", "format=int3,block=5", "nvfp4", "int3_row", "fp8_e4m3", "tf32"]),
+    q=st.sampled_from(
+        [
+            "mxfp4:block=4",
+            "format=int3,block=5",
+            "nvfp4",
+            "int3_row",
+            "fp8_e4m3",
+            "tf32",
+        ]
+    ),
 )
 def test_slices_are_slices_of_the_values(data, q):
     shape = data.draw(st.lists(st.integers(1, 23), min_size=1, max_size=3))
@@ -204,7 +261,7 @@ def made(t, **changes):
         (lambda t: hash(t), TypeError, "unhashable"),
         (lambda t: np.ones(100, np.float32) * t, TypeError, "unsupported operand"),
         (lambda t: dither.quantize(np.array([1, np.nan]), "format=e2m1"), dither.UserError, r"at \(1,\)"),
-        (lambda t: dither.quantize(np.ones(8), "format=e8m0,block=4"), dither.UserError, "no zero"),
+        (lambda t: dither.quantize(np.ones(8), "format=int1,block=4,scale_format=e8m0"), ValueError, "a zero"),
         (lambda t: dither.quantize(np.ones(8, int), "mxfp4"), TypeError, "astype"),
         (lambda t: dither.quantize(np.ones(8), "mxfp4", 1), dither.UserError, "axis 1"),
         (lambda t: dither.quantize(np.ones(8), "mxfp4:rounding=stochastic"), dither.UserError, "seed="),
@@ -218,12 +275,36 @@ def made(t, **changes):
         (lambda t: made(t, scales=None), dither.UserError, "NoneType"),
         (lambda t: made(t, tensor_scale=1.0), dither.UserError, "has no tensor scale"),
         (lambda t: made(t, dtype_word="int8"), dither.UserError, "dtype_word"),
-        (lambda t: made(t, quantizer="format=e2m1"), dither.UserError, "plain cast"),
+        (lambda t: made(t, quantizer="format=e2m1"), dither.UserError, "has no scales"),
     ],
 )  # fmt: skip
 def test_errors_say_what_to_do(call, error, says):
     with pytest.raises(error, match=says):
         call(dither.quantize(np.ones((4, 100), np.float32), "mxfp4"))
+
+
+def test_tiles_columns_and_zero_points():
+    x = np.random.default_rng(0).standard_normal((3, 40, 50)).astype(np.float32) + 1
+    t = dither.quantize(x, "format=int4,block=16x16")
+    assert t.scales is not None and t.scales.shape == (3, 3, 4) and t.zero_points is None
+    assert equal(t[1:, 16:40, 32:].dequantize(), t.dequantize()[1:, 16:40, 32:])
+    with pytest.raises(dither.UserError, match=r"axis 1 \(16 elements each\).*\[0:16\]"):
+        t[:, 3:9]
+    column = dither.quantize(x, "format=int8,block=column", axis=1)
+    assert column.scales is not None and column.scales.shape == (1, 40, 1)
+    assert equal(column[:, 5:7].dequantize(), column.dequantize()[:, 5:7])
+    with pytest.raises(dither.UserError, match="axis 0"):
+        column[1:]
+    affine = dither.quantize(x, "format=uint4,block=16,zero_point=true")
+    assert affine.zero_points is not None and affine.zero_points.shape == (3, 40, 4)
+    assert affine.nbytes == 3 * 40 * (25 + 4 * 4 + 4) and "480 zero points" in repr(affine)
+    assert equal(affine[0, :, :32].dequantize(), affine.dequantize()[0, :, :32])
+    assert affine == copy.deepcopy(affine) != dither.quantize(x + 1, affine.quantizer)
+    first = affine[:1, :1, :16]
+    codes = np.unpackbits(first.codes, axis=-1, bitorder="little").reshape(16, 4) @ [1, 2, 4, 8]
+    assert first.scales is not None and first.zero_points is not None
+    values = (codes - first.zero_points.astype(int).ravel()).astype(np.float32) * first.scales.ravel()
+    assert equal(values.astype(np.float32), first.dequantize().ravel())
 
 
 def test_unequal_in_any_part():

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 import dither
 from dither import QuantizedTensor, storage
 
-PRESETS = [name for name in dither.Quantizer.presets() if name != "fp8_128x128"]  # tiles are not packed yet
+MORE = ["nvfp4:scale_rule=rceil,block=8", "format=ue5m3", "format=int4,block=column", "nvfp4:dialect=torchao"]
+MORE += ["format=uint3,block=8,zero_point=true"]
 
 
 def arrays() -> dict[str, QuantizedTensor | np.ndarray]:
@@ -42,7 +43,7 @@ def good(tmp_path_factory) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("q", [*PRESETS, "nvfp4:scale_rule=rceil,block=8", "format=ue5m3"])
+@pytest.mark.parametrize("q", [*dither.Quantizer.presets(), *MORE])
 def test_every_quantizer_comes_back(q, tmp_path):
     path = tmp_path / "x.safetensors"
     for shape, axis in (((3, 70), 1), ((70, 3), 0), ((), 0), ((2, 0, 5), 2)):

@@ -1,18 +1,20 @@
 //! What is stored of a quantized array, and what it means to a reader who has nothing else.
 //!
-//! Stored are one code an element, one scale a block (an 8-bit code, or an fp32 number) and, where the quantizer has a
-//! second level, one fp32 scale for the tensor. Reading is one rule for all of them:
+//! Stored are one code an element, one scale a block (an 8-bit code, or an fp32 number) and, where the quantizer has
+//! them, one fp32 scale for the tensor and one zero point a block. Reading is one rule for all of them:
 //!
 //! ```text
 //! factor = scale                    (1 without a scale; scale * tensor scale, rounded to fp32, with a second level)
 //! value  = element(code) * factor   rounded once to fp32 (to fp64 where the source was fp64)
 //! ```
 //!
+//! With a zero point `element(code)` is the code minus it; with a prescale the value is divided by that as well.
+//!
 //! The law of this file: a stored element read back is bit for bit what [`Quantizer::fake_quant`] returns (of a NaN the
 //! sign is not kept: every NaN is stored as the positive one).
 //!
 //! * A block with NaN or infinity in it is stored as the scale's NaN (0xFF in E8M0, the NaN code of an 8-bit float, NaN in
-//!   fp32) and element codes 0.
+//!   fp32) and element codes 0, unless the quantizer has another policy.
 //! * A scale of zero (all elements zero, or an underflow) is stored as 0; E8M0 has no zero and stores its smallest power,
 //!   2^-127, under which the zeros stay zeros.
 
@@ -23,21 +25,19 @@ use crate::scale::{Scale, ScaleFormat};
 impl Quantizer {
     /// Why arrays under this quantizer cannot be stored, where they cannot.
     pub fn unstorable(&self) -> Option<String> {
-        let scaled = self.scaling.is_some();
-        if !self.scaling.as_ref().is_none_or(|s| s.is_plain()) {
-            return Some("only plain scalings are packed: blocks along an axis, without searches, zero points, policies or another dialect's order".into());
-        }
-        (scaled && !self.format.has_zero()).then(|| {
+        let powers = self.scaling.as_ref().is_some_and(|s| s.format == ScaleFormat::E8m0);
+        (powers && !self.format.has_zero()).then(|| {
             format!(
-                "{} has no zero, so a block whose scale is zero cannot be read back from its codes",
+                "neither {} nor the scale format e8m0 has a zero, so a block of zeros has no code",
                 self.format.name
             )
         })
     }
 
-    /// How a block's scale is stored: an 8-bit code, or the bits of an fp32 number. A plain cast stores none (0).
-    pub fn scale_code(&self, scale: Scale) -> u32 {
-        let Some(scaling) = &self.scaling else { return 0 };
+    /// How a block's scale is stored: an 8-bit code, or the bits of an fp32 number. A plain cast stores none (0). `None`
+    /// where the scale has no code (E8M0 beyond 2^127).
+    pub fn scale_code(&self, scale: Scale) -> Option<u32> {
+        let Some(scaling) = &self.scaling else { return Some(0) };
         let value = match scale {
             Scale::Poisoned => f64::NAN,
             Scale::Zero => 0.0,
@@ -46,24 +46,51 @@ impl Quantizer {
             Scale::Multiply { stored, .. } => f64::from(stored),
         };
         match &scaling.format {
-            ScaleFormat::Fp32 => (value as f32).to_bits(),
-            ScaleFormat::E8m0 if value.is_nan() => 0xff,
-            ScaleFormat::E8m0 if value == 0.0 => 0,
-            ScaleFormat::E8m0 => (value.to_bits() >> 52) as u32 - (1023 - 127),
-            ScaleFormat::Float(format) => format.encode(value).expect("scales lie on the grid of their format"),
+            ScaleFormat::Fp32 => Some((value as f32).to_bits()),
+            ScaleFormat::E8m0 if value.is_nan() => Some(0xff),
+            ScaleFormat::E8m0 if value == 0.0 => Some(0),
+            ScaleFormat::E8m0 if value > pow2(127) => None,
+            ScaleFormat::E8m0 => Some((value.to_bits() >> 52) as u32 - (1023 - 127)),
+            ScaleFormat::Float(format) => format.encode(value),
         }
     }
 
-    /// What the elements of a block are multiplied by, from its stored scale; NaN for a poisoned block.
-    pub fn factor(&self, scale_code: u32, tensor: Option<f32>) -> f32 {
-        let scale = match self.scaling.as_ref().map(|s| &s.format) {
-            None => 1.0,
-            Some(ScaleFormat::Fp32) => f32::from_bits(scale_code),
-            Some(ScaleFormat::E8m0) if scale_code == 0xff => f32::NAN,
-            Some(ScaleFormat::E8m0) => pow2(scale_code as i32 - 127) as f32,
-            Some(ScaleFormat::Float(format)) => format.decode(scale_code) as f32,
+    /// The stored zero point of a block; 0 where there is none.
+    pub fn zero_code(&self, scale: Scale) -> u32 {
+        if let Scale::Affine { zero, .. } = scale { zero } else { 0 }
+    }
+
+    /// A block's scale as a reader knows it.
+    pub fn stored_scale(&self, scale_code: u32, zero: u32, tensor: Option<f32>) -> Scale {
+        let Some(scaling) = &self.scaling else { return Scale::Power(0) };
+        let s = match &scaling.format {
+            ScaleFormat::Fp32 => f32::from_bits(scale_code),
+            ScaleFormat::E8m0 if scale_code == 0xff => f32::NAN,
+            ScaleFormat::E8m0 => return Scale::Power(scale_code as i32 - 127),
+            ScaleFormat::Float(format) => format.decode(scale_code) as f32,
         };
-        tensor.map_or(scale, |t| scale * t)
+        match tensor {
+            _ if s.is_nan() => Scale::Poisoned,
+            // How a reader would quantize again is not known, and not needed.
+            Some(tensor) => Scale::Multiply { encode: f32::NAN, decode: s * tensor, stored: s },
+            None if s == 0.0 => Scale::Zero,
+            None if scaling.options.zero_point => Scale::Affine { s, zero },
+            None => Scale::Divide(s),
+        }
+    }
+
+    /// What the elements of a block are multiplied by, NaN in a poisoned block; `None` where reading takes more than one
+    /// multiplication.
+    pub fn factor(&self, scale: Scale) -> Option<f32> {
+        let prescaled = self.scaling.as_ref().is_some_and(|s| s.options.prescale != 1.0);
+        match scale {
+            Scale::Poisoned => Some(f32::NAN),
+            Scale::Zero => self.format.has_zero().then_some(0.0),
+            Scale::Power(e) => (!prescaled).then(|| pow2(e) as f32),
+            Scale::Divide(s) | Scale::Quotient(s) => Some(s),
+            Scale::Multiply { decode, .. } => Some(decode),
+            Scale::Affine { .. } => None,
+        }
     }
 
     /// The code of one element under a block's scale. `None` where it becomes a NaN that the format has no code for.
@@ -71,13 +98,12 @@ impl Quantizer {
         if scale == Scale::Poisoned {
             return Some(0);
         }
-        let element = self.element(x, scale, random);
-        self.format.encode(element)
+        self.format.encode(self.element(x, scale, random))
     }
 
-    /// The value of a stored element.
-    pub fn stored_value<T: Real>(&self, code: u32, factor: f32) -> T {
-        T::from_f64(self.format.decode(code)).mul(T::from_f64(f64::from(factor)))
+    /// The value of a stored element under a scale as [`Quantizer::stored_scale`] knows it.
+    pub fn stored_value<T: Real>(&self, code: u32, scale: Scale) -> T {
+        self.value(self.format.decode(code), scale)
     }
 }
 
@@ -128,9 +154,8 @@ mod tests {
         let x: Vec<T> = x.iter().map(|x| T::from_f64(*x)).collect();
         let tensor = q.tensor_scale(whole);
         let scale = q.scale(T::from_f64(absmax(x.iter().copied())), tensor.as_ref());
-        let code = q.scale_code(scale);
-        let factor = q.factor(code, tensor.map(|t| t.decode));
-        assert_eq!(factor.is_nan(), matches!(scale, Scale::Poisoned), "{q:?} {code:#x}");
+        let stored = q.stored_scale(q.scale_code(scale).unwrap(), q.zero_code(scale), tensor.map(|t| t.decode));
+        assert_eq!(stored == Scale::Poisoned, scale == Scale::Poisoned, "{q:?} {scale:?}");
         for (i, x) in x.iter().enumerate() {
             let random = random_bits(1, 2, i as u64, 8);
             let want = q.fake_quant(*x, scale, random);
@@ -138,7 +163,11 @@ mod tests {
                 assert!(!q.format.has_nan() && want.to_f64().is_nan(), "{q:?} {}", x.to_f64());
                 continue;
             };
-            let got: T = q.stored_value(code, factor);
+            let got: T = q.stored_value(code, stored);
+            if let Some(factor) = q.factor(stored) {
+                let product = T::from_f64(q.format.decode(code)).mul(T::from_f64(f64::from(factor)));
+                assert!(bits(product) == bits(got) || got.to_f64().is_nan() && product.to_f64().is_nan(), "{q:?}");
+            }
             let same = bits(got) == bits(want) || (got.to_f64().is_nan() && want.to_f64().is_nan());
             assert!(same, "{q:?} {} -> {} {}", x.to_f64(), got.to_f64(), want.to_f64());
         }
@@ -183,11 +212,12 @@ mod tests {
             (ScaleFormat::Fp32, 0x7fc0_0000, 0),
         ] {
             let q = q(format);
-            assert_eq!((q.scale_code(Scale::Poisoned), q.scale_code(Scale::Zero)), (poisoned, zero));
+            assert_eq!((q.scale_code(Scale::Poisoned), q.scale_code(Scale::Zero)), (Some(poisoned), Some(zero)));
         }
         for e in -127..=127 {
-            let code = q(ScaleFormat::E8m0).scale_code(Scale::Power(e));
-            assert_eq!((code as i32, q(ScaleFormat::E8m0).factor(code, None)), (e + 127, pow2(e) as f32));
+            let q = q(ScaleFormat::E8m0);
+            let code = q.scale_code(Scale::Power(e)).unwrap();
+            assert_eq!((code as i32, q.stored_scale(code, 0, None)), (e + 127, Scale::Power(e)));
         }
     }
 }

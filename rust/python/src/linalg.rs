@@ -75,7 +75,11 @@ impl Operand<'_> {
                 let coded = x.scales.is_some_and(|(_, coded)| coded);
                 Tables {
                     values: (0..1u32 << q.format.bits()).map(|c| q.format.decode(c) as f32).collect(),
-                    factors: std::array::from_fn(|c| if coded { q.factor(c as u32, x.tensor_scale) } else { 1.0 }),
+                    factors: std::array::from_fn(|c| {
+                        let scale = q.stored_scale(if coded { c as u32 } else { 0 }, 0, x.tensor_scale);
+                        // dither.linalg passes no quantizer that takes more than a factor; a scale of 0 makes zeros.
+                        q.factor(scale).unwrap_or(0.0)
+                    }),
                 }
             }
         }

@@ -14,14 +14,17 @@ fn shape((layout, last, along_last): Dims) -> Shape {
     Shape { layout: memory::layout(layout), last, along_last }
 }
 
-fn parts(codes: usize, scales: Option<Array<'_>>) -> PyResult<Parts> {
+/// Addresses of the codes and of the zero points, where there are some.
+type Bytes = (usize, Option<usize>);
+
+fn parts((codes, zeros): Bytes, scales: Option<Array<'_>>) -> PyResult<Parts> {
     let scales = match scales {
         None => Scales::None,
         Some((address, "u8")) => Scales::Codes(address as *mut u8),
         Some((address, "fp32")) => Scales::F32(address as *mut f32),
         Some((_, dtype)) => return Err(PyTypeError::new_err(format!("scales are u8 or fp32, not {dtype}"))),
     };
-    Ok(Parts { codes: codes as *mut u8, scales })
+    Ok(Parts { codes: codes as *mut u8, scales, zeros: zeros.unwrap_or(0) as *mut u8 })
 }
 
 /// Why arrays under this quantizer cannot be stored, or None.
@@ -38,7 +41,7 @@ fn quantize(
     q: &Quantizer,
     dims: Dims,
     x: Array<'_>,
-    codes: usize,
+    codes: Bytes,
     scales: Option<Array<'_>>,
     random: Option<Random>,
     threads: usize,
@@ -61,7 +64,7 @@ fn dequantize(
     py: Python<'_>,
     q: &Quantizer,
     dims: Dims,
-    codes: usize,
+    codes: Bytes,
     scales: Option<Array<'_>>,
     tensor: Option<f32>,
     wide: bool,

@@ -17,7 +17,7 @@ use std::sync::Mutex;
 const PART: usize = 1 << 14;
 
 /// How an array falls into boxes.
-struct Boxes {
+pub(crate) struct Boxes {
     layout: Layout,
     /// Extent of a box along outer, axis and inner.
     size: [usize; 3],
@@ -26,7 +26,7 @@ struct Boxes {
 }
 
 impl Boxes {
-    fn new(q: &Quantizer, layout: &Layout) -> Boxes {
+    pub fn new(q: &Quantizer, layout: &Layout) -> Boxes {
         let whole = [layout.outer, layout.axis, layout.inner];
         let size = match q.scaling.as_ref().map(|s| s.block) {
             Some(Block::Size(n)) => [1, n, 1],
@@ -39,12 +39,12 @@ impl Boxes {
         Boxes { layout: *layout, size, grid }
     }
 
-    fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.grid.iter().product()
     }
 
     /// Contiguous runs (start, length) of box `b`, boxes counted in C order.
-    fn runs(&self, b: usize) -> Vec<(usize, usize)> {
+    pub fn runs(&self, b: usize) -> Vec<(usize, usize)> {
         let whole = [self.layout.outer, self.layout.axis, self.layout.inner];
         let at = [b / (self.grid[1] * self.grid[2]), b / self.grid[2] % self.grid[1], b % self.grid[2]];
         let [outer, axis, inner] = [0, 1, 2].map(|d| {
@@ -66,7 +66,7 @@ impl Boxes {
 }
 
 /// The two types in which results are formed, as they lie in memory.
-trait Element: Real {
+pub(crate) trait Element: Real {
     /// # Safety
     /// As [`Memory::load`].
     unsafe fn load(x: Memory, start: usize, out: &mut [Self]);
@@ -97,17 +97,17 @@ impl Element for f64 {
     }
 }
 
-/// Calls `work` for every box with its number, its elements, their positions and its scale.
+/// Calls `work` for every box with its number, its elements, their positions and its scale. Returns the second level.
 ///
 /// # Safety
 /// `x` points to `layout.len()` elements that nobody else writes meanwhile; `work` writes nothing but its own box.
-unsafe fn each_box<T: Element>(
+pub(crate) unsafe fn each_box<T: Element>(
     q: &Quantizer,
     layout: &Layout,
     x: Memory,
     threads: usize,
     work: impl Fn(usize, &[T], &[(usize, usize)], Scale) + Sync + Send,
-) {
+) -> Option<TensorScale> {
     let boxes = Boxes::new(q, layout);
     let read = |runs: &[(usize, usize)]| {
         let mut values = vec![T::from_f64(0.0); runs.iter().map(|(_, len)| len).sum()];
@@ -142,6 +142,7 @@ unsafe fn each_box<T: Element>(
         let scale = q.block_scale(&values, tensor.as_ref());
         work(b, &values, &runs, scale);
     });
+    tensor
 }
 
 /// # Safety

@@ -16,6 +16,7 @@
 mod absmax;
 mod bits;
 mod block;
+mod boxes;
 mod cast;
 pub mod codes;
 mod columns;
@@ -39,6 +40,7 @@ mod philox;
 mod pieces;
 pub mod pool;
 mod reduce;
+mod rows;
 mod scales;
 pub mod simd;
 pub mod stats;

@@ -6,14 +6,17 @@
 //! for one quantizer takes the place of `for_each_block` and `pack` (or `unpack`) in them.
 
 use crate::bits::{Draws, integer_at};
+use crate::boxes;
 use crate::dtype::{Memory, MemoryMut};
 use crate::fake_quant::{Whole, random_width, threads_for};
 use crate::fpu::Standard;
+use crate::general::Element;
 use crate::layout::Layout;
-use crate::pack::{pack, row_bytes, unpack};
+use crate::pack::{pack, unpack};
 use crate::pool;
+use crate::rows::Cut;
 use dither_numerics::quantizer::{Randomness, absmax};
-use dither_numerics::{Block, Format, Quantizer, Real};
+use dither_numerics::{Format, Quantizer, Scale};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -23,6 +26,8 @@ pub struct Parts {
     /// One row of bits for each row of the last axis.
     pub codes: *mut u8,
     pub scales: Scales,
+    /// One zero point a block; null where the quantizer has none.
+    pub zeros: *mut u8,
 }
 
 /// One scale a block in C order, the axis replaced by the blocks along it; none for plain casts.
@@ -46,9 +51,37 @@ impl Parts {
     /// # Safety
     /// `range` lies in the codes and no other reference to it is alive.
     #[allow(clippy::mut_from_ref)] // the pointer is the owner's, not this value's
-    unsafe fn bytes(&self, range: Range<usize>) -> &mut [u8] {
+    pub(crate) unsafe fn bytes(&self, range: Range<usize>) -> &mut [u8] {
         // SAFETY: the caller's contract.
         unsafe { std::slice::from_raw_parts_mut(self.codes.add(range.start), range.len()) }
+    }
+
+    /// Store the scale of block `at`; false where it has no code.
+    ///
+    /// # Safety
+    /// The block lies in the array and belongs to this thread.
+    pub(crate) unsafe fn set_scale(&self, q: &Quantizer, at: usize, scale: Scale) -> bool {
+        let code = q.scale_code(scale);
+        // SAFETY: the caller's contract.
+        unsafe {
+            self.scales.set(at, code.unwrap_or(0));
+            if !self.zeros.is_null() {
+                *self.zeros.add(at) = q.zero_code(scale) as u8;
+            }
+        }
+        code.is_some()
+    }
+
+    /// The scale of block `at` as it is stored.
+    ///
+    /// # Safety
+    /// The block lies in the array.
+    pub(crate) unsafe fn scale(&self, q: &Quantizer, at: usize, tensor: Option<f32>) -> Scale {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let zero = if self.zeros.is_null() { 0 } else { u32::from(*self.zeros.add(at)) };
+            q.stored_scale(self.scales.get(at), zero, tensor)
+        }
     }
 }
 
@@ -106,7 +139,9 @@ pub unsafe fn quantize(
     let _standard = Standard::enter();
     // SAFETY: the caller's contract.
     unsafe {
-        if x.is_f64() {
+        if !is_plain(q) {
+            boxes::quantize(q, shape, x, parts, source, threads)
+        } else if x.is_f64() {
             quantize_as::<f64>(q, shape, x, parts, source, threads)
         } else {
             quantize_as::<f32>(q, shape, x, parts, source, threads)
@@ -130,7 +165,9 @@ pub unsafe fn dequantize(
     let _standard = Standard::enter();
     // SAFETY: the caller's contract.
     unsafe {
-        if wide {
+        if !is_plain(q) {
+            boxes::dequantize(q, shape, parts, tensor, wide, y, threads);
+        } else if wide {
             dequantize_as::<f64>(q, shape, parts, tensor, y, threads);
         } else {
             dequantize_as::<f32>(q, shape, parts, tensor, y, threads);
@@ -138,7 +175,12 @@ pub unsafe fn dequantize(
     }
 }
 
-unsafe fn quantize_as<T: Work>(
+/// Whether every scale follows from an absmax along one axis (or of everything) and reads as one factor.
+fn is_plain(q: &Quantizer) -> bool {
+    q.scaling.as_ref().is_none_or(|s| s.is_plain()) && (q.scaling.is_none() || q.format.has_zero())
+}
+
+unsafe fn quantize_as<T: Element>(
     q: &Quantizer,
     shape: &Shape,
     x: Memory,
@@ -152,14 +194,14 @@ unsafe fn quantize_as<T: Work>(
     let cut = Cut::new(q, shape);
     let known = cut.known.then(|| q.scale(T::from_f64(whole.absmax), whole.tensor.as_ref()));
     if let Some(scale) = known {
-        // SAFETY: a tensor has one scale, a cast none.
-        unsafe { parts.scales.set(0, q.scale_code(scale)) };
+        // SAFETY: a tensor has one scale, a cast none. A plain scale has a code.
+        unsafe { parts.set_scale(q, 0, scale) };
     }
     let first_bad = AtomicUsize::new(usize::MAX);
     let draws = Draws::new(source, random_width(q));
     pool::for_each(cut.units(), threads, |u| {
         let unit = cut.unit(u);
-        let (mut data, mut codes) = (vec![T::default(); unit.len()], vec![0u32; unit.len()]);
+        let (mut data, mut codes) = (vec![T::from_f64(0.0); unit.len()], vec![0u32; unit.len()]);
         let random = draws.run(unit.start, unit.len());
         // SAFETY: units lie in the array and are disjoint, and so are their codes and scales.
         unsafe { T::load(x, unit.start, &mut data) };
@@ -167,7 +209,7 @@ unsafe fn quantize_as<T: Work>(
             let scale = known.unwrap_or_else(|| {
                 let scale = q.scale(T::from_f64(absmax(positions.clone().map(|i| data[i]))), whole.tensor.as_ref());
                 // SAFETY: as above.
-                unsafe { parts.scales.set(at, q.scale_code(scale)) };
+                unsafe { parts.set_scale(q, at, scale) };
                 scale
             });
             for i in positions {
@@ -189,7 +231,7 @@ unsafe fn quantize_as<T: Work>(
     }
 }
 
-unsafe fn dequantize_as<T: Work>(
+unsafe fn dequantize_as<T: Element>(
     q: &Quantizer,
     shape: &Shape,
     parts: Parts,
@@ -200,17 +242,17 @@ unsafe fn dequantize_as<T: Work>(
     let cut = Cut::new(q, shape);
     let values = Values::new(&q.format, shape.layout.len());
     // SAFETY: a tensor has one scale, a cast none.
-    let known = cut.known.then(|| q.factor(unsafe { parts.scales.get(0) }, tensor));
+    let known = cut.known.then(|| factor(q, unsafe { parts.scale(q, 0, tensor) }));
     pool::for_each(cut.units(), threads_for(shape.layout.len(), threads), |u| {
         let unit = cut.unit(u);
-        let (mut data, mut codes) = (vec![T::default(); unit.len()], vec![0u32; unit.len()]);
+        let (mut data, mut codes) = (vec![T::from_f64(0.0); unit.len()], vec![0u32; unit.len()]);
         cut.for_each_part(&unit, |part, bytes| {
             // SAFETY: the codes of a unit are its own.
             unpack(unsafe { parts.bytes(bytes) }, cut.width, &mut codes[part]);
         });
         cut.for_each_block(&unit, |at, positions| {
             // SAFETY: as above, the scales.
-            let factor = known.unwrap_or_else(|| q.factor(unsafe { parts.scales.get(at) }, tensor));
+            let factor = known.unwrap_or_else(|| factor(q, unsafe { parts.scale(q, at, tensor) }));
             let factor = T::from_f64(f64::from(factor));
             for i in positions {
                 data[i] = T::from_f64(f64::from(values.get(codes[i]))).mul(factor);
@@ -221,168 +263,25 @@ unsafe fn dequantize_as<T: Work>(
     });
 }
 
-/// The two types in which values are formed, as memory is read and written with them.
-trait Work: Real + Default {
-    /// # Safety
-    /// As for [`Memory::load`].
-    unsafe fn load(x: Memory, start: usize, out: &mut [Self]);
-    /// # Safety
-    /// As for [`MemoryMut::store`].
-    unsafe fn store(y: MemoryMut, start: usize, x: &[Self]);
-}
-
-impl Work for f32 {
-    unsafe fn load(x: Memory, start: usize, out: &mut [f32]) {
-        // SAFETY: the caller's contract.
-        unsafe { x.load(start, out) }
-    }
-    unsafe fn store(y: MemoryMut, start: usize, x: &[f32]) {
-        // SAFETY: the caller's contract.
-        unsafe { y.store(start, x) }
-    }
-}
-
-impl Work for f64 {
-    unsafe fn load(x: Memory, start: usize, out: &mut [f64]) {
-        // SAFETY: the caller's contract.
-        unsafe { x.load_f64(start, out) }
-    }
-    unsafe fn store(y: MemoryMut, start: usize, x: &[f64]) {
-        // SAFETY: the caller's contract.
-        unsafe { y.store_f64(start, x) }
-    }
+fn factor(q: &Quantizer, scale: Scale) -> f32 {
+    q.factor(scale).expect("plain scales are read by one multiplication")
 }
 
 /// The values of a format's codes (all exact in fp32), in a table where there are more elements than codes.
-struct Values<'a> {
+pub(crate) struct Values<'a> {
     format: &'a Format,
     table: Vec<f32>,
 }
 
 impl<'a> Values<'a> {
-    fn new(format: &'a Format, elements: usize) -> Self {
+    pub fn new(format: &'a Format, elements: usize) -> Self {
         let tabled = format.bits() <= 8 || (format.bits() <= 16 && elements >> format.bits() > 0);
         let codes = if tabled { 0..1u32 << format.bits() } else { 0..0 };
         Values { format, table: codes.map(|c| format.decode(c) as f32).collect() }
     }
 
     #[inline(always)]
-    fn get(&self, code: u32) -> f32 {
+    pub fn get(&self, code: u32) -> f32 {
         self.table.get(code as usize).copied().unwrap_or_else(|| self.format.decode(code) as f32)
-    }
-}
-
-/// Elements of a unit aimed at.
-const UNIT: usize = 4096;
-
-/// An array in units of whole blocks and whole bytes of codes.
-struct Cut {
-    layout: Layout,
-    last: usize,
-    width: u32,
-    row_bytes: usize,
-    /// One scale for everything (or none), so that blocks need not be looked for.
-    known: bool,
-    /// Elements along the axis in a block; where the scale is known, in a stretch that fills whole bytes.
-    block: usize,
-    along_last: bool,
-    /// Elements of a row in a unit, where blocks lie in rows; else elements in the rows of one block.
-    step: usize,
-    /// Whole rows in a unit, where blocks lie in rows shorter than a unit.
-    rows: usize,
-}
-
-impl Cut {
-    fn new(q: &Quantizer, shape: &Shape) -> Cut {
-        let rule = q.scaling.as_ref().map(|s| s.block);
-        let known = matches!(rule, None | Some(Block::Tensor));
-        let width = q.format.bits();
-        let along_last = known || shape.along_last;
-        let mut last = shape.last.max(1);
-        let block = match rule {
-            Some(Block::Size(n)) => n.min(shape.layout.axis.max(1)),
-            Some(Block::Row) => shape.layout.axis.max(1),
-            Some(Block::Tensor) | None => 8,
-            Some(Block::Column | Block::Tile(..)) => unreachable!("refused by `Quantizer::unstorable`"),
-        };
-        let whole_bytes = |n: usize| n.is_multiple_of(8) || (n * width as usize).is_multiple_of(8);
-        // Rows of whole blocks and bytes follow each other like one long row.
-        if along_last && (known || last.is_multiple_of(block)) && whole_bytes(last) {
-            last = shape.layout.len().max(1);
-        }
-        let bytes_of_8 = block * if whole_bytes(block) { 1 } else { 8 };
-        let (step, rows) = match along_last {
-            true => (bytes_of_8 * (UNIT / bytes_of_8).max(1), (UNIT / last).max(1)),
-            false => (block * shape.layout.inner, 1),
-        };
-        let row_bytes = row_bytes(last, width).expect("the codes were allocated");
-        Cut { layout: shape.layout, last, width, row_bytes, known, block, along_last, step, rows }
-    }
-
-    fn units(&self) -> usize {
-        let n = self.layout.len();
-        if n == 0 {
-            0
-        } else if !self.along_last {
-            self.layout.outer * self.layout.axis.div_ceil(self.block)
-        } else if self.last > UNIT {
-            n / self.last * self.last.div_ceil(self.step)
-        } else {
-            (n / self.last).div_ceil(self.rows)
-        }
-    }
-
-    fn unit(&self, i: usize) -> Range<usize> {
-        let n = self.layout.len();
-        let (start, len) = if !self.along_last {
-            let (per_outer, size) = (self.layout.axis.div_ceil(self.block), self.layout.axis * self.layout.inner);
-            let (outer, j) = (i / per_outer, i % per_outer * self.step);
-            (outer * size + j, self.step.min(size - j))
-        } else if self.last > UNIT {
-            let per_row = self.last.div_ceil(self.step);
-            let (row, from) = (i / per_row, i % per_row * self.step);
-            (row * self.last + from, self.step.min(self.last - from))
-        } else {
-            let start = i * self.rows * self.last;
-            (start, (self.rows * self.last).min(n - start))
-        };
-        start..start + len
-    }
-
-    /// Calls `work` for the stretches of the unit that lie in one row each, with their positions in the unit and the
-    /// bytes of their codes.
-    fn for_each_part(&self, unit: &Range<usize>, mut work: impl FnMut(Range<usize>, Range<usize>)) {
-        let mut start = unit.start;
-        while start < unit.end {
-            let (row, from) = (start / self.last, start % self.last);
-            let n = (self.last - from).min(unit.end - start);
-            let byte = row * self.row_bytes + from * self.width as usize / 8;
-            let bytes = row_bytes(n, self.width).expect("the codes were allocated");
-            work(start - unit.start..start - unit.start + n, byte..byte + bytes);
-            start += n;
-        }
-    }
-
-    /// Calls `work` for the blocks of the unit with the index of the block and the positions of its elements in the unit.
-    fn for_each_block(&self, unit: &Range<usize>, mut work: impl FnMut(usize, std::iter::StepBy<Range<usize>>)) {
-        let (len, inner) = (unit.len(), self.layout.inner);
-        if self.known {
-            work(0, (0..len).step_by(1));
-        } else if self.along_last {
-            let per_row = self.last.div_ceil(self.block);
-            self.for_each_part(unit, |part, _| {
-                let at = unit.start + part.start;
-                let first = at / self.last * per_row + at % self.last / self.block;
-                for (i, start) in part.clone().step_by(self.block).enumerate() {
-                    work(first + i, (start..part.end.min(start + self.block)).step_by(1));
-                }
-            });
-        } else {
-            let (row, per_outer) = (unit.start / inner, self.layout.axis.div_ceil(self.block));
-            let block = row / self.layout.axis * per_outer + row % self.layout.axis / self.block;
-            for column in 0..inner {
-                work(block * inner + column, (column..len).step_by(inner));
-            }
-        }
     }
 }

@@ -74,7 +74,7 @@ fn packed(q: &Quantizer, dims: [usize; 3], axis: usize, x: Memory, threads: usiz
         Some(ScaleFormat::Fp32) => Scales::F32(floats.as_mut_ptr()),
         Some(_) => Scales::Codes(bytes.as_mut_ptr()),
     };
-    let parts = Parts { codes: codes.as_mut_ptr(), scales };
+    let parts = Parts { codes: codes.as_mut_ptr(), scales, zeros: std::ptr::null_mut() };
     // SAFETY: the arrays have the lengths that the layout asks for.
     let tensor = unsafe { quantize(q, &shape, x, parts, ADDRESS, threads) }.unwrap();
     assert_eq!((codes[n], *bytes.last().unwrap(), *floats.last().unwrap()), (0xaa, 0xaa, -7.0), "written beyond");
@@ -113,7 +113,7 @@ fn reading_back_is_fake_quant() {
                     Some(ScaleFormat::Fp32) => Scales::F32(floats.as_mut_ptr()),
                     Some(_) => Scales::Codes(bytes.as_mut_ptr()),
                 };
-                let parts = Parts { codes: codes.as_ptr().cast_mut(), scales };
+                let parts = Parts { codes: codes.as_ptr().cast_mut(), scales, zeros: std::ptr::null_mut() };
                 // SAFETY: all arrays have the lengths that the layout asks for.
                 unsafe {
                     fake_quant(&q, &layout, source, MemoryMut::F32(want.as_mut_ptr()), ADDRESS, 1);
@@ -137,7 +137,7 @@ fn fp64_is_formed_in_fp64() {
             Some(ScaleFormat::Fp32) => Scales::F32(floats.as_mut_ptr()),
             Some(_) => Scales::Codes(bytes.as_mut_ptr()),
         };
-        let parts = Parts { codes: codes.as_ptr().cast_mut(), scales };
+        let parts = Parts { codes: codes.as_ptr().cast_mut(), scales, zeros: std::ptr::null_mut() };
         // SAFETY: all arrays have the lengths that the layout asks for.
         unsafe {
             let y = MemoryMut::F64(want.as_mut_ptr());
@@ -162,7 +162,7 @@ fn rows_end_with_zero_bits_and_nan_without_a_code_is_named() {
     let x = [1.0, 2.0, f32::NAN, f32::NAN];
     let shape = Shape { layout: Layout::new(&[4], 0), last: 4, along_last: true };
     let mut codes = [0u8; 2];
-    let parts = Parts { codes: codes.as_mut_ptr(), scales: Scales::None };
+    let parts = Parts { codes: codes.as_mut_ptr(), scales: Scales::None, zeros: std::ptr::null_mut() };
     // SAFETY: four codes of four bits.
     let result = unsafe { quantize(&q, &shape, Memory::F32(x.as_ptr()), parts, Randomness::None, 1) };
     assert_eq!(result, Err(2));
