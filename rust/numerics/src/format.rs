@@ -156,6 +156,11 @@ impl Format {
         }
     }
 
+    /// Whether every value is an fp32 number; all but P3109's widest formats are.
+    pub fn fits_fp32(&self) -> bool {
+        self.max <= f64::from(f32::MAX) && self.emin - self.mbits as i32 >= -149
+    }
+
     pub fn has_inf(&self) -> bool {
         self.inf_code().is_some()
     }

@@ -25,6 +25,12 @@ use crate::scale::{Scale, ScaleFormat};
 impl Quantizer {
     /// Why arrays under this quantizer cannot be stored, where they cannot.
     pub fn unstorable(&self) -> Option<String> {
+        if !self.format.fits_fp32() {
+            return Some(format!(
+                "elements are read back in fp32, which does not hold every value of {}",
+                self.format.name
+            ));
+        }
         let powers = self.scaling.as_ref().is_some_and(|s| s.format == ScaleFormat::E8m0);
         (powers && !self.format.has_zero()).then(|| {
             format!(
