@@ -145,9 +145,13 @@ class Quantizer:
         """Whether the scale can leave |x| above the largest value: a plain cast, `floor`, `even`, and scales
         that are rounded to nearest in 8 bits. (An fp32 absmax scale is within rounding of exact.)
 
+        Formats that reach less far below zero than above (unsigned ones, some codebooks) always clip.
+
         The end of the scale's own format does not count: a block too large for an e4m3 scale of 448 saturates
         under every rule.
         """
+        if self.format.min > -self.format.max:
+            return True
         if self.scale_rule in ("ceil", "rceil") or self.prescale != 1 or self.guard != 1:
             return False
         if self.dialect == "p3109":  # elements lie in [-1, 1], or below 2 where the scale was rounded down

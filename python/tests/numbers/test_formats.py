@@ -87,6 +87,8 @@ def test_a_codebook_under_a_scale_is_described_by_its_print():
     scale = np.abs(x.reshape(4, 2, 16)).max(axis=2, keepdims=True)
     entries = np.array([-1, 0, np.float32(0.3), 1], np.float32)
     assert np.isin(y.reshape(4, 2, 16), scale * entries).all()
+    assert not q.clips and dither.Quantizer(format=formats.codebook([-0.5, 1]), block=16).clips
+    assert dither.Quantizer(format="uint4", block=16).clips
     nf4 = dither.fake_quant(x, dither.Quantizer(format="nf4", block=64))
     assert dither.error_stats(x, "format=nf4,block=64")["mse"] == pytest.approx(((nf4 - x) ** 2).mean())
 
