@@ -46,8 +46,12 @@ impl Scaling {
     pub fn is_plain(&self) -> bool {
         let two_levels = self.tensor_scale && matches!(self.options.dialect, Dialect::Te | Dialect::Cudnn);
         let dialect = if two_levels { self.options.dialect } else { Dialect::Ocp };
+        // A given second level leaves the block scales to be found as ever.
+        let two = self.tensor_scale && matches!(self.format, ScaleFormat::Float(_));
+        let given_block = matches!(self.rule, ScaleRule::Static(_)) && !two;
         !matches!(self.block, Block::Column | Block::Tile(..))
-            && !matches!(self.rule, ScaleRule::Mse | ScaleRule::Static(_))
+            && self.rule != ScaleRule::Mse
+            && !given_block
             && self.options == Options { dialect, ..Options::default() }
     }
 }

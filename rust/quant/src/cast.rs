@@ -50,6 +50,11 @@ impl Cast {
         })
     }
 
+    /// Whether whatever is too large becomes the largest value.
+    fn saturates(&self) -> bool {
+        self.over == [self.max; 2] && self.infinite == self.max
+    }
+
     pub fn apply(&self, x: &[f32], y: &mut [f32], random: &[u32]) {
         if self.shape.mbits == 23 {
             // fp32 to fp32: NaN becomes the one NaN that every cast returns, infinity what the overflow mode says.
@@ -88,36 +93,48 @@ fn overflow(f: &Format, q: &Quantizer, x: f64) -> f64 {
 
 dispatch! { fn run<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], cast: &Cast) = body; }
 
+/// Which arithmetic a cast takes: on the bits (fp32's exponent range), with one clamp, or with all that overflow can be.
+const WIDE: u8 = 0;
+const SATURATING: u8 = 1;
+const GENERAL: u8 = 2;
+
 #[inline(always)]
 fn body<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], cast: &Cast) {
-    match cast.wide {
-        true => map::<M, true>(x, y, random, cast),
-        false => map::<M, false>(x, y, random, cast),
+    match (cast.wide, cast.saturates()) {
+        (true, _) => map::<M, WIDE>(x, y, random, cast),
+        (false, true) => map::<M, SATURATING>(x, y, random, cast),
+        (false, false) => map::<M, GENERAL>(x, y, random, cast),
     }
 }
 
 #[inline(always)]
-fn map<const M: u8, const WIDE: bool>(x: &[f32], y: &mut [f32], random: &[u32], cast: &Cast) {
+fn map<const M: u8, const HOW: u8>(x: &[f32], y: &mut [f32], random: &[u32], cast: &Cast) {
     if element::is_stochastic(M) {
         for ((x, y), r) in x.iter().zip(y).zip(random) {
-            *y = one::<M, WIDE>(*x, cast, *r);
+            *y = one::<M, HOW>(*x, cast, *r);
         }
     } else {
         // A line of the cache at a time.
         for (x, y) in x.chunks(16).zip(y.chunks_mut(16)) {
             stream::prefetch(x.as_ptr().wrapping_add(stream::AHEAD));
             for (x, y) in x.iter().zip(y) {
-                *y = one::<M, WIDE>(*x, cast, 0);
+                *y = one::<M, HOW>(*x, cast, 0);
             }
         }
     }
 }
 
 #[inline(always)]
-fn one<const M: u8, const WIDE: bool>(x: f32, cast: &Cast, random: u32) -> f32 {
+fn one<const M: u8, const HOW: u8>(x: f32, cast: &Cast, random: u32) -> f32 {
     let b = x.to_bits();
     let (a, sign) = (b & 0x7fff_ffff, b & 0x8000_0000);
-    let rounded = if WIDE {
+    if HOW == SATURATING {
+        // Nearest-even clamps first by itself.
+        let z = if M == element::NEAREST_EVEN { x } else { f32::from_bits(a.min(cast.clamp) | sign) };
+        let finite = element::round::<M>(z, cast.emin, cast.max, cast.shape, random);
+        return if a > 0x7f80_0000 { f32::NAN } else { finite };
+    }
+    let rounded = if HOW == WIDE {
         // Exponent and fraction together are one integer in the same order as the values.
         let k = 23 - cast.shape.mbits;
         let finite = a.min(0x7f7f_ffff);

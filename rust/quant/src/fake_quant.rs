@@ -13,7 +13,7 @@ use crate::pieces::{Arrays, PIECE, Pieces};
 use crate::pool;
 use dither_numerics::quantizer::Randomness;
 use dither_numerics::quantizer::absmax as block_absmax;
-use dither_numerics::{Block, Quantizer, Scale, TensorScale};
+use dither_numerics::{Block, Quantizer, Scale, ScaleRule, TensorScale};
 
 /// Arrays of fewer elements are done by the calling thread alone: waking others costs more.
 const SERIAL: usize = 1 << 15;
@@ -32,7 +32,10 @@ impl Whole {
     /// # Safety
     /// `x` points to `layout.len()` elements that nobody writes meanwhile.
     pub unsafe fn of(q: &Quantizer, x: Memory, layout: &Layout, threads: usize) -> Whole {
-        let needed = q.scaling.as_ref().is_some_and(|s| s.tensor_scale || s.block == Block::Tensor);
+        let needed = q.scaling.as_ref().is_some_and(|s| match s.block {
+            Block::Tensor => true,
+            _ => s.tensor_scale && !matches!(s.rule, ScaleRule::Static(_)),
+        });
         // SAFETY: the caller's contract.
         let absmax = if needed { unsafe { absmax(x, layout, threads) } } else { 0.0 };
         Whole { absmax, tensor: q.tensor_scale(absmax) }

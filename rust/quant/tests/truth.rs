@@ -135,6 +135,9 @@ fn scalings() -> Vec<Scaling> {
         for rule in [ScaleRule::Floor, ScaleRule::Ceil, ScaleRule::Rceil, ScaleRule::Even] {
             add(ScaleFormat::E8m0, rule, false, block);
         }
+        for rule in [ScaleRule::Static(0.37), ScaleRule::Static(1e-30)] {
+            add(float("e4m3"), rule, true, block);
+        }
         for rule in [ScaleRule::Absmax, ScaleRule::Rceil] {
             add(ScaleFormat::Fp32, rule, false, block);
             add(float("e4m3"), rule, true, block);
