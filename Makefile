@@ -20,7 +20,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup build demo test test-rust test-python test-slow lint lint-rust lint-python format bench lock clean
+.PHONY: help setup build demo test test-rust test-python test-slow lint lint-rust lint-python format bench bench-numbers lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -79,6 +79,11 @@ format:  ## rewrite Rust and Python sources in the house format
 
 bench: build  ## the speed tables, peers beside us in the same run
 	$(BIN)/pytest benches --benchmark-only --benchmark-columns=min,median,rounds --benchmark-sort=min $(PYTEST_ARGS)
+
+BENCH_NUMBERS := $(foreach name,numbers sweep fresh random codes matmul,$(wildcard benches/test_bench_$(name).py))
+
+bench-numbers: build  ## the numbers pillar against memcpy and peers: one table with goals, pass and fail
+	$(BIN)/pytest -q --benchmark-timer=time.process_time $(PYTEST_ARGS) $(BENCH_NUMBERS)
 
 lock: $(STAMP)  ## write requirements.lock from what is installed in .venv
 	$(BIN)/python -m pip freeze --exclude-editable --exclude dither | grep -E '^[A-Za-z0-9._-]+==[^ ]+$$' > requirements.lock

@@ -3,7 +3,7 @@
 use crate::memory::{self, Random};
 use crate::quantizer::Quantizer;
 use dither_numerics::Format;
-use dither_quant::{codes, simd};
+use dither_quant::{codes, simd, stream};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -106,6 +106,17 @@ fn simd_level(at_most: Option<&str>) -> PyResult<&'static str> {
     Ok(LEVELS[level as usize - 1].0)
 }
 
+/// From how many bytes of output stores go past the caches: sets it where a number is given, back to this machine's own
+/// with 0, and returns what is in use.
+#[pyfunction]
+#[pyo3(signature = (bytes=None))]
+fn stream_threshold(bytes: Option<usize>) -> usize {
+    match bytes {
+        None => stream::threshold(),
+        Some(bytes) => stream::set_threshold(Some(bytes).filter(|b| *b > 0)),
+    }
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(fake_quant, m)?)?;
     m.add_function(wrap_pyfunction!(neighbours, m)?)?;
@@ -113,5 +124,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(decode, m)?)?;
     m.add_function(wrap_pyfunction!(random_bits, m)?)?;
     m.add_function(wrap_pyfunction!(prefer_huge_pages, m)?)?;
-    m.add_function(wrap_pyfunction!(simd_level, m)?)
+    m.add_function(wrap_pyfunction!(simd_level, m)?)?;
+    m.add_function(wrap_pyfunction!(stream_threshold, m)?)
 }
