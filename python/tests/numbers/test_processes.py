@@ -157,24 +157,57 @@ def test_a_dataloader_with_workers(threads):
         assert len(got) == len(expected) and all(map(torch.equal, got, expected))
 
 
-def test_ctrl_c_is_raised_when_the_call_returns():
-    """Python runs signal handlers between its own instructions: docs/numbers.md says so."""
+@pytest.fixture
+def alarm():
+    """Sets a handler that runs in the main thread after the given seconds."""
+    before = signal.getsignal(signal.SIGALRM)
 
-    def interrupt(signum, frame):
-        raise KeyboardInterrupt
+    def set_alarm(seconds: float, handler) -> None:
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
-    x = np.ones(1 << 23)  # about 0.1 s through the scalar path for fp64
-    out = np.full_like(x, 7)
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, 0.02)
-            dither.fake_quant(x, "nvfp4", out=out)
-            signal.pause()  # only if the call was quicker than the alarm
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert (out == dither.fake_quant(x, "nvfp4")).all()
+    yield set_alarm
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+
+LONG = dither.Quantizer("mxfp4", scale_rule="mse")
+"""The scale that is searched for: some 70 ns an element."""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_ctrl_c_ends_a_long_call_soon(threads, library, alarm):
+    """docs/numbers.md: the call ends within a tenth of a second, and the next one is right."""
+    x = np.tile(X, (512, 1))  # several seconds
+    if library == "torch":
+        x = pytest.importorskip("torch").from_numpy(x)
+    dither.set_num_threads(threads)
+    expected = dither.fake_quant(X, LONG).tobytes()
+    alarm(0.2, interrupt)
+    start = time.process_time()
+    with pytest.raises(KeyboardInterrupt):
+        dither.fake_quant(x, LONG)
+    assert time.process_time() - start < 1.0 * threads
+    assert dither.fake_quant(X, LONG).tobytes() == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_handler_that_returns_changes_nothing(threads, alarm):
+    """The handler may call dither itself while the interrupted call waits."""
+    x = np.tile(X, (8, 1))
+    dither.set_num_threads(threads)
+    expected = np.tile(dither.fake_quant(X, LONG), (8, 1))
+    seen = []
+    alarm(0.01, lambda signum, frame: seen.append(work(threads)))
+    got = dither.fake_quant(x, LONG)
+    alarm(0, signal.SIG_IGN)
+    assert (got == expected).all()
+    assert seen == [work(1)]
 
 
 @pytest.mark.parametrize("n", [1, 2, np.int64(3), np.int32(2), np.uint8(1), 2**31, 2**64, 2**70])

@@ -3,6 +3,7 @@
 //! Arrays arrive as addresses: `dither.arrays` has checked dtype, layout and alignment and keeps the owner alive for
 //! the length of the call. (numpy's buffer protocol knows neither bf16 nor torch.)
 
+mod calls;
 mod formats;
 mod linalg;
 mod memory;

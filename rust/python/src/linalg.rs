@@ -1,5 +1,6 @@
 //! Rotations and products.
 
+use crate::calls;
 use crate::memory;
 use crate::quantizer::Quantizer;
 use dither_numerics::{Accumulator, Narrow};
@@ -31,8 +32,7 @@ fn hadamard(
         Some((seed, stream, along_axis)) => Signs::Addressed { seed, stream, along_axis },
     };
     // SAFETY: as for `ops::fake_quant`.
-    py.detach(|| unsafe { dither_quant::hadamard(&layout, block, signs, inverse, x, y, threads) });
-    Ok(())
+    calls::run(py, || unsafe { dither_quant::hadamard(&layout, block, signs, inverse, x, y, threads) })
 }
 
 /// Rows of k numbers: address, dtype word, rows, k, and the elements from a row, and from a k, to the next.
@@ -152,8 +152,7 @@ fn matmul(
     let (a, b) = (a.with(&tables.0)?, b.with(&tables.1)?);
     let (accumulator, out) = (accumulator(&accumulate)?, memory::output(out.0, out.1)?);
     // SAFETY: dither.arrays describes memory whose owners it holds; `out` is a fresh array of a's by b's rows.
-    py.detach(|| unsafe { gemm::gemm(&a, &b, accumulator, out, threads) });
-    Ok(())
+    calls::run(py, || unsafe { gemm::gemm(&a, &b, accumulator, out, threads) })
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

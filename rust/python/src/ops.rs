@@ -1,5 +1,6 @@
 //! The operations on arrays.
 
+use crate::calls;
 use crate::memory::{self, Random};
 use crate::quantizer::Quantizer;
 use dither_numerics::Format;
@@ -24,11 +25,10 @@ fn fake_quant(
     let (layout, x, y) = (memory::layout(shape), memory::input(x.0, x.1)?, memory::output(y.0, y.1)?);
     // SAFETY: dither.arrays has checked that both arrays (and given random integers) have the shape's elements, that
     // they are contiguous and aligned, and holds their owners; it refuses outputs that overlap the input in part.
-    py.detach(|| unsafe {
+    calls::run(py, || unsafe {
         let source = memory::source(random, layout.len());
         dither_quant::fake_quant(&q.0, &layout, x, y, source, threads);
-    });
-    Ok(())
+    })
 }
 
 #[pyfunction]
@@ -44,8 +44,7 @@ fn neighbours(
     let (layout, x) = (memory::layout(shape), memory::input(x.0, x.1)?);
     let (lo, hi) = (memory::output(lo.0, lo.1)?, memory::output(hi.0, hi.1)?);
     // SAFETY: as in fake_quant; both outputs are fresh arrays.
-    py.detach(|| unsafe { dither_quant::neighbours(&q.0, &layout, x, lo, hi, threads) });
-    Ok(())
+    calls::run(py, || unsafe { dither_quant::neighbours(&q.0, &layout, x, lo, hi, threads) })
 }
 
 /// Returns the position of the first element that has no code, or None.
@@ -61,7 +60,7 @@ fn encode(
 ) -> PyResult<Option<usize>> {
     let (x, out) = (memory::input(x.0, x.1)?, memory::codes(out.0, out.1)?);
     // SAFETY: as in fake_quant; the output is a fresh array.
-    Ok(py.detach(|| unsafe { codes::encode(&q.0, len, x, out, memory::source(random, len), threads) }))
+    calls::run(py, || unsafe { codes::encode(&q.0, len, x, out, memory::source(random, len), threads) })
 }
 
 #[pyfunction]
@@ -69,8 +68,7 @@ fn decode(py: Python<'_>, format: &str, len: usize, code: Array<'_>, y: Array<'_
     let format = Format::get(format).ok_or_else(|| PyValueError::new_err(format!("unknown format {format:?}")))?;
     let (code, y) = (memory::codes(code.0, code.1)?, memory::output(y.0, y.1)?);
     // SAFETY: as in fake_quant; the output is a fresh array.
-    py.detach(|| unsafe { codes::decode(&format, len, code, y, threads) });
-    Ok(())
+    calls::run(py, || unsafe { codes::decode(&format, len, code, y, threads) })
 }
 
 /// The `bits` random bits of element `index` of `stream` under `seed`.

@@ -1,5 +1,6 @@
 //! Packed arrays.
 
+use crate::calls;
 use crate::memory::{self, Random};
 use crate::quantizer::Quantizer;
 use dither_quant::packed::{self, Parts, Scales, Shape};
@@ -48,9 +49,9 @@ fn quantize(
 ) -> PyResult<(Option<usize>, Option<f32>)> {
     let (shape, x, parts) = (shape(dims), memory::input(x.0, x.1)?, parts(codes, scales)?);
     // SAFETY: dither.arrays has allocated codes and scales for this shape and holds the owners of all memory.
-    let result = py.detach(|| unsafe {
+    let result = calls::run(py, || unsafe {
         packed::quantize(&q.0, &shape, x, parts, memory::source(random, shape.layout.len()), threads)
-    });
+    })?;
     Ok(match result {
         Ok(tensor) => (None, tensor),
         Err(at) => (Some(at), None),
@@ -73,8 +74,7 @@ fn dequantize(
 ) -> PyResult<()> {
     let (shape, parts, y) = (shape(dims), parts(codes, scales)?, memory::output(y.0, y.1)?);
     // SAFETY: dither.arrays has checked that codes and scales have the lengths that this shape asks for.
-    py.detach(|| unsafe { packed::dequantize(&q.0, &shape, parts, tensor, wide, y, threads) });
-    Ok(())
+    calls::run(py, || unsafe { packed::dequantize(&q.0, &shape, parts, tensor, wide, y, threads) })
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,5 +1,6 @@
 //! Statistics of what quantization does.
 
+use crate::calls;
 use crate::memory::{self, Random};
 use crate::quantizer::Quantizer;
 use dither_quant::histogram::{self, Histogram};
@@ -32,11 +33,11 @@ fn stats<'py>(
     let (layout, x) = (memory::layout(shape), memory::input(x.0, x.1)?);
     let blocks = block_count(&q.0, &layout);
     // SAFETY: as for `ops::fake_quant`; the table is a fresh array of the shape that `stats_table` states.
-    let total = py.detach(|| unsafe {
+    let total = calls::run(py, || unsafe {
         let source = memory::source(random, layout.len());
         let table = table.map(|p| Table { rows: p as *mut f64, blocks });
         dither_quant::stats::stats(&q.0, &layout, x, source, table, threads)
-    });
+    })?;
     let sums = PyDict::new(py);
     for (name, number) in FIELDS.into_iter().zip(numbers(&total.stats, f64::NAN)) {
         sums.set_item(name, number)?;
@@ -61,7 +62,7 @@ fn histogram_values(py: Python<'_>, x: Array<'_>, len: usize, edges: Vec<f64>, t
     }
     let x = memory::input(x.0, x.1)?;
     // SAFETY: dither.arrays holds the owner of `len` elements.
-    Ok(counted(py.detach(|| unsafe { histogram::values(x, len, &edges, threads) })))
+    Ok(counted(calls::run(py, || unsafe { histogram::values(x, len, &edges, threads) })?))
 }
 
 /// The exponent of the first count, and the elements of each.
@@ -69,7 +70,7 @@ fn histogram_values(py: Python<'_>, x: Array<'_>, len: usize, edges: Vec<f64>, t
 fn histogram_exponents(py: Python<'_>, x: Array<'_>, len: usize, threads: usize) -> PyResult<(i32, Counted)> {
     let x = memory::input(x.0, x.1)?;
     // SAFETY: as above.
-    let counts = py.detach(|| unsafe { histogram::exponents(x, len, threads) });
+    let counts = calls::run(py, || unsafe { histogram::exponents(x, len, threads) })?;
     Ok((histogram::FIRST_EXPONENT, counted(counts)))
 }
 
@@ -87,7 +88,7 @@ fn histogram_codes(
         return Err(PyValueError::new_err(format!("codes of 1 to 16 bits are counted, not of {width}")));
     }
     // SAFETY: dither.arrays holds the owner of the rows.
-    Ok(py.detach(|| unsafe { histogram::codes(codes as *const u8, rows, n, width, threads) }))
+    calls::run(py, || unsafe { histogram::codes(codes as *const u8, rows, n, width, threads) })
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

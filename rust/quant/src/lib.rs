@@ -2,7 +2,8 @@
 //!
 //! * [`layout`]: an array as (outer, axis, inner) and its cut into independent units of whole blocks.
 //! * [`simd`]: one source, cloned per instruction set, dispatched once.
-//! * [`pool`]: our own threads, safe after fork; `fpu`: the floating-point mode of a call; [`pages`]: huge pages.
+//! * [`pool`]: our own threads, safe after fork; `fpu`: the floating-point mode of a call; [`pages`]: huge pages;
+//!   [`interrupt`]: breaking off.
 //! * [`reduce`], [`scales`], [`element`], [`block`], [`columns`]: the arithmetic, on fp32 in cache.
 //! * `general`: whatever else a quantizer can be, through the scalar truth.
 //! * [`philox`], [`bits`]: addressed random bits for a run of neighbours; [`stochastic`]: what they decide.
@@ -28,6 +29,7 @@ pub mod gemm;
 mod general;
 pub mod hadamard;
 pub mod histogram;
+pub mod interrupt;
 mod job;
 mod lanes;
 pub mod layout;

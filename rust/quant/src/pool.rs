@@ -3,7 +3,9 @@
 //! Rayon's global pool does not survive `fork`: a child that uses it waits for threads that exist only in the parent.
 //! Here a child finds a pool of another process id, leaves it alone and builds its own.
 
-use std::sync::atomic::{AtomicPtr, Ordering};
+use crate::interrupt::{Done, Watch};
+use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 struct Pool {
     process: u32,
@@ -33,15 +35,43 @@ fn pool(threads: usize) -> Option<&'static rayon::ThreadPool> {
     Some(&built.threads)
 }
 
+/// Units between two looks at the clock, where the caller works alone.
+const LOOK: usize = 64;
+
 /// Call `work(i)` for every `i` below `units`, on up to `threads` threads. The calls must be independent; nothing may
-/// depend on their order.
+/// depend on their order. A caller within [`interruptible`](crate::interrupt::interruptible) may end it early.
 pub fn for_each(units: usize, threads: usize, work: impl Fn(usize) + Sync + Send) {
     let threads = threads.clamp(1, MAX_THREADS).min(units);
-    match if threads > 1 { pool(threads) } else { None } {
-        None => (0..units).for_each(work),
-        Some(pool) => {
-            use rayon::prelude::*;
-            pool.install(|| (0..units).into_par_iter().for_each(work));
+    match (if threads > 1 { pool(threads) } else { None }, Watch::current()) {
+        (None, None) => (0..units).for_each(work),
+        (None, Some(watch)) => {
+            for start in (0..units).step_by(LOOK) {
+                if watch.given_up() {
+                    return;
+                }
+                (start..units.min(start + LOOK)).for_each(&work);
+            }
+        }
+        (Some(pool), None) => pool.install(|| (0..units).into_par_iter().for_each(work)),
+        (Some(pool), Some(watch)) => {
+            // The caller waits outside the pool, because the question must be asked on its thread.
+            let (stop, done) = (AtomicBool::new(watch.given_up()), Done::default());
+            pool.in_place_scope(|scope| {
+                scope.spawn(|_| {
+                    let _done = done.later();
+                    let one = |i| {
+                        if !stop.load(Ordering::Relaxed) {
+                            work(i)
+                        }
+                    };
+                    (0..units).into_par_iter().for_each(one);
+                });
+                while !done.wait() {
+                    if watch.given_up() {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
         }
     }
 }
