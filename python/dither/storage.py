@@ -93,8 +93,9 @@ def write(path: Path, tensors: Mapping[str, Any], described: Mapping[str, str], 
         library.save_file(dict(tensors), str(aside), metadata=dict(described))
 
 
-def read(path: Path, framework: str) -> tuple[dict[str, Stored], dict[str, Any]]:
-    """The packed arrays of a file and the other tensors in it (as arrays of `framework`: "np" or "pt").
+def read(path: Path, framework: str) -> tuple[dict[str, Stored], dict[str, Any], dict[str, str]]:
+    """The packed arrays of a file, the other tensors in it (as arrays of `framework`: "np" or "pt"), and its
+    metadata.
 
     Raises UserError for a file that is damaged, cut off, or describes what it does not hold.
     """
@@ -105,13 +106,15 @@ def read(path: Path, framework: str) -> tuple[dict[str, Stored], dict[str, Any]]
             names = set(file.keys())
             entries = {name: file.get_slice(name) for name in names}
             shapes = {name: (tuple(e.get_shape()), e.get_dtype()) for name, e in entries.items()}
-            found = descriptions(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
+            found = descriptions(metadata)
             parts = {f"{name}.{part}" for name, stored in found.items() for part in stored.layout.parts}
             for name, stored in found.items():
                 _check_entries(name, stored.layout, shapes)
             packed = {name: _load(file, name, stored) for name, stored in found.items()}
         with package.safe_open(str(path), framework=framework) as file:
-            return packed, {name: file.get_tensor(name) for name in sorted(names - parts)}
+            plain = {name: file.get_tensor(name) for name in sorted(names - parts)}
+        return packed, plain, metadata
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
     except (ValueError, RecursionError, OSError, package.SafetensorError) as error:

@@ -20,7 +20,7 @@ import numpy as np
 from dither import arrays, storage
 from dither.blocks import Layout, cut
 from dither.errors import UserError, suggest
-from dither.functions import _NUMPY, _WORDS, _buffer, _dtype, _input, _is_plain, _random
+from dither.functions import _NUMPY, _WORDS, _buffer, _dtype, _handler, _input, _is_plain, _random
 from dither.quantizer import Quantizer
 
 
@@ -286,15 +286,18 @@ def quantize(
     stream: int = 0,
     offset: int = 0,
     random: Any = None,
-) -> QuantizedTensor:
+) -> Any:
     """Store `x` in the format of `q`: codes at their true width and scales.
 
     Arguments as for `fake_quant`, whose values (in x's dtype) are what `.dequantize()` of the result returns,
     bit for bit.
 
-    Returns a QuantizedTensor. Raises UserError where an element has no code (NaN under a plain cast to a
-    format without one), and for a quantizer whose arrays cannot be read back from their codes.
+    Returns a QuantizedTensor, for a torch tensor a `dither.nn.packed.PackedTensor`. Raises UserError where an
+    element has no code (NaN under a plain cast to a format without one), and for a quantizer whose arrays
+    cannot be read back from their codes.
     """
+    if (handler := _handler(x)) is not None:
+        return handler.quantize(x, q, axis, seed=seed, stream=stream, offset=offset, random=random)
     q = q if isinstance(q, Quantizer) else Quantizer(q)
     x = _input(x)
     layout = storable(q, x.shape, axis)
@@ -334,7 +337,7 @@ def load_tensors(path: str | Path) -> dict[str, QuantizedTensor | np.ndarray]:
     Raises UserError for a file that is damaged, cut off, written by a newer version, or describes what it
     does not hold; nothing large is read before that is known.
     """
-    packed, plain = storage.read(Path(path), "np")
+    packed, plain, _ = storage.read(Path(path), "np")
     found: dict[str, QuantizedTensor | np.ndarray] = dict(plain)
     for name, s in packed.items():
         layout = s.layout

@@ -1,6 +1,7 @@
 """Low-precision training of torch models: recipes, quantized layers and the ops beneath them.
 
     dither.nn.prepare_(model, "mxfp8", exempt=["*.head"])     # in place; dither.nn.restore_(model) undoes it
+    dither.nn.convert_(model, "nvfp4")                        # really packed weights, for inference
     dither.nn.set_clock_(model, step, microbatch)             # in the loop, where a rounding is stochastic
 
 A module that is called twice within one microbatch draws the same random bits both times.
@@ -11,18 +12,24 @@ from dither.errors import require
 require("torch", "torch")
 
 from dither.nn import ops, streams, twin  # noqa: E402
+from dither.nn.convert import convert_, load_model_, save_model  # noqa: E402
 from dither.nn.layers import AttentionProducts  # noqa: E402
+from dither.nn.packed import PackedTensor  # noqa: E402
 from dither.nn.prepare import Site, candidates, prepare_, restore_, set_clock_, sites  # noqa: E402
 from dither.nn.recipe import Recipe  # noqa: E402
 
 __all__ = [
     "AttentionProducts",
+    "PackedTensor",
     "Recipe",
     "Site",
     "candidates",
+    "convert_",
+    "load_model_",
     "ops",
     "prepare_",
     "restore_",
+    "save_model",
     "set_clock_",
     "sites",
     "streams",

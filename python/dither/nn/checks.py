@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dither import arrays
 from dither.errors import UserError
 from dither.nn import kernels
 from dither.nn.kernels import WORDS
+from dither.nn.streams import signed
+from dither.quantizer import STOCHASTIC, Quantizer
 
 _FLOATS = ("fp32", "bf16", "fp16", "fp64")
 _DTYPES = {word: dtype for dtype, word in WORDS.items() if word in _FLOATS}
@@ -54,3 +57,36 @@ def check_out(x: Tensor, out: Any, out_dtype: Any) -> None:
     same = out.data_ptr() == start and out.dtype == x.dtype and x.is_contiguous()
     if not same and out.data_ptr() < end and start < out.data_ptr() + out.numel() * out.element_size():
         raise UserError("out= overlaps the input in part: pass the input itself or separate memory")
+
+
+def check_draws(
+    q: Quantizer, x: Tensor, seed: Any, stream: Any, offset: Any, random: Any, rng: Tensor | None
+) -> tuple[Tensor | None, int, Tensor | None]:
+    """rng, offset and given bits of a stochastic quantizer; nothing for the others."""
+    if q.rounding not in STOCHASTIC:
+        return None, 0, None
+    if random is not None:
+        given = torch.as_tensor(random)
+        if given.shape != x.shape or given.is_floating_point() or given.dtype == torch.bool:
+            raise UserError(
+                f"random= holds one integer an element: shape {tuple(x.shape)}, "
+                f"not {given.dtype} of shape {tuple(given.shape)}"
+            )
+        wide = given.to(torch.int64)
+        if wide.numel() and not (0 <= int(wide.min()) and int(wide.max()) < 1 << q.bits):
+            raise UserError(
+                f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads"
+            )
+        return None, 0, wide.to(x.device)
+    if rng is not None:
+        if rng.shape != (2,) or rng.dtype != torch.int64:
+            raise UserError(
+                f"rng= is the int64 tensor [seed, stream], not {rng.dtype} of shape {tuple(rng.shape)}"
+            )
+        return rng, offset, None
+    if seed is None:
+        raise UserError(
+            "stochastic rounding needs seed= (its bits are addressed, not drawn), rng= or random="
+        )
+    seed, stream, offset = arrays.check_address(seed, stream, offset)
+    return torch.tensor([signed(seed), signed(stream)], dtype=torch.int64), offset, None

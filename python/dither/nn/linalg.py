@@ -17,6 +17,7 @@ from dither.linalg import _rows as numpy_rows
 from dither.nn import kernels
 from dither.nn.checks import check_input, dtype_of
 from dither.nn.kernels import WORDS
+from dither.nn.packed import PackedTensor
 from dither.quantizer import Quantizer
 from dither.tensor import QuantizedTensor, Transposed
 
@@ -52,6 +53,8 @@ def matmul(
 
 def _operand(x: Any, q: str | Quantizer | None, k_axis: int) -> Any:
     """A packed operand as it is, or a plain CPU tensor of at most fp32, quantized."""
+    if isinstance(x, PackedTensor):
+        x = x.quantized
     packed = isinstance(x, QuantizedTensor | Transposed)
     q = check_quantizer(q, packed)
     if packed:

@@ -22,13 +22,13 @@ from dither.errors import UserError
 from dither.formats import Format
 from dither.functions import finish_stats
 from dither.nn import kernels, twin
-from dither.nn.checks import check_input, check_out, dtype_of
+from dither.nn.checks import check_draws, check_input, check_out, dtype_of
 from dither.nn.kernels import WORDS
 from dither.nn.linalg import matmul as matmul
-from dither.nn.streams import signed
+from dither.nn.packed import quantize as quantize
 from dither.nn.transforms import hadamard as hadamard
 from dither.nn.transforms import ms_eden as ms_eden
-from dither.quantizer import STOCHASTIC, Quantizer
+from dither.quantizer import Quantizer
 
 
 class _Twin(torch.autograd.Function):
@@ -71,39 +71,6 @@ def _named(q: Quantizer | str) -> tuple[str, Quantizer]:
     return spec, kernels.parse(spec)
 
 
-def _check_draws(
-    q: Quantizer, x: Tensor, seed: Any, stream: Any, offset: Any, random: Any, rng: Tensor | None
-) -> tuple[Tensor | None, int, Tensor | None]:
-    """rng, offset and given bits of a stochastic quantizer; nothing for the others."""
-    if q.rounding not in STOCHASTIC:
-        return None, 0, None
-    if random is not None:
-        given = torch.as_tensor(random)
-        if given.shape != x.shape or given.is_floating_point() or given.dtype == torch.bool:
-            raise UserError(
-                f"random= holds one integer an element: shape {tuple(x.shape)}, "
-                f"not {given.dtype} of shape {tuple(given.shape)}"
-            )
-        wide = given.to(torch.int64)
-        if wide.numel() and not (0 <= int(wide.min()) and int(wide.max()) < 1 << q.bits):
-            raise UserError(
-                f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads"
-            )
-        return None, 0, wide.to(x.device)
-    if rng is not None:
-        if rng.shape != (2,) or rng.dtype != torch.int64:
-            raise UserError(
-                f"rng= is the int64 tensor [seed, stream], not {rng.dtype} of shape {tuple(rng.shape)}"
-            )
-        return rng, offset, None
-    if seed is None:
-        raise UserError(
-            "stochastic rounding needs seed= (its bits are addressed, not drawn), rng= or random="
-        )
-    seed, stream, offset = arrays.check_address(seed, stream, offset)
-    return torch.tensor([signed(seed), signed(stream)], dtype=torch.int64), offset, None
-
-
 def fake_quant(
     x: Tensor,
     q: Quantizer | str,
@@ -126,7 +93,7 @@ def fake_quant(
     word = check_input(x)
     axis = arrays.check_axis(axis, x.dim())
     dtype = x.dtype if out_dtype is None else dtype_of(out_dtype)
-    rng, offset, random = _check_draws(q, x, seed, stream, offset, random, rng)
+    rng, offset, random = check_draws(q, x, seed, stream, offset, random, rng)
     if out is None:
         kernels.warn_inexact(spec, WORDS.get(dtype, word))
         return apply(x, spec, axis, rng, dtype, offset, random)
@@ -180,7 +147,7 @@ def encode(
     """`dither.encode` on a tensor: codes in the narrowest of uint8, uint16 and uint32, on x's device."""
     q = _cast(fmt, rounding, bits, overflow)
     check_input(x)
-    rng, offset, random = _check_draws(q, x, seed, stream, offset, random, rng)
+    rng, offset, random = check_draws(q, x, seed, stream, offset, random, rng)
     if x.is_cpu:
         return torch.ops.dither.encode.default(x.detach(), str(q), rng, offset, random)
     random = None if random is None else random.cpu()
@@ -226,7 +193,7 @@ def error_stats(
     axis = arrays.check_axis(axis, x.dim())
     if not x.numel():
         raise UserError("an empty array has no error statistics")
-    rng, offset, random = _check_draws(q, x, seed, stream, offset, random, rng)
+    rng, offset, random = check_draws(q, x, seed, stream, offset, random, rng)
     draws = kernels.draws(rng, offset, None if random is None else random.cpu())
     total, blocks = arrays.run_error_stats(q, kernels.source(x.detach().cpu()), axis, draws, per_block)
     return finish_stats(q, tuple(x.shape), axis, total, blocks)
