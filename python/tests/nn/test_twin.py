@@ -133,6 +133,17 @@ def test_every_number_of_random_bits(bits):
             compare(any_bits((30, 32), dtype, 3), q, rng=RNG)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 8, 13, 31, 32])
+@pytest.mark.parametrize("rounding", ["stochastic_a", "stochastic_c"])
+def test_other_stochastic_modes(rounding, bits):
+    for spec in ("mxfp4", "bf16", "format=binary8p1se"):
+        q = Quantizer(spec, rounding=rounding, bits=bits)
+        for dtype in (torch.float32, torch.float64):
+            compare(gaussian((50, 7), dtype, 3), q, rng=RNG, offset=2**33 + 5)
+            compare(any_bits((30, 32), dtype, 3), q, rng=RNG)
+            compare(ties(dtype), q, rng=RNG)
+
+
 def test_given_bits():
     q = Quantizer("mxfp4", rounding="stochastic")
     x = gaussian((40, 5), torch.float32, 3)

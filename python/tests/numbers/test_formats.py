@@ -1,5 +1,7 @@
 """Formats as values: names, fields, tables of values, what is exact where."""
 
+from fractions import Fraction
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import dither
 from dither import formats
-from dither.quantizer import ROUNDINGS
+from dither.quantizer import ROUNDINGS, STOCHASTIC
 
 CATALOGUE = formats.names()
 
@@ -77,6 +79,59 @@ def test_a_codebook_rounds_to_its_nearest_entry():
     assert np.isnan(dither.decode(np.array([5, 7]), fmt)).all()
     with pytest.raises(dither.UserError, match="no code"):
         dither.encode(np.array([np.nan], np.float32), fmt)
+
+
+def in_fractions(table: list[float], x: float, mode: str, r: int, n: int) -> float:
+    """A table's rounding as docs/numbers.md states it, with exact fractions."""
+    low, high = max(v for v in table if v <= x), min(v for v in table if v >= x)
+    if low == high:
+        return low
+    near, far = (high, low) if high <= 0 else (low, high)
+    v = (Fraction(x) - Fraction(near)) / (Fraction(far) - Fraction(near))
+    even, half = table.index(near) % 2 == 0, Fraction(1, 2)
+    scaled = v * 2**n
+    whole, rest = floor(scaled), scaled - floor(scaled)
+    away = {
+        "nearest_even": v > half or (v == half and not even),
+        "nearest_away": v >= half,
+        "toward_zero": x >= 0 if low < 0 < high else False,
+        "up": far > near,
+        "down": far < near,
+        "to_odd": even,
+        "stochastic_a": whole + r >= 2**n,
+        "stochastic": floor(v * 2 ** (n + 1)) + 2 * r + 1 >= 2 ** (n + 1),
+        "stochastic_c": whole + (rest > half or (rest == half and whole % 2 == 1)) + r >= 2**n,
+    }[mode]
+    return far if away else near
+
+
+def tables() -> list[list[float]]:
+    rng = np.random.default_rng(6)
+    drawn = [rng.standard_normal(n) * 10.0 ** rng.integers(-3, 4, n) for n in (2, 3, 5, 16, 40)]
+    drawn = [np.append(np.unique(t.astype(np.float32)), np.float32(7)) for t in drawn]
+    return [[float(v) for v in rng.permutation(t)] for t in drawn] + [[1.0, -1.0], [0.0, 1.0, 3.0, -2.0]]
+
+
+@pytest.mark.parametrize("mode", ROUNDINGS)
+def test_codebooks_in_exact_fractions(mode):
+    """Random tables of up to 41 entries, on, between and just beside their values."""
+    rng = np.random.default_rng(7)
+    for table in tables():
+        fmt = formats.codebook(table)
+        grid = np.sort(table)
+        middle = (grid[1:] + grid[:-1]) / 2
+        quarter = grid[:-1] + np.diff(grid) * rng.choice([0.25, 0.75, 0.5, 1 / 3, 1e-9], len(middle))
+        x = np.concatenate(
+            [grid, middle, quarter, rng.uniform(grid[0], grid[-1], 20), [0.0, 5e-324, -5e-324]]
+        )
+        x = np.concatenate([x, np.nextafter(x, np.inf), np.nextafter(x, -np.inf)])
+        x = x[(x >= grid[0]) & (x <= grid[-1])]
+        for n in (1, 4, 32):
+            r = rng.integers(0, 2**n, x.shape)
+            given = {"random": r, "bits": n} if mode in STOCHASTIC else {}
+            got = dither.cast(x, fmt, rounding=mode, **given)
+            expected = [in_fractions(table, float(v), mode, int(k), n) for v, k in zip(x, r, strict=True)]
+            assert np.array_equal(got, expected), (fmt.name, n)
 
 
 def test_a_codebook_under_a_scale_is_described_by_its_print():

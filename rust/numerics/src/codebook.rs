@@ -33,9 +33,11 @@ const GUARD: i32 = 34;
 
 #[derive(Debug, PartialEq)]
 pub struct Codebook {
+    /// The values by code.
+    values: Vec<f64>,
     /// Codes in ascending order of their values.
     codes: Vec<u32>,
-    /// Their values as integers times `2^unit`.
+    /// Values in that order, as integers times `2^unit`.
     steps: Vec<i64>,
     unit: i32,
 }
@@ -64,7 +66,7 @@ impl Codebook {
         entries.sort_unstable();
         let distinct = entries.windows(2).all(|pair| pair[0].0 != pair[1].0);
         let (steps, codes) = entries.into_iter().unzip();
-        distinct.then_some(Codebook { codes, steps, unit })
+        distinct.then_some(Codebook { values: values.to_vec(), codes, steps, unit })
     }
 
     /// `-1_-0.5_0_1`: the values by code, separated by underscores.
@@ -73,31 +75,27 @@ impl Codebook {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.codes.len()
+        self.values.len()
     }
 
     /// The values by code.
-    pub fn values(&self) -> Vec<f64> {
-        (0..self.len() as u32).map(|code| self.decode(code)).collect()
+    pub fn values(&self) -> &[f64] {
+        &self.values
     }
 
     /// The value of a code; NaN for a code beyond the table.
     pub fn decode(&self, code: u32) -> f64 {
-        let place = self.codes.iter().position(|c| *c == code);
-        place.map_or(f64::NAN, |i| self.value(i))
+        self.values.get(code as usize).copied().unwrap_or(f64::NAN)
     }
 
     pub fn encode(&self, x: f64) -> Option<u32> {
-        (0..self.len()).find(|i| self.value(*i) == x).map(|i| self.codes[i])
+        let code = *self.codes.get(self.codes.partition_point(|c| self.decode(*c) < x))?;
+        (self.decode(code) == x).then_some(code)
     }
 
     /// The value at this place of the ascending order.
     pub fn value(&self, place: usize) -> f64 {
-        self.steps[place] as f64 * pow2(self.unit)
-    }
-
-    pub fn contains(&self, x: f64) -> bool {
-        self.encode(x).is_some()
+        self.decode(self.codes[place])
     }
 
     /// A finite `x` rounded to an entry times `2^shift`; beyond the table, to a value beyond it.

@@ -151,7 +151,7 @@ impl Format {
     /// Smallest positive value.
     pub fn min_positive(&self) -> f64 {
         match &self.book {
-            Some(book) => book.values().into_iter().filter(|v| *v > 0.0).fold(self.max, f64::min),
+            Some(book) => book.values().iter().copied().filter(|v| *v > 0.0).fold(self.max, f64::min),
             None => pow2(self.emin - self.mbits as i32),
         }
     }
@@ -171,7 +171,7 @@ impl Format {
 
     pub fn has_zero(&self) -> bool {
         match &self.book {
-            Some(book) => book.contains(0.0),
+            Some(book) => book.encode(0.0).is_some(),
             None => self.kind != Kind::Power,
         }
     }
