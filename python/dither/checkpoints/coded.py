@@ -68,6 +68,7 @@ def check(q: Quantizer) -> None:
 
 def _asymmetric(x: np.ndarray, q: Quantizer) -> Coded:
     columns = x.shape[-1]
+    x = x.reshape(-1, columns)
     wide = columns if q.block in ("row", "tensor") else int(str(q.block))
     starts = np.arange(0, columns, wide)
     low = np.minimum(np.minimum.reduceat(x, starts, 1), 0)

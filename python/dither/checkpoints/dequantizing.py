@@ -13,7 +13,7 @@ import numpy as np
 from dither.checkpoints.job import SUMMARY, Job, check_free
 from dither.checkpoints.layouts import LAYOUTS, shards
 from dither.checkpoints.layouts.base import Layout, PlannedFile, Stored
-from dither.checkpoints.quantizing import Observer, Row, Summary, output, settings_of
+from dither.checkpoints.quantizing import Observer, Row, Summary, describe, output, settings_of
 from dither.checkpoints.safetensors import Entry
 from dither.checkpoints.source import Checkpoint, open_checkpoint
 from dither.checkpoints.tensors import FLOATS, ITEM_BYTES, TensorInfo, chunks, narrow, read_array
@@ -65,10 +65,12 @@ def dequantize(
     with Job(target, folder, plan, settings, force) as job:
         resumed = len(job.rows)
         _run(source, how, stored, WORDS[dtype], plan, rows, job, observer or Observer())
+        summary = Summary(list(rows.values()), target, "safetensors", resumed)
         documents = shards.index(plain, plan) | shards.config(plain, quantization_config=None)
+        documents |= {Path(SUMMARY): describe(summary)} if folder else {}
         beside = source.other_files() if folder and source.folder is not None else ()
         job.finish(documents, [(source.path / path, path) for path in beside if path.name != SUMMARY])
-    return Summary(list(rows.values()), target, "safetensors", resumed)
+    return summary
 
 
 def find(source: Checkpoint) -> tuple[Layout, list[Stored]]:

@@ -26,6 +26,9 @@ from dither.checkpoints.tensors import TensorInfo, chunks, narrow, read_values
 from dither.errors import UserError, suggest
 from dither.quantizer import Quantizer
 
+_PIECE = 1 << 16
+"""Elements that are summed up at a time, in fp64."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -281,10 +284,10 @@ def stream_of(name: str) -> int:
 def sqnr_db(x: np.ndarray, y: np.ndarray) -> float:
     """10 log10 of signal over noise power, in fp64, without a copy of the whole; infinite without noise."""
     a, b, signal, noise = x.reshape(-1), y.reshape(-1), 0.0, 0.0
-    for at in range(0, a.size, 1 << 20):
-        u = a[at : at + (1 << 20)].astype(np.float64)
+    for at in range(0, a.size, _PIECE):
+        u = a[at : at + _PIECE].astype(np.float64)
         signal += float(np.dot(u, u))
-        u -= b[at : at + (1 << 20)]
+        u -= b[at : at + _PIECE]
         noise += float(np.dot(u, u))
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(10 * np.log10(np.float64(signal) / np.float64(noise)))

@@ -173,7 +173,7 @@ def test_it_is_turned_back_into_the_values_of_the_package(name, tmp_path):
     got = {k: v for f in (tmp_path / "back").glob("*.safetensors") for k, v in load_file(f).items()}
     assert set(got) == set(want) and all(torch.equal(got[k], want[k]) for k in want)
     config = json.loads((tmp_path / "back" / "config.json").read_text())
-    assert "quantization_config" not in config and not (tmp_path / "back" / "dither.json").exists()
+    assert "quantization_config" not in config
 
 
 def test_weights_that_the_package_itself_compressed_are_read(tmp_path):

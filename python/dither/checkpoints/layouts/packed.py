@@ -23,8 +23,10 @@ from dither.tensor import QuantizedTensor, storable
 
 
 def stored_bytes(shape: tuple[int, ...], q: Quantizer) -> int:
-    """Bytes of an array of that shape in packed form."""
-    return Blocks(q, shape, max(len(shape) - 1, 0)).nbytes
+    """Bytes of an array of that shape in packed form; zero points have the width of a code."""
+    blocks = Blocks(q, shape, max(len(shape) - 1, 0))
+    zeros = int(np.prod(blocks.scales_shape or ())) if q.zero_point else 0
+    return blocks.nbytes + -(-zeros * q.format.bits // 8)
 
 
 class Packed:
