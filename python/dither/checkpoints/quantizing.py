@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from dither import tensor as packed
 from dither.checkpoints import layouts
-from dither.checkpoints.coded import check, code
 from dither.checkpoints.job import SUMMARY, Job, check_free
 from dither.checkpoints.layouts.base import Layout, PlannedFile
 from dither.checkpoints.select import select
@@ -143,7 +143,6 @@ def choose(
     else:
         mix = dict.fromkeys(infos, _as_quantizer(to))
     for q in set(mix.values()):
-        check(q)
         how.check(q)
     reasons = select(infos.values(), exempt, only)
     wanted = [name for name, reason in reasons.items() if reason is None]
@@ -267,7 +266,7 @@ def _quantized(
             f"is with "
             f"--exempt {info.name!r}"
         )
-    t = code(x, q, seed, stream_of(info.name))
+    t = packed.quantize(x, q, seed=seed, stream=stream_of(info.name))
     arrays = how.encode(t, info)
     del t
     y = how.decode(arrays, info, q)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-ROWS, COLUMNS, TENSORS = 1024, 1024, 24
+ROWS, COLUMNS, TENSORS = 512, 1024, 24
 LARGEST = ROWS * COLUMNS * 4  # bytes in fp32
 
 MEASURE = """

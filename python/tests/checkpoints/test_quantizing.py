@@ -81,7 +81,7 @@ def test_the_packed_tensors_are_what_the_package_saves_itself(name, dtype, tmp_p
 
 
 def test_the_ratio_is_that_of_error_stats():
-    x = np.random.default_rng(0).standard_normal((64, 3 << 16), np.float32)
+    x = np.random.default_rng(0).standard_normal((64, 3 << 12), np.float32)
     want = dither.error_stats(x, "mxfp4")["sqnr_db"]
     assert sqnr_db(x, dither.fake_quant(x, "mxfp4")) == pytest.approx(want, abs=1e-9)
 
@@ -121,9 +121,8 @@ def test_it_is_turned_back(dtype, shards, tmp_path):
         expected = torch.from_numpy(quantized[key]).to(want) if key in quantized else tensor
         assert torch.equal(back[key], expected)
     assert summary.after == open_checkpoint(tmp_path / "back").nbytes
-    assert (
-        not (tmp_path / "back" / "dither.json").exists() and (tmp_path / "back" / "tokenizer.json").exists()
-    )
+    assert (tmp_path / "back" / "tokenizer.json").exists()
+    dequantize(tmp_path / "q", dtype, tmp_path / "back", force=True)  # its own output is replaced
     with pytest.raises(UserError, match="holds no quantized tensors"):
         dequantize(tmp_path / "back", dtype, tmp_path / "again")
 

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dither.checkpoints.coded import Coded
 from dither.checkpoints.safetensors import Entry
 from dither.checkpoints.source import Checkpoint
 from dither.checkpoints.tensors import TensorInfo
 from dither.quantizer import Quantizer
+from dither.tensor import QuantizedTensor
 
 Choice = Mapping[str, Quantizer | None]
 """What becomes of every tensor: a quantizer, or None where it stays as it is."""
@@ -61,7 +61,7 @@ class Layout(Protocol):
         """What is written for a tensor."""
         ...
 
-    def encode(self, t: Coded, info: TensorInfo) -> list[np.ndarray]:
+    def encode(self, t: QuantizedTensor, info: TensorInfo) -> list[np.ndarray]:
         """The arrays of `entries`. Raises UserError where a value has no place."""
         ...
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from dither.checkpoints.coded import Coded
 from dither.checkpoints.layouts import bits, shards
 from dither.checkpoints.layouts.base import Choice, PlannedFile, Stored
 from dither.checkpoints.layouts.compressed_config import quantization_config, quantizer_of, scheme
@@ -31,6 +30,7 @@ from dither.checkpoints.tensors import TensorInfo, narrow, read_array, widen
 from dither.errors import UserError
 from dither.functions import decode as decode_codes
 from dither.quantizer import Quantizer
+from dither.tensor import QuantizedTensor
 
 
 class CompressedTensors:
@@ -83,7 +83,7 @@ class CompressedTensors:
             ]
         return [weight, Entry(module + "weight_scale", "U8", shape, groups)]
 
-    def encode(self, t: Coded, info: TensorInfo) -> list[np.ndarray]:
+    def encode(self, t: QuantizedTensor, info: TensorInfo) -> list[np.ndarray]:
         found, (rows, columns) = scheme(t.quantizer), info.shape
         width = t.quantizer.format.bits
         scales = np.asarray(t.scales).reshape(_scale_shape(found.args, rows, columns))

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 
 from dither.checkpoints import gguf
-from dither.checkpoints.coded import Coded
 from dither.checkpoints.layouts import bits
 from dither.checkpoints.layouts.base import Choice, PlannedFile, Stored
 from dither.checkpoints.safetensors import Entry
@@ -35,6 +34,7 @@ from dither.checkpoints.tensors import TensorInfo
 from dither.errors import UserError
 from dither.functions import decode as decode_codes
 from dither.quantizer import Quantizer
+from dither.tensor import QuantizedTensor
 
 HELD = "int8_g32 (Q8_0), int4_g32 (Q4_0), format=uint4,block=32,zero_point=true (Q4_1), mxfp4, nvfp4"
 MAX_NAME = 63  # ggml.h: GGML_MAX_NAME is 64 with the terminating zero
@@ -86,7 +86,7 @@ class Ggml:
                 raise UserError(f"{entry.name!r} is longer than ggml allows ({MAX_NAME} bytes)")
         return found
 
-    def encode(self, t: Coded, info: TensorInfo) -> list[np.ndarray]:
+    def encode(self, t: QuantizedTensor, info: TensorInfo) -> list[np.ndarray]:
         q = t.quantizer
         kind = type_of(q)
         scales = np.asarray(t.scales).reshape(-1, 1)

@@ -11,22 +11,19 @@ import numpy as np
 
 from dither import storage
 from dither.blocks import Layout as Blocks
-from dither.checkpoints.coded import Coded
 from dither.checkpoints.layouts import shards
 from dither.checkpoints.layouts.base import Choice, PlannedFile, Stored
 from dither.checkpoints.safetensors import Entry
 from dither.checkpoints.source import Checkpoint
-from dither.checkpoints.tensors import FLOATS, TensorInfo
+from dither.checkpoints.tensors import FLOATS, ITEM_BYTES, TensorInfo, count
 from dither.errors import UserError
 from dither.quantizer import Quantizer
 from dither.tensor import QuantizedTensor, storable
 
 
 def stored_bytes(shape: tuple[int, ...], q: Quantizer) -> int:
-    """Bytes of an array of that shape in packed form; zero points have the width of a code."""
-    blocks = Blocks(q, shape, max(len(shape) - 1, 0))
-    zeros = int(np.prod(blocks.scales_shape or ())) if q.zero_point else 0
-    return blocks.nbytes + -(-zeros * q.format.bits // 8)
+    """Bytes of an array of that shape in packed form."""
+    return Blocks(q, shape, max(len(shape) - 1, 0)).nbytes
 
 
 class Packed:
@@ -41,25 +38,19 @@ class Packed:
     def entries(self, info: TensorInfo, q: Quantizer | None) -> list[Entry]:
         if q is None:
             return [shards.copied(info)]
-        b = storable(q, info.shape, -1)
-        found = [Entry(f"{info.name}.codes", "U8", b.codes_shape, int(np.prod(b.codes_shape)))]
-        if b.scales_shape is not None:
-            dtype, width = ("F32", 4) if b.scales_word == "fp32" else ("U8", 1)
-            found.append(
-                Entry(f"{info.name}.scales", dtype, b.scales_shape, int(np.prod(b.scales_shape)) * width)
-            )
-        if q.tensor_scale:
-            found.append(Entry(f"{info.name}.tensor_scale", "F32", (), 4))
+        found = []
+        for part, (shape, word) in storable(q, info.shape, -1).parts.items():
+            dtype = {"u8": "U8", "fp32": "F32"}[word]
+            found.append(Entry(f"{info.name}.{part}", dtype, shape, count(shape) * ITEM_BYTES[dtype]))
         return found
 
-    def encode(self, t: Coded, info: TensorInfo) -> list[np.ndarray]:
-        parts = (t.codes, t.scales, t.tensor_scale)
-        return [np.asarray(part) for part in parts if part is not None]
+    def encode(self, t: QuantizedTensor, info: TensorInfo) -> list[np.ndarray]:
+        held = t.parts()
+        return [np.asarray(held[part]) for part in t.layout.parts]
 
     def decode(self, parts: Sequence[np.ndarray], info: TensorInfo, q: Quantizer) -> np.ndarray:
-        scales = parts[1] if len(parts) > 1 else None
-        tensor_scale = float(parts[2]) if len(parts) > 2 else None
-        t = QuantizedTensor(q, info.shape, -1, FLOATS[info.dtype], parts[0], scales, tensor_scale)
+        names = storable(q, info.shape, -1).parts
+        t = QuantizedTensor(q, info.shape, -1, FLOATS[info.dtype], **dict(zip(names, parts, strict=True)))
         return t.dequantize("fp64" if info.dtype == "F64" else "fp32")
 
     def plan(self, source: Checkpoint, choice: Choice, out_name: str) -> list[PlannedFile]:
