@@ -7,6 +7,7 @@ reciprocal on CUDA.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from dither.nn.floatbits import FP32, Layout, normalised, odd_part, round_to_gri
 from dither.quantizer import Quantizer
 
 _LARGEST = 3.4028234663852886e38  # of fp32
-_STORED = {name: get(name) for name in ("e4m3", "ue5m3", "ue5m3_61440")}
+STORED = {name: get(name) for name in ("e4m3", "ue5m3", "ue5m3_61440")}
 
 
 class Power(NamedTuple):
@@ -36,24 +37,28 @@ class Factors(NamedTuple):
 
 
 def block_scale(
-    q: Quantizer, absmax: Tensor, tensor_absmax: Tensor | None, layout: Layout
+    q: Quantizer, absmax: Tensor, tensor_absmax: Tensor | None, layout: Layout, factor: float = 1.0
 ) -> Power | Factors:
     """The scales of blocks whose magnitude bits peak at `absmax`; NaN and Inf are the caller's concern.
 
-    `tensor_absmax` is the peak of the whole tensor where the quantizer has a second-level scale.
+    `tensor_absmax` is the peak of the whole tensor where the quantizer has a second-level scale; `factor`
+    raises 8-bit scales (3/2 is the other candidate of four-over-six).
     """
     if q.scale_format == "e8m0":
         return Power(_power_of_two(q, absmax, layout))
     value = layout.value(absmax)
+    if q.scale_rule == "static" and not q.tensor_scale:
+        divisor = torch.full_like(value, float(q.scale or 1))
+        return Factors(divisor, divisor, False, absmax == 0)
     if q.tensor_scale and tensor_absmax is not None:
-        return _second_level(q, value, layout.value(tensor_absmax), layout)
+        return _second_level(q, value, layout.value(tensor_absmax), layout, q.guard * factor)
     quotient = value / torch.full((), q.format.max, dtype=layout.dtype, device=value.device)
     if q.scale_format == "fp32":
         scale = quotient.to(torch.float32).clamp(max=_LARGEST)
         if q.scale_rule == "rceil":
             scale = _not_below(scale, q.format.max, value, layout)
     else:
-        scale = _round_scale(quotient, q, layout)
+        scale = _round_scale(quotient * (q.guard * factor), q, layout)
     zero = (scale == 0) | (absmax == 0)
     divisor = torch.where(zero, 1, scale).to(layout.dtype)
     return Factors(divisor, divisor, False, zero)
@@ -62,6 +67,8 @@ def block_scale(
 def _power_of_two(q: Quantizer, absmax: Tensor, layout: Layout) -> Tensor:
     """floor(log2 absmax) - emax, plus the carry of the rule, in E8M0's range."""
     floor, fraction = normalised(absmax, layout)
+    if q.scale_rule == "static":
+        return torch.full_like(floor, math.frexp(q.scale or 1)[1] - 1)
     top = int((q.format.max / 2.0**q.format.emax - 1) * (1 << layout.fraction))
     if q.scale_rule == "floor":
         carry = torch.zeros_like(fraction, dtype=torch.bool)
@@ -75,16 +82,23 @@ def _power_of_two(q: Quantizer, absmax: Tensor, layout: Layout) -> Tensor:
     return (floor + carry.to(floor.dtype) - q.format.emax).clamp(-127, 127)
 
 
-def _second_level(q: Quantizer, absmax: Tensor, tensor_absmax: Tensor, layout: Layout) -> Factors:
+def _second_level(
+    q: Quantizer, absmax: Tensor, tensor_absmax: Tensor, layout: Layout, factor: float
+) -> Factors:
     """NVFP4's two levels in Transformer Engine's order; fp32, but fp64 input is multiplied in fp64."""
-    stored, top, one = _STORED[str(q.scale_format)], q.format.max, torch.ones((), device=absmax.device)
+    stored, top, one = STORED[str(q.scale_format)], q.format.max, torch.ones((), device=absmax.device)
     whole = tensor_absmax.to(torch.float32)
-    encode = _finite(one * (stored.max * top) / whole)
-    encode = torch.where((whole == 0) | (encode == 0), 1, encode)
-    multiplier = encode * (one / (one * top))
-    wanted = _finite((absmax * multiplier.to(layout.dtype)).to(torch.float32))
+    if q.scale_rule == "static":
+        second = one * float(q.scale or 1)
+        multiplier = (one / second) * (one / (one * top))
+    else:
+        bound = stored.max / (1.75 if q.four_over_six else 1.0) / q.guard
+        encode = _finite(one * (bound * top) / whole)
+        encode = torch.where((whole == 0) | (encode == 0), 1, encode)
+        second, multiplier = one / encode, encode * (one / (one * top))
+    wanted = _finite((absmax * multiplier.to(layout.dtype)).to(torch.float32) * factor)
     scale = _round_scale(wanted, q, FP32)
-    decode = scale * (one / encode)
+    decode = scale * second
     encode = _finite(one / decode)
     return Factors(encode.to(layout.dtype), decode.to(layout.dtype), True, absmax == 0)
 
@@ -96,7 +110,7 @@ def _finite(x: Tensor) -> Tensor:
 
 def _round_scale(wanted: Tensor, q: Quantizer, layout: Layout) -> Tensor:
     """`wanted` >= 0 rounded to the scale's 8-bit float (up under rceil), saturating; fp32."""
-    stored = _STORED[str(q.scale_format)]
+    stored = STORED[str(q.scale_format)]
     rounding = "up" if q.scale_rule == "rceil" else "nearest_even"
     bits = layout.bits(wanted)
     rounded = round_to_grid(bits, bits < 0, stored.emin, stored.mbits, rounding, layout)

@@ -17,26 +17,32 @@ import torch
 from torch import Tensor
 
 from dither.formats import Format
-from dither.nn.floatbits import Layout, layout_of, round_to_grid, scaled_constant
+from dither.nn.floatbits import FP64, Layout, layout_of, round_to_grid, scaled_constant
+from dither.nn.orders import dialect_scale
 from dither.nn.philox import random_bits
 from dither.nn.scales import Factors, Power, block_scale
 from dither.quantizer import STOCHASTIC, Block, Quantizer
 
 
 def covers(q: Quantizer) -> bool:
-    """Whether the twin does what `q` says. A table of values has no arithmetic of its own, and searches, zero
-    points and some dialects are left to the CPU."""
+    """Whether the twin does what `q` says. A table of values has no arithmetic of its own; the mse search,
+    zero points and P3109's quotients are left to the CPU, and so are a few policies."""
     if q.format.kind == "codebook":
         return False
     if q.block is None:
         return True
-    dialect = ("te", "cudnn") if q.tensor_scale else ("ocp",)
-    options = (q.nan, q.zero_scale, q.zero_point, q.four_over_six, q.prescale, q.guard)
+    small = isinstance(q.block, int) and q.block <= _UNROLLED
     return (
-        q.scale_rule not in ("mse", "static")
-        and q.dialect in dialect
-        and options == ("block", "rule", False, None, 1, 1)
+        q.scale_rule != "mse"
+        and q.dialect != "p3109"
+        and not q.zero_point
+        and (q.nan == "block" or (q.zero_scale == "rule" and q.format.signed))
+        and (not q.four_over_six or small)
     )
+
+
+_UNROLLED = 64
+"""Elements of a block whose errors are added one after the other."""
 
 
 def fake_quant(
@@ -150,11 +156,24 @@ def _peaks(x: Tensor, q: Quantizer, layout: Layout) -> tuple[Tensor, Tensor | No
     As integers NaN > Inf > every number, so one maximum finds the absmax and the specials.
     """
     magnitude = layout.bits(x) & layout.magnitude
+    limit = layout.infinity + (1 if _counts_infinity(q) else 0)  # from here on it is no number
+    if q.nan != "block":
+        magnitude = torch.where(magnitude >= limit, 0, magnitude)
     block = magnitude.amax(dim=2, keepdim=True)
     if not q.tensor_scale:
-        return block, None, block >= layout.infinity
+        return block, None, block >= limit
     whole = block.amax()
-    return block, whole, whole >= layout.infinity
+    return block, whole, block >= limit if q.scale_rule == "static" else whole >= limit
+
+
+def _counts_infinity(q: Quantizer) -> bool:
+    return q.dialect == "torchao" or (q.dialect == "te" and not q.tensor_scale)
+
+
+def _scale(q: Quantizer, absmax: Tensor, whole: Tensor | None, layout: Layout) -> Power | Factors:
+    if _counts_infinity(q):
+        return dialect_scale(q, absmax, whole, layout)
+    return block_scale(q, absmax, whole, layout)
 
 
 def _quantize(x: Tensor, q: Quantizer, layout: Layout, rounding: str, random: Tensor | None) -> Tensor:
@@ -162,14 +181,73 @@ def _quantize(x: Tensor, q: Quantizer, layout: Layout, rounding: str, random: Te
     if q.block is None:
         return _round(x, q.format, 0, rounding, q.overflow, layout, random, q.bits)
     absmax, whole, poisoned = _peaks(x, q, layout)
-    scale = block_scale(q, absmax, whole, layout)
-    if isinstance(scale, Power):
-        y = _round(x, q.format, scale.exponent, rounding, q.overflow, layout, random, q.bits)
-    else:
+    scale = _scale(q, absmax, whole, layout)
+    if q.four_over_six and isinstance(scale, Factors):
+        scale = _better(x, q, scale, absmax, whole, layout)
+    y = _apply(x, q, scale, layout, rounding, random)
+    if q.nan != "block":
+        y = _specials(x, y, q, scale, absmax)
+    return torch.where(poisoned, float("nan"), y)
+
+
+def _apply(
+    x: Tensor,
+    q: Quantizer,
+    scale: Power | Factors,
+    layout: Layout,
+    rounding: str,
+    random: Tensor | None = None,
+) -> Tensor:
+    if isinstance(scale, Factors):
         z = _encode(x, scale, layout)
         y = _round(z, q.format, 0, rounding, q.overflow, layout, random, q.bits) * scale.decode
-        y = y if q.format.has_zero else torch.where(scale.zero, 0, y)
-    return torch.where(poisoned, float("nan"), y)
+        return y if q.format.has_zero else torch.where(scale.zero, 0, y)
+    if q.prescale != 1:  # exact in fp64
+        z, shift = x.to(torch.float64) * q.prescale, scale.exponent.to(torch.int64)
+        y = _round(z, q.format, shift, rounding, q.overflow, FP64, random, q.bits).to(layout.dtype)
+        return y / torch.full((), q.prescale, dtype=layout.dtype, device=x.device)
+    y = _round(x, q.format, scale.exponent, rounding, q.overflow, layout, random, q.bits)
+    return torch.where(y == 0, 0, y) if q.dialect == "microxcaling" else y
+
+
+def _specials(x: Tensor, y: Tensor, q: Quantizer, scale: Power | Factors, absmax: Tensor) -> Tensor:
+    """What NaN and infinity become under a policy, where rounding does not give it already."""
+    zero = scale.zero if isinstance(scale, Factors) else torch.zeros_like(absmax, dtype=torch.bool)
+    if q.nan == "element":
+        y = torch.where(zero & ~torch.isfinite(x), float("nan"), y)
+        if (q.format.one_nan and not q.format.has_inf) or _counts_infinity(q):
+            return y
+        kept = x if q.format.has_inf else torch.full_like(x, float("nan"))
+        kept = kept * scale.decode if isinstance(scale, Factors) else kept
+        return torch.where(torch.isinf(x) & ~zero, kept, y)
+    if q.format.has_nan:
+        return torch.where(zero & torch.isnan(x), float("nan"), y)
+    top = _apply(torch.full_like(x, float("inf")), q, scale, layout_of(x.dtype), "nearest_even")
+    return torch.where(torch.isnan(x), torch.where(zero, 0, top), y)
+
+
+def _better(
+    x: Tensor, q: Quantizer, six: Factors, absmax: Tensor, whole: Tensor | None, layout: Layout
+) -> Factors:
+    """Of the scale that maps the absmax to 6 and 3/2 of it, the one that errs less; 6 where equal."""
+    four = block_scale(q, absmax, whole, layout, 1.5)
+    assert isinstance(four, Factors)
+    rounding = "nearest_even" if q.rounding in STOCHASTIC else q.rounding
+    sums = []
+    for scale in (six, four):
+        error = (_apply(x, q, scale, layout, rounding).double() - x.double()).abs()
+        error = torch.where(torch.isfinite(x), error if q.four_over_six == "mae" else error * error, 0)
+        total = error[:, :, 0]
+        for i in range(1, error.shape[2]):  # in the order of the elements, as the CPU adds them
+            total = total + error[:, :, i]
+        sums.append(total.unsqueeze(2))
+    better = sums[1] < sums[0]
+    return Factors(
+        torch.where(better, four.encode, six.encode),
+        torch.where(better, four.decode, six.decode),
+        six.reciprocal,
+        torch.where(better, four.zero, six.zero),
+    )
 
 
 def _encode(x: Tensor, scale: Factors, layout: Layout) -> Tensor:
@@ -244,7 +322,9 @@ def _neighbours(x: Tensor, q: Quantizer, layout: Layout) -> tuple[Tensor, Tensor
     if q.block is None:
         return on_grid(x, "down"), on_grid(x, "up")
     absmax, whole, poisoned = _peaks(x, q, layout)
-    scale = block_scale(q, absmax, whole, layout)
+    scale = _scale(q, absmax, whole, layout)
+    if q.four_over_six and isinstance(scale, Factors):
+        scale = _better(x, q, scale, absmax, whole, layout)
     if isinstance(scale, Power):
         lo, hi = on_grid(x, "down", scale.exponent), on_grid(x, "up", scale.exponent)
         lo, hi = torch.where(absmax == 0, 0, lo), torch.where(absmax == 0, 0, hi)

@@ -91,6 +91,59 @@ def test_tiles_and_columns(spec, shape):
             compare_neighbours(x, q, axis)
 
 
+POLICIES = """mxfp4:nan=element format=binary8p4se,block=16,scale_format=e8m0,nan=element
+format=binary8p4sf,block=16,scale_format=fp32,nan=element mxfp8_e5m2:nan=element mxfp8_e4m3:nan=saturate
+mxfp4:nan=saturate nvfp4:nan=element nvfp4:nan=saturate int4_g32:nan=saturate fp8_1x128:nan=element
+mxint8:nan=saturate int8_tensor:nan=element
+mxfp4:zero_scale=one nvfp4:guard=17/16 nvfp4:rounding=stochastic,guard=17/16 mxfp4:prescale=3/4
+mxfp4:rounding=stochastic,prescale=3/4 mxfp8_e4m3:rounding=up,prescale=3/4 nvfp4:four_over_six=mse
+nvfp4:four_over_six=mae,rounding=stochastic nvfp4:four_over_six=mse,rounding=toward_zero,guard=17/16
+mxfp4:scale_rule=static,scale=1/4 int4_g32:scale_rule=static,scale=0.3 nvfp4:scale_rule=static,scale=0.01
+nvfp4:scale_rule=static,scale=0.01,nan=element format=e2m1,block=16,scale_format=e4m3,four_over_six=mae
+format=e2m1,block=16,scale_format=e4m3,guard=17/16 format=e4m3,block=16,scale_format=ue5m3_61440
+format=e4m3,block=16,scale_format=e4m3,nan=saturate nvfp4:dialect=cudnn nvfp4:dialect=torchao
+nvfp4:scale_rule=static,scale=0.01,dialect=torchao format=e2m1,block=16,scale_format=e4m3,dialect=torchao
+mxfp8_e4m3:dialect=torchao mxfp4:scale_rule=ceil,dialect=torchao mxfp6_e2m3:scale_rule=even,dialect=torchao
+mxfp8_e4m3:scale_rule=rceil,dialect=torchao mxfp4:scale_rule=rceil,dialect=torchao mxfp8_e4m3:dialect=te
+mxfp8_e5m2:dialect=te mxfp4:dialect=te mxfp8_e4m3:dialect=microxcaling mxint8:dialect=microxcaling""".split()
+
+
+def near_powers() -> torch.Tensor:
+    """Absmaxes a few units around every power of two, and around 448 and 6 times it."""
+    exponents = torch.tensor([-126, -120, -100, -33, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 17, 64, 100, 109])
+    peaks = torch.cat([top * 2.0**exponents for top in (1.0, 448.0, 6.0)])
+    peaks = (peaks.view(torch.int32)[:, None] + torch.arange(-25, 26, dtype=torch.int32)).view(torch.float32)
+    return torch.stack([peaks.reshape(-1), peaks.reshape(-1) / 3, -peaks.reshape(-1) / 7], dim=1)
+
+
+@pytest.mark.parametrize("spec", POLICIES)
+def test_policies_and_dialects(spec):
+    q = Quantizer(spec)
+    assert twin.covers(q)
+    for dtype in DTYPES[1:]:
+        if dtype == torch.float64 and q.dialect in ("torchao", "te") and not q.tensor_scale:
+            continue  # the libraries know fp32 alone; beyond its range the CPU decides
+        compare(torch.cat([edge_blocks(dtype), any_bits((9, 32), dtype, 2)]), q, rng=RNG)
+    inputs = [
+        gaussian((5, 67), torch.float32, 1),
+        any_bits((40, 32), torch.float32, 2),
+        edge_blocks(torch.float32),
+    ]
+    inputs += [near_powers()] if q.dialect != "ocp" else []
+    inputs += list(edge_blocks(torch.float32)[::4]) if q.tensor_scale else []
+    for x in inputs:
+        compare(x, q, rng=RNG, offset=7)
+        if q.prescale == 1:
+            compare_neighbours(x, q)
+
+
+@pytest.mark.parametrize(
+    "spec", ["int4:scale_rule=mse", "mxfp4:dialect=p3109", "nvfp4:block=128,four_over_six=mse"]
+)
+def test_what_the_twin_leaves_to_the_cpu(spec):
+    assert not twin.covers(Quantizer(spec))
+
+
 FORMATS = "e5m2 e4m3 e3m2 e2m3 e2m1 e8m0 ue5m3 mxint8 int8 int2 e1m0 e1m3 e8m3 e5m0 tf32 fp16".split()
 FORMATS += "ue5m3_61440 mxint8_full uint4 e4m3fnuz binary8p4se binary8p1sf binary6p1ue binary5p5uf".split()
 FORMATS += "binary16p5se binary16p8ue".split()
