@@ -17,6 +17,7 @@
 mod kernel;
 mod nibbles;
 mod operand;
+mod turn;
 
 use crate::dtype::MemoryMut;
 use crate::fpu::Standard;

@@ -131,7 +131,8 @@ mod avx2 {
     fn each(lines: &Lines<'_>, mut with: impl FnMut(usize, usize, __m256)) {
         const STEP: i32 = CODES as i32 / 8;
         // SAFETY: sixteen numbers.
-        let tables = unsafe { [_mm256_loadu_ps(lines.table.as_ptr()), _mm256_loadu_ps(lines.table.as_ptr().add(8))] };
+        let (small, large) =
+            unsafe { (_mm256_loadu_ps(lines.table.as_ptr()), _mm256_loadu_ps(lines.table.as_ptr().add(8))) };
         let rows = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(STEP));
         for word in 0..lines.words {
             for part in 0..4 {
@@ -146,7 +147,8 @@ mod avx2 {
                 for k in 0..8 {
                     // The permutations read the low three bits of each lane, the blend takes the table by the fourth.
                     let fourth = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes));
-                    let [low, high] = tables.map(|t| _mm256_permutevar8x32_ps(t, codes));
+                    let low = _mm256_permutevar8x32_ps(small, codes);
+                    let high = _mm256_permutevar8x32_ps(large, codes);
                     with(8 * word + k, part, _mm256_mul_ps(_mm256_blendv_ps(low, high, fourth), factors));
                     codes = _mm256_srli_epi32::<4>(codes);
                 }

@@ -2,8 +2,10 @@
 
 use super::PANEL;
 use super::nibbles::{self, CODES, Lines, WORDS};
+use super::turn::{Square, turn};
 use crate::dtype::Memory;
 use crate::pack::{row_bytes, unpack};
+use crate::simd::dispatch;
 use std::ops::Range;
 
 pub enum Operand<'a> {
@@ -123,17 +125,14 @@ impl Operand<'_> {
 
     /// Row by row through a buffer of few k, which stays in the first-level cache.
     unsafe fn transposed(&self, rows: Range<usize>, ks: Range<usize>, out: &mut [[f32; PANEL]]) {
-        const SOME: usize = 32;
-        let mut buffer = [[0f32; SOME]; PANEL];
-        for (i, out) in out.chunks_mut(SOME).enumerate() {
-            let from = ks.start + i * SOME;
-            for (row, buffer) in rows.clone().zip(&mut buffer) {
+        let mut square: Square = [[0.0; PANEL]; PANEL];
+        for (i, out) in out.chunks_mut(PANEL).enumerate() {
+            let from = ks.start + i * PANEL;
+            for (row, square) in rows.clone().zip(&mut square) {
                 // SAFETY: the caller's contract.
-                unsafe { self.row(row, from..from + out.len(), &mut buffer[..out.len()]) };
+                unsafe { self.row(row, from..from + out.len(), &mut square[..out.len()]) };
             }
-            for (k, out) in out.iter_mut().enumerate() {
-                *out = std::array::from_fn(|j| buffer[j][k]);
-            }
+            turn(&square, out);
         }
     }
 }
@@ -185,15 +184,20 @@ impl Packed<'_> {
         let bytes = row_bytes(ks.len(), self.width).expect("the codes exist");
         // SAFETY: the caller's contract.
         let bytes = unsafe { std::slice::from_raw_parts(self.codes.add(first), bytes) };
-        let mut codes = vec![0u32; ks.len()];
-        unpack(bytes, self.width, &mut codes);
+        let mut wide = Vec::new();
+        if self.width != 8 {
+            wide.resize(ks.len(), 0u32);
+            unpack(bytes, self.width, &mut wide);
+        }
         let mut k = ks.start;
         while k < ks.end {
             let end = ks.end.min((k / self.block + 1) * self.block);
             // SAFETY: as above.
             let factor = unsafe { self.factor(row, k / self.block) };
-            for i in k - ks.start..end - ks.start {
-                out[i] = self.table[codes[i] as usize] * factor;
+            let part = k - ks.start..end - ks.start;
+            match <&[f32; 256]>::try_from(self.table) {
+                Ok(table) => look_up_bytes(&bytes[part.clone()], table, factor, &mut out[part]),
+                Err(_) => look_up(&wide[part.clone()], self.table, factor, &mut out[part]),
             }
             k = end;
         }
@@ -240,3 +244,20 @@ impl Packed<'_> {
         }
     }
 }
+
+#[inline(always)]
+fn look_up_bytes_body(codes: &[u8], table: &[f32; 256], factor: f32, out: &mut [f32]) {
+    for (y, code) in out.iter_mut().zip(codes) {
+        *y = table[usize::from(*code)] * factor;
+    }
+}
+
+#[inline(always)]
+fn look_up_body(codes: &[u32], table: &[f32], factor: f32, out: &mut [f32]) {
+    for (y, code) in out.iter_mut().zip(codes) {
+        *y = table[*code as usize] * factor;
+    }
+}
+
+dispatch! { fn look_up_bytes(codes: &[u8], table: &[f32; 256], factor: f32, out: &mut [f32]) = look_up_bytes_body; }
+dispatch! { fn look_up(codes: &[u32], table: &[f32], factor: f32, out: &mut [f32]) = look_up_body; }
