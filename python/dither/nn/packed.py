@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from dither import arrays
 from dither.blocks import Layout
@@ -130,7 +131,8 @@ class PackedTensor(Tensor):
 
     @staticmethod
     def __tensor_unflatten__(inner: dict[str, Tensor], meta: Any, size: Any, stride: Any) -> PackedTensor:
-        return PackedTensor(*meta, inner)
+        layout, source, dtype = meta
+        return PackedTensor(layout, source, dtype, inner)
 
     def __getattr__(self, name: str) -> Any:
         # The other parts by their names, as torch asks for what __tensor_flatten__ lists.
@@ -155,7 +157,7 @@ class PackedTensor(Tensor):
             return _copy(this, args[1])
         if func._schema.is_mutable and _writes_packed(func, args, kwargs):
             raise UserError(f"{func} would change a packed tensor in place: dequantize it first")
-        args, kwargs = torch.utils._pytree.tree_map(_values, (args, kwargs))
+        args, kwargs = tree_map(_values, (args, kwargs))
         return func(*args, **kwargs)
 
 

@@ -79,6 +79,13 @@ def test_numpy_and_torch_hold_the_same():
     )
 
 
+def test_matmul_takes_the_packed_operand():
+    p, x = dither.quantize(weights(), "nvfp4"), weights((5, 96))
+    want = dither.matmul(x, p.dequantize().T)
+    assert torch.equal(dither.matmul(x, p.quantized.T), want) and torch.equal(dither.matmul(x, p.T), want)
+    assert torch.equal(dither.matmul(p, x.T), want.T)
+
+
 def test_moving_and_copying_keep_the_parts():
     p = dither.quantize(weights(), "nvfp4")
     for same in (

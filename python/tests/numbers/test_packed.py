@@ -3,6 +3,7 @@ can be taken out, compared, copied and sent elsewhere."""
 
 import copy
 import pickle
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -161,6 +162,18 @@ def test_a_second_reader_gets_the_same_values(q):
             size = x.shape[axis] if block == "row" else block
             scale = np.repeat(scale, size, axis=axis).take(range(x.shape[axis]), axis=axis)
         assert equal((values * scale).astype(np.float32), t.dequantize())
+
+
+@pytest.mark.parametrize("preset", ["mxfp6_e2m3", "nvfp4", "int3_g32", "fp4_g32"])
+def test_the_reader_of_the_documentation(preset):
+    """The numpy lines of docs/packed.md as they stand there."""
+    text = (Path(__file__).parents[3] / "docs/packed.md").read_text()
+    lines = next(part for part in text.split("```python\n") if "np.unpackbits" in part).split("```")[0]
+    x = np.random.default_rng(0).standard_normal((3, 5, 71)).astype(np.float32)
+    t = dither.quantize(x, preset)
+    names = {"np": np, "dither": dither, "t": t, "q": t.quantizer, "shape": t.shape, "n": 71}
+    exec(lines, names | {"width": t.quantizer.format.bits}, names)
+    assert equal(names["values"], t.dequantize())
 
 
 def test_sizes_are_the_bytes_held():
