@@ -17,6 +17,7 @@ import numpy as np
 from dither import arrays
 from dither.conformance import blockwise, casts
 from dither.conformance.case import Case
+from dither.errors import UserError
 from dither.files import replacing
 from dither.quantizer import Quantizer
 from dither.tensor import QuantizedTensor, quantize
@@ -81,9 +82,10 @@ def _unpacked(t: QuantizedTensor) -> np.ndarray:
 
 def _stored(case: Case, q: Quantizer) -> dict[str, str]:
     """Codes and scales of a block case, as `dither.quantize` holds them; nothing for what it cannot hold."""
-    if arrays.unstorable(q):
+    try:
+        t = quantize(case.x, q)
+    except UserError:  # no layout for it, or a NaN element in a format that has no code for it
         return {}
-    t = quantize(case.x, q)
     assert t.scales is not None
     digits = -(-q.format.bits // 4)
     scales = words(t.scales, 2) if t.scales.dtype == np.uint8 else patterns(t.scales)

@@ -13,7 +13,7 @@ from torch import Tensor
 from dither import arrays
 
 
-def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """An uninitialised contiguous CPU tensor."""
     tensor = torch.empty(shape, dtype=dtype, device="cpu")  # whatever torch.set_default_device says
     arrays.prefer_huge_pages(tensor.data_ptr(), tensor.numel() * tensor.element_size())

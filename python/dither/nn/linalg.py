@@ -14,7 +14,7 @@ from dither.arrays import CodedRows, Rows
 from dither.errors import UserError
 from dither.linalg import Accumulator, check_accumulate, check_quantizer, multiply
 from dither.linalg import _rows as numpy_rows
-from dither.nn import kernels
+from dither.nn import fresh, kernels
 from dither.nn.checks import check_input, dtype_of
 from dither.nn.kernels import WORDS
 from dither.nn.packed import PackedTensor
@@ -41,13 +41,13 @@ def matmul(
     dtype = dtype_of(out_dtype or ("fp64" if accumulate == "fp64" else "fp32"))
 
     def product(a: Any, b: Any) -> Tensor:
-        c = torch.empty((a.shape[0], b.shape[1]), dtype=dtype)
+        c = fresh.empty((a.shape[0], b.shape[1]), dtype)
         if c.numel():
             arrays.run_matmul(_rows(a), _rows(b.T), how, kernels.buffer(c))
         return c
 
     with torch.no_grad():
-        c = multiply(a, b, product, lambda shape: torch.empty(shape, dtype=dtype))
+        c = multiply(a, b, product, lambda shape: fresh.empty(shape, dtype))
     return c.to(devices.pop()) if devices else c
 
 

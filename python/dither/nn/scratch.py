@@ -23,7 +23,7 @@ class _Memory(threading.local):
     """Two growing pieces of memory a thread."""
 
     def __init__(self) -> None:
-        self.pieces = [fresh.empty(torch.Size([0]), torch.uint8) for _ in range(2)]
+        self.pieces = [fresh.empty((0,), torch.uint8) for _ in range(2)]
 
 
 _memory = _Memory()
@@ -50,5 +50,5 @@ def take(factor: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     if size > _LARGEST:
         return fresh.empty(shape, dtype)
     if _memory.pieces[factor].numel() < size:
-        _memory.pieces[factor] = fresh.empty(torch.Size([size]), torch.uint8)
+        _memory.pieces[factor] = fresh.empty((size,), torch.uint8)
     return _memory.pieces[factor][:size].view(dtype).view(shape)

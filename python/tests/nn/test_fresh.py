@@ -52,7 +52,9 @@ def test_the_default_device_does_not_matter():
     x = torch.randn(64)
     with torch.device("meta"):
         y = dither.fake_quant(x, "mxfp8_e4m3")
+        product = dither.matmul(x[None], x[:, None])
     assert y.is_cpu and torch.equal(y, dither.fake_quant(x, "mxfp8_e4m3"))
+    assert product.is_cpu and torch.equal(product, dither.matmul(x[None], x[:, None]))
 
 
 @pytest.mark.parametrize("shape", [LARGE, (4, 32)])
