@@ -91,6 +91,27 @@ def _output(x: np.ndarray, out: Any, out_dtype: Any) -> np.ndarray:
         raise UserError(f"out= holds {out.dtype} but out_dtype asks for {_dtype(out_dtype)}")
     if out.dtype.name not in _WORDS:
         raise TypeError(f"out= holds {out.dtype}; use float32, float64, float16 or bfloat16")
+    same = out.__array_interface__["data"][0] == x.__array_interface__["data"][0] and out.dtype == x.dtype
+    _check_memory(x, out)
+    if not same and np.shares_memory(out, x):
+        raise UserError("out= overlaps the input in part: pass the input itself or separate memory")
+    return out
+
+
+def _fixed_output(x: np.ndarray, out: Any, dtype: str) -> np.ndarray:
+    """The array of this dtype to write: `out` after its checks, or a new one."""
+    if out is None:
+        return np.empty(x.shape, dtype)
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
+        have = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+        raise TypeError(f"out= is a numpy array of {dtype}, not {have}")
+    _check_memory(x, out)
+    if np.shares_memory(out, x):
+        raise UserError("out= overlaps the input: pass separate memory")
+    return out
+
+
+def _check_memory(x: np.ndarray, out: np.ndarray) -> None:
     if out.shape != x.shape:
         raise UserError(f"out= has shape {out.shape}, the input {x.shape}")
     if not out.flags.writeable:
@@ -99,10 +120,6 @@ def _output(x: np.ndarray, out: Any, out_dtype: Any) -> np.ndarray:
         raise UserError(
             "out= must be C-contiguous, aligned and in native byte order: leave it out and copy the result"
         )
-    same = out.__array_interface__["data"][0] == x.__array_interface__["data"][0] and out.dtype == x.dtype
-    if not same and np.shares_memory(out, x):
-        raise UserError("out= overlaps the input in part: pass the input itself or separate memory")
-    return out
 
 
 def _random(q: Quantizer, x: np.ndarray, seed: Any, stream: Any, offset: Any, random: Any) -> Random:
@@ -211,11 +228,12 @@ def encode(
     offset: int = 0,
     random: Any = None,
     overflow: str | None = None,
+    out: Any = None,
 ) -> Any:
     """The codes of `cast(x, fmt)`: unsigned integers of 8, 16 or 32 bits, one an element, in the low bits.
 
     Integers are two's complement in the format's width. NaN becomes the positive quiet NaN; in a format
-    without NaN it raises UserError.
+    without NaN it raises UserError. `out`: where to write, of x's shape and the dtype of the codes.
     """
     if (handler := _handler(x)) is not None:
         return handler.encode(
@@ -228,31 +246,33 @@ def encode(
             offset=offset,
             random=random,
             overflow=overflow,
+            out=out,
         )
     q = _cast(fmt, rounding, bits, overflow)
     x = _input(x)
     word = arrays.code_dtype(q.format)
-    codes = np.empty(x.shape, _NUMPY[word])
+    codes = _fixed_output(x, out, _NUMPY[word])
     bits_from = _random(q, x, seed, stream, offset, random)
     if x.size:
         arrays.run_encode(q, _buffer(x), _buffer(codes, word), bits_from)
     return codes
 
 
-def decode(codes: Any, fmt: str | Format) -> Any:
+def decode(codes: Any, fmt: str | Format, *, out: Any = None) -> Any:
     """The values of codes: float32, or float64 where that takes it to hold every value (P3109's widest).
 
-    Bits above the format's width are ignored; unused codes of a codebook are NaN.
+    Bits above the format's width are ignored; unused codes of a codebook are NaN. `out`: where to write, of
+    the shape of the codes and that dtype.
     """
     if (handler := _handler(codes)) is not None:
-        return handler.decode(codes, fmt)
+        return handler.decode(codes, fmt, out=out)
     fmt = formats.get(fmt)
     word = arrays.code_dtype(fmt)
     codes = np.asarray(codes)
     if codes.dtype.kind not in "iu":
         raise TypeError(f"codes are integers, not {codes.dtype}")
     codes = np.require(codes, _NUMPY[word], ["C", "A"])
-    y = np.empty(codes.shape, np.float32 if fmt.exact_in("fp32") else np.float64)
+    y = _fixed_output(codes, out, "float32" if fmt.exact_in("fp32") else "float64")
     if codes.size:
         arrays.run_decode(fmt, _buffer(codes, word), _buffer(y))
     return y

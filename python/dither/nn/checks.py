@@ -45,18 +45,39 @@ def check_out(x: Tensor, out: Any, out_dtype: Any) -> None:
         raise TypeError(f"out= holds {out.dtype}; use float32, float64, float16 or bfloat16")
     if out_dtype is not None and out.dtype != dtype_of(out_dtype):
         raise UserError(f"out= holds {out.dtype} but out_dtype asks for {dtype_of(out_dtype)}")
+    _check_memory(x, out)
+    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
+        raise UserError("out= takes no part in autograd: call under torch.no_grad() or without out=")
+    same = out.data_ptr() == x.data_ptr() and out.dtype == x.dtype and x.is_contiguous()
+    if not same and _overlap(x, out):
+        raise UserError("out= overlaps the input in part: pass the input itself or separate memory")
+
+
+def check_fixed_out(x: Tensor, out: Any, dtype: torch.dtype) -> None:
+    """For results whose dtype the format decides, and which no gradient can flow through."""
+    if not isinstance(out, Tensor) or out.dtype != dtype:
+        raise TypeError(
+            f"out= is a tensor of {dtype}, not {out.dtype if isinstance(out, Tensor) else type(out).__name__}"
+        )
+    _check_memory(x, out)
+    if out.requires_grad:
+        raise UserError("out= takes no part in autograd: detach it")
+    if _overlap(x, out):
+        raise UserError("out= overlaps the input: pass separate memory")
+
+
+def _check_memory(x: Tensor, out: Tensor) -> None:
     if out.shape != x.shape:
         raise UserError(f"out= has shape {tuple(out.shape)}, the input {tuple(x.shape)}")
     if out.device != x.device:
         raise UserError(f"out= is on {out.device}, the input on {x.device}")
     if not (out.is_contiguous() and (not out.is_cpu or kernels.is_aligned(out))):
         raise UserError("out= must be contiguous and aligned: leave it out and copy the result")
-    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
-        raise UserError("out= takes no part in autograd: call under torch.no_grad() or without out=")
+
+
+def _overlap(x: Tensor, out: Tensor) -> bool:
     start, end = x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()
-    same = out.data_ptr() == start and out.dtype == x.dtype and x.is_contiguous()
-    if not same and out.data_ptr() < end and start < out.data_ptr() + out.numel() * out.element_size():
-        raise UserError("out= overlaps the input in part: pass the input itself or separate memory")
+    return out.data_ptr() < end and start < out.data_ptr() + out.numel() * out.element_size()
 
 
 def check_draws(

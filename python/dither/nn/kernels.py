@@ -165,15 +165,27 @@ def _encode(
     x: Tensor, q: str, rng: Tensor | None = None, offset: int = 0, random: Tensor | None = None
 ) -> Tensor:
     quantizer = _parse(q)
-    codes = fresh.empty(x.shape, _CODES[arrays.code_dtype(quantizer.format)])
-    if x.numel():
-        arrays.run_encode(quantizer, source(x), buffer(codes), draws(rng, offset, random))
+    codes = fresh.empty(x.shape, code_dtype(quantizer.format))
+    encode_into(x, codes, quantizer, rng, offset, random)
     return codes
+
+
+def encode_into(
+    x: Tensor, codes: Tensor, q: Quantizer, rng: Tensor | None, offset: int, random: Tensor | None
+) -> None:
+    """Write the codes of `x` under the cast `q`; both are CPU tensors, `codes` contiguous and aligned."""
+    if x.numel():
+        arrays.run_encode(q, source(x), buffer(codes), draws(rng, offset, random))
+
+
+def code_dtype(fmt: Format) -> torch.dtype:
+    """The dtype of codes: the narrowest of uint8, uint16 and uint32."""
+    return _CODES[arrays.code_dtype(fmt)]
 
 
 @torch.library.register_fake("dither::encode", lib=_LIBRARY)
 def _(x, q, rng=None, offset=0, random=None):
-    return x.new_empty(x.shape, dtype=_CODES[arrays.code_dtype(_parse(q).format)])
+    return x.new_empty(x.shape, dtype=code_dtype(_parse(q).format))
 
 
 def value_dtype(fmt: Format) -> torch.dtype:
@@ -185,10 +197,14 @@ def value_dtype(fmt: Format) -> torch.dtype:
 def _decode(codes: Tensor, fmt: str) -> Tensor:
     stored = formats.get(fmt)
     values = fresh.empty(codes.shape, value_dtype(stored))
-    if codes.numel():
-        codes = codes.to(_CODES[arrays.code_dtype(stored)])
-        arrays.run_decode(stored, source(codes), buffer(values))
+    decode_into(codes, values, stored)
     return values
+
+
+def decode_into(codes: Tensor, values: Tensor, fmt: Format) -> None:
+    """Write the values of codes; both are CPU tensors, `values` contiguous and aligned."""
+    if codes.numel():
+        arrays.run_decode(fmt, source(codes.to(code_dtype(fmt))), buffer(values))
 
 
 @torch.library.register_fake("dither::decode", lib=_LIBRARY)

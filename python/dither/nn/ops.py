@@ -22,7 +22,7 @@ from dither.errors import UserError
 from dither.formats import Format
 from dither.functions import finish_stats
 from dither.nn import kernels, twin
-from dither.nn.checks import check_draws, check_input, check_out, dtype_of
+from dither.nn.checks import check_draws, check_fixed_out, check_input, check_out, dtype_of
 from dither.nn.kernels import WORDS
 from dither.nn.linalg import matmul as matmul
 from dither.nn.packed import quantize as quantize
@@ -142,24 +142,35 @@ def encode(
     offset: int = 0,
     random: Tensor | None = None,
     overflow: str | None = None,
+    out: Tensor | None = None,
     rng: Tensor | None = None,
 ) -> Tensor:
     """`dither.encode` on a tensor: codes in the narrowest of uint8, uint16 and uint32, on x's device."""
     q = _cast(fmt, rounding, bits, overflow)
     check_input(x)
     rng, offset, random = check_draws(q, x, seed, stream, offset, random, rng)
-    if x.is_cpu:
-        return torch.ops.dither.encode.default(x.detach(), str(q), rng, offset, random)
+    if out is not None:
+        check_fixed_out(x, out, kernels.code_dtype(q.format))
+        if x.is_cpu:
+            kernels.encode_into(x.detach(), out, q, rng, offset, random)
+            return out
     random = None if random is None else random.cpu()
-    return torch.ops.dither.encode.default(x.detach().cpu(), str(q), rng, offset, random).to(x.device)
+    codes = torch.ops.dither.encode.default(x.detach().cpu(), str(q), rng, offset, random)
+    return codes.to(x.device) if out is None else out.copy_(codes)
 
 
-def decode(codes: Tensor, fmt: str | Format) -> Tensor:
+def decode(codes: Tensor, fmt: str | Format, *, out: Tensor | None = None) -> Tensor:
     """`dither.decode` on a tensor: values as float32 (float64 where it takes that), on the codes' device."""
     fmt = formats.get(fmt)
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise TypeError(f"codes are integers, not {codes.dtype}")
-    return torch.ops.dither.decode.default(codes.cpu(), fmt.name).to(codes.device)
+    if out is not None:
+        check_fixed_out(codes, out, kernels.value_dtype(fmt))
+        if codes.is_cpu:
+            kernels.decode_into(codes, out, fmt)
+            return out
+    values = torch.ops.dither.decode.default(codes.cpu(), fmt.name)
+    return values.to(codes.device) if out is None else out.copy_(values)
 
 
 def neighbours(x: Tensor, q: Quantizer | str, axis: int = -1) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,13 @@
 //! Codes of an element format: encode and decode, one code an integer of 1, 2 or 4 bytes.
 
 use crate::bits::{Draws, integer_at};
+use crate::codec::{Codec, Mode, Packing, vectors};
 use crate::dtype::{Memory, MemoryMut};
 use crate::fake_quant::{random_width, threads_for};
 use crate::fpu::Standard;
 use crate::layout::Layout;
 use crate::pool;
+use crate::stream;
 use dither_numerics::quantizer::Randomness;
 use dither_numerics::{Format, Quantizer};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,6 +35,22 @@ impl Codes {
                 Codes::U8(p) => u32::from(*p.add(i)),
                 Codes::U16(p) => u32::from(*p.add(i)),
                 Codes::U32(p) => *p.add(i),
+            }
+        }
+    }
+
+    /// Where code `i` is.
+    ///
+    /// # Safety
+    /// `i` lies in the array.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn at(&self, i: usize) -> *mut u8 {
+        // SAFETY: the caller's contract, for every arm.
+        unsafe {
+            match self {
+                Codes::U8(p) => p.add(i),
+                Codes::U16(p) => p.add(i).cast(),
+                Codes::U32(p) => p.add(i).cast(),
             }
         }
     }
@@ -67,23 +85,93 @@ pub unsafe fn encode(
     let _standard = Standard::enter();
     let cut = Layout { outer: 1, axis: len, inner: 1 }.cut(None);
     let first_bad = AtomicUsize::new(usize::MAX);
+    let draws = Draws::new(source, random_width(q));
+    let fast = Fast::new(q, codes).filter(|_| !x.is_f64());
     pool::for_each(cut.units(), threads_for(len, threads), |u| {
         let unit = cut.unit(u);
-        let mut data = vec![0f64; unit.len];
-        let random = Draws::new(source, random_width(q)).run(unit.start, unit.len);
-        // SAFETY: units lie in the array and are disjoint.
-        unsafe { x.load_f64(unit.start, &mut data) };
-        for (i, x) in data.into_iter().enumerate() {
-            let y = q.format.round(x, q.rounding, q.overflow, integer_at(&random, i, random_width(q)));
-            let code = q.format.encode(y).unwrap_or_else(|| {
-                first_bad.fetch_min(unit.start + i, Ordering::Relaxed);
-                0
-            });
-            // SAFETY: as above.
-            unsafe { codes.set(unit.start + i, code) };
+        let (mut reader, mut fractions) = (draws.reader(), [0; RUN]);
+        for start in (unit.start..unit.start + unit.len).step_by(RUN) {
+            let n = RUN.min(unit.start + unit.len - start);
+            let fractions = &mut fractions[..if draws.any() { n } else { 0 }];
+            reader.read(start, fractions);
+            // SAFETY: units lie in the array and are disjoint.
+            unsafe {
+                if fast.as_ref().is_some_and(|fast| fast.run(x, codes, start, n, fractions)) {
+                    continue;
+                }
+                if let Some(bad) = by_truth(q, x, codes, start, n, fractions) {
+                    first_bad.fetch_min(bad, Ordering::Relaxed);
+                }
+            }
         }
     });
     Some(first_bad.into_inner()).filter(|i| *i != usize::MAX)
+}
+
+/// Elements encoded at once: they and their random bits stay in the first-level cache.
+const RUN: usize = 1024;
+
+/// # Safety
+/// As for [`encode`]; `start..start + n` lies in the array and belongs to this thread.
+unsafe fn by_truth(q: &Quantizer, x: Memory, codes: Codes, start: usize, n: usize, fractions: &[u32]) -> Option<usize> {
+    let mut data = vec![0f64; n];
+    // SAFETY: the caller's contract.
+    unsafe { x.load_f64(start, &mut data) };
+    let mut bad = None;
+    for (i, x) in data.into_iter().enumerate() {
+        let y = q.format.round(x, q.rounding, q.overflow, integer_at(fractions, i, random_width(q)));
+        let code = q.format.encode(y).unwrap_or_else(|| {
+            bad = bad.or(Some(start + i));
+            0
+        });
+        // SAFETY: as above.
+        unsafe { codes.set(start + i, code) };
+    }
+    bad
+}
+
+/// What the vector kernels need for a cast.
+struct Fast {
+    codec: Codec,
+    mode: Mode,
+    packing: Packing,
+    limit: u32,
+}
+
+impl Fast {
+    fn new(q: &Quantizer, codes: Codes) -> Option<Fast> {
+        let (codec, mode) = (Codec::new(&q.format)?, Mode::new(&q.format, q.rounding)?);
+        let limit = codec.limit(q);
+        Some(Fast { codec, mode, packing: packing(codes)?, limit }).filter(|_| vectors())
+    }
+
+    /// # Safety
+    /// As for [`by_truth`].
+    unsafe fn run(&self, x: Memory, codes: Codes, start: usize, n: usize, fractions: &[u32]) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the caller's contract; the codes are no part of the input.
+        unsafe {
+            let mut loaded = [0f32; RUN];
+            let x = match x {
+                Memory::F32(p) => std::slice::from_raw_parts(p.add(start), n),
+                _ => {
+                    x.load(start, &mut loaded[..n]);
+                    &loaded[..n]
+                }
+            };
+            self.codec.cast(self.mode, self.packing, self.limit, x, fractions, codes.at(start))
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+}
+
+fn packing(codes: Codes) -> Option<Packing> {
+    match codes {
+        Codes::U8(_) => Some(Packing::Bytes),
+        Codes::U16(_) => Some(Packing::Halves),
+        Codes::U32(_) => None,
+    }
 }
 
 /// Write the values of codes, as fp64 if `y` is. (Most formats' values are exact in fp32, see `Format`.)
@@ -93,29 +181,34 @@ pub unsafe fn encode(
 pub unsafe fn decode(format: &Format, len: usize, codes: Codes, y: MemoryMut, threads: usize) {
     let _standard = Standard::enter();
     let cut = Layout { outer: 1, axis: len, inner: 1 }.cut(None);
+    let streamed = len * y.element_size() >= stream::threshold();
+    let fast = Codec::new(format).zip(packing(codes)).filter(|_| vectors() && !y.is_f64());
     let size = 1usize << format.bits().min(16);
     // A table pays as soon as there are more elements than codes.
-    let table: Vec<f64> = if format.bits() <= 16 && len >= size {
+    let table: Vec<f64> = if fast.is_none() && format.bits() <= 16 && len >= size {
         (0..size as u32).map(|c| format.decode(c)).collect()
     } else {
         Vec::new()
     };
-    let narrow: Vec<f32> = table.iter().map(|v| *v as f32).collect();
     pool::for_each(cut.units(), threads_for(len, threads), |u| {
         let unit = cut.unit(u);
-        // SAFETY: units lie in the array.
-        let code = |i: usize| unsafe { codes.get(unit.start + i) };
-        if y.is_f64() {
-            let value = |c: u32| table.get(c as usize & (size - 1)).copied().unwrap_or_else(|| format.decode(c));
-            let data: Vec<f64> = (0..unit.len).map(|i| value(code(i))).collect();
-            // SAFETY: units are disjoint.
-            unsafe { y.store_f64(unit.start, &data) };
-        } else {
-            let value =
-                |c: u32| narrow.get(c as usize & (size - 1)).copied().unwrap_or_else(|| format.decode(c) as f32);
-            let data: Vec<f32> = (0..unit.len).map(|i| value(code(i))).collect();
-            // SAFETY: as above.
-            unsafe { y.store(unit.start, &data) };
+        #[cfg(target_arch = "x86_64")]
+        if let Some((codec, packing)) = &fast {
+            // SAFETY: units lie in the array and are disjoint.
+            return unsafe { codec.values_to(*packing, codes.at(unit.start), y, unit, streamed) };
+        }
+        let value = |i: usize| {
+            // SAFETY: units lie in the array.
+            let code = unsafe { codes.get(unit.start + i) };
+            table.get(code as usize & (size - 1)).copied().unwrap_or_else(|| format.decode(code))
+        };
+        // SAFETY: units are disjoint.
+        unsafe {
+            if y.is_f64() {
+                y.store_f64(unit.start, &(0..unit.len).map(value).collect::<Vec<f64>>());
+            } else {
+                y.store(unit.start, &(0..unit.len).map(|i| value(i) as f32).collect::<Vec<f32>>());
+            }
         }
     });
 }

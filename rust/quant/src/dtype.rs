@@ -66,6 +66,23 @@ impl Memory {
         }
     }
 
+    /// The range as fp32, through `loaded` where it is not.
+    ///
+    /// # Safety
+    /// `start..start + len` lies in the array (which is no fp64) and nobody writes it while the slice lives.
+    #[cfg(target_arch = "x86_64")]
+    pub unsafe fn f32_slice<'a>(&self, start: usize, len: usize, loaded: &'a mut Vec<f32>) -> &'a [f32] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            if let Memory::F32(x) = self {
+                return std::slice::from_raw_parts(x.add(start), len);
+            }
+            loaded.resize(len, 0.0);
+            self.load(start, loaded);
+        }
+        loaded
+    }
+
     /// Copy a range into fp32, exactly (fp64 is not read this way).
     ///
     /// # Safety

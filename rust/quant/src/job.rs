@@ -194,7 +194,7 @@ impl<'a> Job<'a> {
     }
 
     #[inline(always)]
-    fn powers(&self, absmax: &[u32], emin: &mut [u32], max: &mut [u32]) -> bool {
+    pub fn powers(&self, absmax: &[u32], emin: &mut [u32], max: &mut [u32]) -> bool {
         let p = &self.power;
         for ((a, emin), max) in absmax.iter().zip(emin).zip(max) {
             let top = ((a >> 23) + u32::from(a & 0x007f_ffff >= p.carry)) << 23;

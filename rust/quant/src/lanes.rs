@@ -26,6 +26,9 @@ pub unsafe trait Lanes: Copy {
     unsafe fn max(self, o: Self) -> Self;
     unsafe fn shl(self, by: Self) -> Self;
     unsafe fn shr(self, by: Self) -> Self;
+    /// Signed.
+    unsafe fn sar(self, by: Self) -> Self;
+    unsafe fn xor(self, o: Self) -> Self;
     /// `self` in the lanes where `a < b` (both below 2^31), else 0.
     unsafe fn where_less(self, a: Self, b: Self) -> Self;
     /// `self` in the lanes where `a > b` (both below 2^31), else `other`.
@@ -40,6 +43,18 @@ pub unsafe trait Lanes: Copy {
     unsafe fn fadd_toward_zero(self, o: Self) -> Self;
     /// Toward zero; `self` is not negative and below 2^31.
     unsafe fn to_int(self) -> Self;
+    /// Signed.
+    unsafe fn int_to_float(self) -> Self;
+    /// The entry of each lane, of which the lowest 4 bits count.
+    unsafe fn lookup(self, table: &[f32; 16]) -> Self;
+    /// Lanes as numbers of 8 or 16 bits, or two lanes a byte, from the lowest bits of every lane (for `store_nibbles`
+    /// the others are 0). The pointer is valid for as many bytes as that takes.
+    unsafe fn load_bytes(p: *const u8) -> Self;
+    unsafe fn load_halves(p: *const u8) -> Self;
+    unsafe fn load_nibbles(p: *const u8) -> Self;
+    unsafe fn store_bytes(self, p: *mut u8);
+    unsafe fn store_halves(self, p: *mut u8);
+    unsafe fn store_nibbles(self, p: *mut u8);
 }
 
 macro_rules! binary {
@@ -61,7 +76,7 @@ unsafe impl Lanes for __m512i {
 
     binary! {
         int: and = _mm512_and_si512, add = _mm512_add_epi32, sub = _mm512_sub_epi32, min = _mm512_min_epu32,
-             max = _mm512_max_epu32, shl = _mm512_sllv_epi32, shr = _mm512_srlv_epi32;
+             max = _mm512_max_epu32, shl = _mm512_sllv_epi32, shr = _mm512_srlv_epi32, sar = _mm512_srav_epi32, xor = _mm512_xor_si512;
         float(_mm512_castsi512_ps, _mm512_castps_si512): fadd = _mm512_add_ps, fsub = _mm512_sub_ps,
              fmul = _mm512_mul_ps, fdiv = _mm512_div_ps;
     }
@@ -111,6 +126,50 @@ unsafe impl Lanes for __m512i {
     unsafe fn to_int(self) -> Self {
         _mm512_cvttps_epi32(_mm512_castsi512_ps(self))
     }
+
+    #[inline(always)]
+    unsafe fn int_to_float(self) -> Self {
+        _mm512_castps_si512(_mm512_cvtepi32_ps(self))
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(self, table: &[f32; 16]) -> Self {
+        _mm512_castps_si512(_mm512_permutexvar_ps(self, _mm512_loadu_ps(table.as_ptr())))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> Self {
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(p: *const u8) -> Self {
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(p: *const u8) -> Self {
+        // A byte in each 64-bit lane, its high half moved to the upper 32 bits.
+        let pairs = _mm512_cvtepu8_epi64(_mm_loadl_epi64(p.cast()));
+        let both = _mm512_or_si512(pairs, _mm512_slli_epi64::<28>(pairs));
+        _mm512_and_si512(both, _mm512_set1_epi32(15))
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut u8) {
+        _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(self));
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(self, p: *mut u8) {
+        _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(self));
+    }
+
+    #[inline(always)]
+    unsafe fn store_nibbles(self, p: *mut u8) {
+        let pairs = _mm512_or_si512(self, _mm512_srli_epi64::<28>(self));
+        _mm_storel_epi64(p.cast(), _mm512_cvtepi64_epi8(pairs));
+    }
 }
 
 // SAFETY: the contract is the caller's.
@@ -119,7 +178,7 @@ unsafe impl Lanes for __m256i {
 
     binary! {
         int: and = _mm256_and_si256, add = _mm256_add_epi32, sub = _mm256_sub_epi32, min = _mm256_min_epu32,
-             max = _mm256_max_epu32, shl = _mm256_sllv_epi32, shr = _mm256_srlv_epi32;
+             max = _mm256_max_epu32, shl = _mm256_sllv_epi32, shr = _mm256_srlv_epi32, sar = _mm256_srav_epi32, xor = _mm256_xor_si256;
         float(_mm256_castsi256_ps, _mm256_castps_si256): fadd = _mm256_add_ps, fsub = _mm256_sub_ps,
              fmul = _mm256_mul_ps, fdiv = _mm256_div_ps;
     }
@@ -172,5 +231,57 @@ unsafe impl Lanes for __m256i {
     #[inline(always)]
     unsafe fn to_int(self) -> Self {
         _mm256_cvttps_epi32(_mm256_castsi256_ps(self))
+    }
+
+    #[inline(always)]
+    unsafe fn int_to_float(self) -> Self {
+        _mm256_castps_si256(_mm256_cvtepi32_ps(self))
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(self, table: &[f32; 16]) -> Self {
+        // Three bits choose within a half of the table, the fourth, moved to the sign, between the halves.
+        let low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table.as_ptr()), self);
+        let high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table.as_ptr().add(8)), self);
+        let which = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(self));
+        _mm256_castps_si256(_mm256_blendv_ps(low, high, which))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> Self {
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(p: *const u8) -> Self {
+        _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(p: *const u8) -> Self {
+        let pairs = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(p.cast::<i32>().read_unaligned()));
+        let both = _mm256_or_si256(pairs, _mm256_slli_epi64::<28>(pairs));
+        _mm256_and_si256(both, _mm256_set1_epi32(15))
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut u8) {
+        let halves = _mm_packus_epi32(_mm256_castsi256_si128(self), _mm256_extracti128_si256::<1>(self));
+        _mm_storel_epi64(p.cast(), _mm_packus_epi16(halves, halves));
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(self, p: *mut u8) {
+        let halves = _mm_packus_epi32(_mm256_castsi256_si128(self), _mm256_extracti128_si256::<1>(self));
+        _mm_storeu_si128(p.cast(), halves);
+    }
+
+    #[inline(always)]
+    unsafe fn store_nibbles(self, p: *mut u8) {
+        // The lowest byte of each 64-bit lane holds two codes.
+        let pairs = _mm256_or_si256(self, _mm256_srli_epi64::<28>(self));
+        let two = _mm256_shuffle_epi8(pairs, _mm256_set1_epi64x(-1 << 16 | 0x0800));
+        let (low, high) = (_mm256_castsi256_si128(two), _mm256_extracti128_si256::<1>(two));
+        p.cast::<i32>().write_unaligned(_mm_cvtsi128_si32(_mm_unpacklo_epi16(low, high)));
     }
 }

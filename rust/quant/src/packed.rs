@@ -2,8 +2,8 @@
 //! they mean and [`crate::pack`] for the rows of bits).
 //!
 //! The codes of an array lie in rows of its last axis. A unit of work is a stretch of memory that holds whole blocks and
-//! begins and ends at whole bytes of codes, so that no two threads share a byte. Units go through the scalar truth; a faster kernel
-//! for one quantizer takes the place of `for_each_block` and `pack` (or `unpack`) in them.
+//! begins and ends at whole bytes of codes, so that no two threads share a byte. Whole blocks along rows go through
+//! `packed_lanes` where it knows the quantizer, all others through the scalar truth.
 
 use crate::bits::{Draws, integer_at};
 use crate::boxes;
@@ -11,10 +11,14 @@ use crate::dtype::{Memory, MemoryMut};
 use crate::fake_quant::{Whole, random_width, threads_for};
 use crate::fpu::Standard;
 use crate::general::Element;
-use crate::layout::Layout;
+use crate::layout::{Layout, Unit};
 use crate::pack::{pack, unpack};
+#[cfg(target_arch = "x86_64")]
+use crate::packed_lanes::{Packer, Unpacker};
 use crate::pool;
 use crate::rows::Cut;
+#[cfg(target_arch = "x86_64")]
+use crate::stream;
 use dither_numerics::quantizer::{Randomness, absmax};
 use dither_numerics::{Format, Quantizer, Scale};
 use std::ops::Range;
@@ -101,7 +105,7 @@ impl Scales {
 
     /// # Safety
     /// `i` lies in the array and belongs to this thread.
-    unsafe fn set(&self, i: usize, code: u32) {
+    pub(crate) unsafe fn set(&self, i: usize, code: u32) {
         // SAFETY: the caller's contract, for every arm.
         unsafe {
             match self {
@@ -199,8 +203,26 @@ unsafe fn quantize_as<T: Element>(
     }
     let first_bad = AtomicUsize::new(usize::MAX);
     let draws = Draws::new(source, random_width(q));
+    #[cfg(target_arch = "x86_64")]
+    let packer = Packer::new(q, &whole).filter(|_| !x.is_f64());
     pool::for_each(cut.units(), threads, |u| {
         let unit = cut.unit(u);
+        #[cfg(target_arch = "x86_64")]
+        if let Some((packer, block)) = packer.as_ref().zip(cut.vectors(&unit)) {
+            let mut loaded = Vec::new();
+            let random = draws.run(unit.start, unit.len());
+            // SAFETY: units lie in the array and are disjoint, and so are their codes and scales.
+            unsafe {
+                let x = x.f32_slice(unit.start, unit.len(), &mut loaded);
+                cut.for_each_part(&unit, |part, bytes| {
+                    let random = random.get(part.clone()).unwrap_or_default();
+                    let first = cut.first_block(unit.start + part.start);
+                    let at = packer.part(&x[part.clone()], random, block, parts.bytes(bytes), parts.scales, first);
+                    first_bad.fetch_min(at.map_or(usize::MAX, |i| unit.start + part.start + i), Ordering::Relaxed);
+                });
+            }
+            return;
+        }
         let (mut data, mut codes) = (vec![T::from_f64(0.0); unit.len()], vec![0u32; unit.len()]);
         let random = draws.run(unit.start, unit.len());
         // SAFETY: units lie in the array and are disjoint, and so are their codes and scales.
@@ -240,11 +262,30 @@ unsafe fn dequantize_as<T: Element>(
     threads: usize,
 ) {
     let cut = Cut::new(q, shape);
+    #[cfg(target_arch = "x86_64")]
+    let wide = size_of::<T>() > size_of::<f32>();
     let values = Values::new(&q.format, shape.layout.len());
     // SAFETY: a tensor has one scale, a cast none.
     let known = cut.known.then(|| factor(q, unsafe { parts.scale(q, 0, tensor) }));
+    #[cfg(target_arch = "x86_64")]
+    let unpacker = {
+        let streamed = shape.layout.len() * y.element_size() >= stream::threshold();
+        Unpacker::new(q, tensor, streamed).filter(|_| !wide)
+    };
     pool::for_each(cut.units(), threads_for(shape.layout.len(), threads), |u| {
         let unit = cut.unit(u);
+        #[cfg(target_arch = "x86_64")]
+        if let Some((unpacker, block)) = unpacker.as_ref().zip(cut.vectors(&unit)) {
+            // SAFETY: the codes and scales of a unit are its own, and so are its values.
+            unsafe {
+                cut.for_each_part(&unit, |part, bytes| {
+                    let (start, len) = (unit.start + part.start, part.len());
+                    let first = cut.first_block(start);
+                    unpacker.part_to(parts.bytes(bytes), y, Unit { start, len }, block, parts.scales, first, known);
+                });
+            }
+            return;
+        }
         let (mut data, mut codes) = (vec![T::from_f64(0.0); unit.len()], vec![0u32; unit.len()]);
         cut.for_each_part(&unit, |part, bytes| {
             // SAFETY: the codes of a unit are its own.

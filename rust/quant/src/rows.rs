@@ -4,6 +4,8 @@
 use crate::layout::Layout;
 use crate::pack::row_bytes;
 use crate::packed::Shape;
+#[cfg(target_arch = "x86_64")]
+use crate::stochastic_lanes::WIDTH;
 use dither_numerics::{Block, Quantizer};
 use std::ops::Range;
 
@@ -91,6 +93,20 @@ impl Cut {
             (start, (self.rows * self.last).min(n - start))
         };
         start..start + len
+    }
+
+    /// The block, where the unit consists of whole blocks along rows that are whole vectors.
+    #[cfg(target_arch = "x86_64")]
+    pub fn vectors(&self, unit: &Range<usize>) -> Option<usize> {
+        let block = if self.known { WIDTH } else { self.block };
+        let whole = self.along_last && block.is_multiple_of(WIDTH) && self.last.is_multiple_of(block);
+        (whole && unit.len().is_multiple_of(block)).then_some(block)
+    }
+
+    /// The block that starts at element `at`, where blocks lie in rows of whole blocks; 0 where there is one scale.
+    #[cfg(target_arch = "x86_64")]
+    pub fn first_block(&self, at: usize) -> usize {
+        if self.known { 0 } else { at / self.block }
     }
 
     /// Calls `work` for the stretches of the unit that lie in one row each, with their positions in the unit and the

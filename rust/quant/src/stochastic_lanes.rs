@@ -93,12 +93,12 @@ levels! {
 
 /// The constants of a job in every lane.
 #[derive(Clone, Copy)]
-struct Constants<V> {
-    magnitude: V,
+pub struct Constants<V> {
+    pub magnitude: V,
     sign: V,
     zero: V,
     /// From a fraction to what is added to the bits.
-    shift: V,
+    pub shift: V,
     /// The digits that the grid has.
     kept: V,
     fine: Fine<V>,
@@ -119,7 +119,7 @@ impl<V: Lanes> Constants<V> {
     /// # Safety
     /// [`Lanes`]'s contract.
     #[inline(always)]
-    unsafe fn new(shape: Shape) -> Self {
+    pub unsafe fn new(shape: Shape) -> Self {
         let k = 23 - shape.mbits;
         let j = 33 - k;
         // SAFETY: the caller's contract.
@@ -141,12 +141,12 @@ impl<V: Lanes> Constants<V> {
         }
     }
 
-    /// `stochastic::round` of magnitudes, and `stochastic::carry`.
+    /// The sum of `stochastic::round` and `stochastic::carry`, cut off, and the base that is in it.
     ///
     /// # Safety
     /// [`Lanes`]'s contract.
     #[inline(always)]
-    unsafe fn round<const FINE: bool>(&self, a: V, emin: V, fraction: V) -> V {
+    pub unsafe fn sum<const FINE: bool>(&self, a: V, emin: V, fraction: V) -> (V, V) {
         // SAFETY: the caller's contract.
         unsafe {
             let base = emin.where_less(a, emin);
@@ -159,7 +159,20 @@ impl<V: Lanes> Constants<V> {
                 let random = low.add(low).add(f.last);
                 added = added.add(rest.add(random).shr(f.down));
             }
-            sum.add(added).and(self.kept).fsub(base)
+            (sum.add(added).and(self.kept), base)
+        }
+    }
+
+    /// A magnitude rounded.
+    ///
+    /// # Safety
+    /// [`Lanes`]'s contract.
+    #[inline(always)]
+    unsafe fn round<const FINE: bool>(&self, a: V, emin: V, fraction: V) -> V {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let (sum, base) = self.sum::<FINE>(a, emin, fraction);
+            sum.fsub(base)
         }
     }
 

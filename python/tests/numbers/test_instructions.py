@@ -1,0 +1,65 @@
+"""Instructions an element of the main kernels, counted by callgrind, against committed bounds.
+
+Counts do not depend on the machine's load, so that a kernel that stops being vectorized is found where times
+tell nothing. callgrind knows no AVX-512: what is counted is the AVX2 kernels. Bounds are a tenth above what was
+counted when they were set; they are lowered when a kernel improves, and raised only with a reason.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+ELEMENTS = 1 << 17
+
+BOUNDS = {
+    "mxfp8": 4.2,
+    "mxfp4": 4.2,
+    "nvfp4": 5.3,
+    "int4_g128": 5.9,
+    "sr_bf16": 10.3,
+    "sr_e4m3": 11.9,
+    "sr_mxfp4": 10.7,
+    "sr_mxfp4_32": 19.2,
+    "encode_e4m3": 10.3,
+    "decode_e4m3": 3.4,
+    "pack_mxfp4": 7.6,
+    "unpack_mxfp4": 2.9,
+}
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Path:
+    """The example that runs one kernel, built as the extension is."""
+    if shutil.which("valgrind") is None:
+        pytest.skip("instructions are counted by valgrind, which is not installed")
+    if shutil.which("cargo") is None:
+        pytest.skip("the kernels are built by cargo, which is not installed")
+    command = ["cargo", "build", "--release", "--quiet", "-p", "dither-quant", "--example", "kernels"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return ROOT / "target/release/examples/kernels"
+
+
+def count(kernels: Path, name: str) -> int:
+    """Instructions of a run."""
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", kernels, name, str(ELEMENTS)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    collected = re.search(r"Collected : (\d+)", run.stderr)
+    assert collected, run.stderr
+    return int(collected[1])
+
+
+@pytest.fixture(scope="module")
+def nothing(kernels: Path) -> int:
+    """Instructions that every run takes: start, and the arrays."""
+    return count(kernels, "nothing")
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_instructions_an_element(name, kernels, nothing):
+    each = (count(kernels, name) - nothing) / ELEMENTS
+    print(f"{name}: {each:.2f}")
+    assert 0 < each <= BOUNDS[name], f"{each:.2f} instructions an element, at most {BOUNDS[name]}"
