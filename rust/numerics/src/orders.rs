@@ -145,3 +145,45 @@ fn p3109(absmax: f64, scaling: &Scaling) -> Scale {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scale::Block;
+
+    /// The units of 2^-23 above a power of two that an fp32 logarithm loses, as measured on torch's.
+    #[test]
+    fn logarithms_in_fp32_lose_what_is_close_above_a_power_of_two() {
+        for (k, lost) in
+            [(0, 0), (1, 0), (3, 0), (4, 1), (8, 2), (16, 5), (33, 11), (100, 22), (-1, 0), (-4, 0), (-5, 1)]
+        {
+            let x = |n: u32| f32::from_bits((pow2(k) as f32).to_bits() + n);
+            assert_eq!(ceil_log2_in_fp32(x(0)), k);
+            assert_eq!((1..100).find(|n| ceil_log2_in_fp32(x(*n)) > k), Some(lost + 1), "2^{k}");
+        }
+    }
+
+    fn scale(dialect: Dialect, rule: ScaleRule, absmax: f32) -> Scale {
+        let mut scaling = Scaling::new(Block::Row, ScaleFormat::E8m0, rule);
+        scaling.options.dialect = dialect;
+        dialect_scale(absmax, &Format::get("e4m3").unwrap(), &scaling, None)
+    }
+
+    #[test]
+    fn the_smallest_and_the_largest_power() {
+        let both = |encode: f64, decode: f64| Scale::Multiply {
+            encode: encode as f32,
+            decode: decode as f32,
+            stored: decode as f32,
+        };
+        let tiny = f32::from_bits(1);
+        assert_eq!(scale(Dialect::Torchao, ScaleRule::Floor, tiny), both(pow2(126), pow2(-127)));
+        assert_eq!(scale(Dialect::Torchao, ScaleRule::Rceil, tiny), both(1.0, pow2(-127)));
+        assert_eq!(scale(Dialect::Te, ScaleRule::Rceil, 0.0), both(1.0, pow2(-127)));
+        assert_eq!(scale(Dialect::Torchao, ScaleRule::Floor, f32::INFINITY), both(pow2(-120), pow2(120)));
+        assert_eq!(scale(Dialect::Te, ScaleRule::Rceil, f32::INFINITY), both(pow2(-127), pow2(127)));
+        assert_eq!(scale(Dialect::Microxcaling, ScaleRule::Floor, tiny), Scale::Power(-127));
+        assert_eq!(scale(Dialect::P3109, ScaleRule::Absmax, 0.74), Scale::Power(-1));
+        assert_eq!(scale(Dialect::P3109, ScaleRule::Absmax, 0.75), Scale::Power(0)); // the tie takes the larger
+    }
+}

@@ -309,4 +309,45 @@ mod tests {
             }
         }
     }
+
+    /// A whole block and its absmax lead to the same scale wherever the rule looks at nothing else.
+    #[test]
+    fn a_plain_block_is_its_absmax() {
+        let noise = |i: u64| f32::from_bits(random_bits(3, 1, i, 32));
+        let float = |name: &str| ScaleFormat::Float(Format::get(name).unwrap());
+        for (format, rule) in [
+            (ScaleFormat::E8m0, ScaleRule::Floor),
+            (ScaleFormat::E8m0, ScaleRule::Even),
+            (ScaleFormat::Fp32, ScaleRule::Rceil),
+            (float("e4m3"), ScaleRule::Absmax),
+        ] {
+            let mut q = mx("e2m1");
+            q.scaling = Some(Scaling::new(Block::Size(8), format, rule));
+            assert!(q.scaling.as_ref().unwrap().is_plain());
+            for k in 0..2000 {
+                let block: Vec<f32> = (0..8).map(|i| noise(8 * k + i)).collect();
+                let peak = absmax(block.iter().copied()) as f32;
+                assert_eq!(q.block_scale(&block, None), q.scale(peak, None), "{block:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn policies_on_one_block() {
+        let mut q = mx("e4m3");
+        let block = [f32::NAN, f32::INFINITY, 3.0, -0.0];
+        let values = |q: &Quantizer| {
+            let scale = q.block_scale(&block, None);
+            block.map(|x| q.fake_quant(x, scale, 0))
+        };
+        assert!(values(&q).iter().all(|y| y.is_nan()));
+        q.scaling.as_mut().unwrap().options.nan = NanPolicy::Element;
+        let y = values(&q);
+        assert!(y[0].is_nan() && y[1].is_nan() && y[2] == 3.0);
+        q.scaling.as_mut().unwrap().options.nan = NanPolicy::Saturate;
+        let y = values(&q);
+        assert!(y[0].is_nan() && y[1] == 3.5 && y[2] == 3.0 && y[3].is_sign_negative());
+        q.format = Format::get("e2m1").unwrap();
+        assert_eq!(values(&q)[..3], [3.0, 3.0, 3.0]);
+    }
 }

@@ -76,3 +76,43 @@ impl Quantizer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Format;
+    use crate::rounding::Overflow;
+    use crate::scale::Block;
+
+    fn quantizer(format: &str, scaling: Scaling) -> Quantizer {
+        Quantizer {
+            format: Format::get(format).unwrap(),
+            scaling: Some(scaling),
+            rounding: Rounding::NearestEven,
+            overflow: Overflow::Saturate,
+        }
+    }
+
+    #[test]
+    fn a_candidate_has_to_be_better_than_those_before_it() {
+        let q = quantizer("e2m1", Scaling::new(Block::Row, ScaleFormat::E8m0, ScaleRule::Mse));
+        // Exact under the floor exponent and others: the floor rule's stays.
+        assert_eq!(q.block_scale(&[4.0f32, 2.0, -1.0], None), Scale::Power(0));
+        // 7.9 clips to 6 under the floor exponent; 8 under the next one errs less.
+        assert_eq!(q.block_scale(&[7.9f32, 0.0], None), Scale::Power(1));
+        // Beside many small numbers the outlier is given up.
+        let mut many = [0.3f32; 64];
+        many[0] = 4.5;
+        assert_eq!(q.block_scale(&many, None), Scale::Power(-1));
+    }
+
+    #[test]
+    fn four_over_six_takes_six_where_both_err_alike() {
+        let mut scaling = Scaling::new(Block::Row, ScaleFormat::Float(Format::get("e4m3").unwrap()), ScaleRule::Absmax);
+        scaling.options.four_over_six = Some(Distance::Mse);
+        let q = quantizer("e2m1", scaling);
+        assert_eq!(q.block_scale(&[6.0f32, 3.0], None), Scale::Divide(1.0));
+        assert_eq!(q.block_scale(&[6.0f32, 4.5, 4.5], None), Scale::Divide(1.5)); // 4.5 is 3 times 1.5
+        assert_eq!(q.block_scale(&[0.0f32, -0.0], None), Scale::Zero);
+    }
+}

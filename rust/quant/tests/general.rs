@@ -1,0 +1,115 @@
+//! Scalings beyond the plain ones: arrays against the truth of each block, gathered here by its own definition of which
+//! elements share a scale, for any number of threads, SIMD level and element type.
+
+use dither_numerics::quantizer::Randomness;
+use dither_numerics::random::random_bits;
+use dither_numerics::{
+    Block, Dialect, Distance, Format, NanPolicy, Overflow, Quantizer, Rounding, ScaleFormat, ScaleRule, Scaling,
+};
+use dither_quant::{Layout, Memory, MemoryMut, fake_quant, neighbours, simd};
+
+/// The number of the block in which the element (outer, axis, inner) lies.
+fn block_of(block: Block, [o, a, i]: [usize; 3]) -> (usize, usize, usize) {
+    match block {
+        Block::Size(n) => (o, a / n, i),
+        Block::Row => (o, 0, i),
+        Block::Column => (0, a, 0),
+        Block::Tile(rows, columns) => (o, a / rows, i / columns),
+        Block::Tensor => (0, 0, 0),
+    }
+}
+
+fn quantizers() -> Vec<Quantizer> {
+    let float = |name: &str| ScaleFormat::Float(Format::get(name).unwrap());
+    let mut all = Vec::new();
+    let mut add = |format: &str, scaling: Scaling, rounding| {
+        let format = Format::get(format).unwrap();
+        all.push(Quantizer { format, scaling: Some(scaling), rounding, overflow: Overflow::Saturate });
+    };
+    for block in [Block::Column, Block::Tile(4, 3), Block::Tile(100, 100)] {
+        add("e2m1", Scaling::new(block, ScaleFormat::E8m0, ScaleRule::Floor), Rounding::Stochastic(8));
+        add("int4", Scaling::new(block, ScaleFormat::Fp32, ScaleRule::Absmax), Rounding::NearestEven);
+        add("e2m1", Scaling::two_levels(block, float("e4m3"), ScaleRule::Absmax), Rounding::NearestEven);
+    }
+    for block in [Block::Size(5), Block::Row, Block::Tensor] {
+        add("e2m1", Scaling::new(block, ScaleFormat::E8m0, ScaleRule::Mse), Rounding::Stochastic(16));
+        add("int4", Scaling::new(block, ScaleFormat::Fp32, ScaleRule::Static(0.25)), Rounding::Down);
+        let mut searched = Scaling::two_levels(block, float("e4m3"), ScaleRule::Absmax);
+        searched.options.four_over_six = Some(Distance::Mae);
+        add("e2m1", searched, Rounding::NearestEven);
+        let mut affine = Scaling::new(block, ScaleFormat::Fp32, ScaleRule::Absmax);
+        (affine.options.zero_point, affine.options.nan) = (true, NanPolicy::Saturate);
+        add("uint4", affine, Rounding::NearestEven);
+        let mut torchao = Scaling::new(block, ScaleFormat::E8m0, ScaleRule::Rceil);
+        torchao.options.dialect = Dialect::Torchao;
+        add("e4m3", torchao, Rounding::NearestEven);
+    }
+    all
+}
+
+fn data(n: usize, special: bool) -> Vec<f32> {
+    let noise = |i: usize| random_bits(5, 2, i as u64, 32) as f32 / 2147483648.0 - 1.0;
+    let mut x: Vec<f32> = (0..n).map(|i| noise(i) * 2f32.powi(i as i32 % 9 - 4)).collect();
+    if special && n > 3 {
+        (x[0], x[n / 2], x[n - 1]) = (f32::NAN, f32::INFINITY, -0.0);
+    }
+    x
+}
+
+#[test]
+fn arrays_are_their_blocks() {
+    for (outer, axis, inner) in [(1, 24, 1), (2, 9, 7), (3, 1, 10), (1, 300, 120)] {
+        let layout = Layout { outer, axis, inner };
+        for q in quantizers() {
+            for special in [false, true] {
+                check(&q, &layout, &data(layout.len(), special));
+            }
+        }
+    }
+}
+
+fn check(q: &Quantizer, layout: &Layout, x: &[f32]) {
+    let block = q.scaling.as_ref().unwrap().block;
+    let mut blocks = std::collections::BTreeMap::<_, Vec<usize>>::new();
+    for k in 0..x.len() {
+        let at = [k / (layout.axis * layout.inner), k / layout.inner % layout.axis, k % layout.inner];
+        blocks.entry(block_of(block, at)).or_default().push(k);
+    }
+    let tensor = q.tensor_scale(q.tensor_peak(x));
+    let source = Randomness::Addressed { seed: 1, stream: 2, offset: 3 };
+    let (mut want, mut low, mut high) = (x.to_vec(), x.to_vec(), x.to_vec());
+    for positions in blocks.values() {
+        let values: Vec<f32> = positions.iter().map(|k| x[*k]).collect();
+        let scale = q.block_scale(&values, tensor.as_ref());
+        for k in positions {
+            want[*k] = q.fake_quant(x[*k], scale, source.bits(*k, q.rounding));
+            (low[*k], high[*k]) = q.neighbours(x[*k], scale);
+        }
+    }
+    let same =
+        |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan());
+    for level in [simd::Level::Baseline, simd::detected()] {
+        simd::limit(level);
+        for threads in [1, 3] {
+            let [mut y, mut lo, mut hi] = [0; 3].map(|_| vec![0f32; x.len()]);
+            let input = Memory::F32(x.as_ptr());
+            // SAFETY: all arrays have the layout's length.
+            unsafe {
+                fake_quant(q, layout, input, MemoryMut::F32(y.as_mut_ptr()), source, threads);
+                let (lo, hi) = (MemoryMut::F32(lo.as_mut_ptr()), MemoryMut::F32(hi.as_mut_ptr()));
+                neighbours(q, layout, input, lo, hi, threads);
+            }
+            assert!(same(&y, &want), "{q:?} {layout:?}");
+            assert!(same(&lo, &low) && same(&hi, &high), "{q:?} {layout:?}");
+        }
+    }
+    // fp64 input is the same truth in fp64; in place.
+    let mut wide: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+    let (from, to) = (wide.as_ptr(), wide.as_mut_ptr());
+    // SAFETY: as above; input and output are the same memory.
+    unsafe { fake_quant(q, layout, Memory::F64(from), MemoryMut::F64(to), source, 2) };
+    let exact = q.scaling.as_ref().unwrap().format == ScaleFormat::E8m0 && !x.iter().any(|x| !x.is_finite());
+    if exact {
+        assert!(wide.iter().zip(&want).all(|(y, want)| *y == f64::from(*want)), "{q:?}");
+    }
+}
