@@ -86,12 +86,12 @@ def fidelity(original: np.ndarray, found: np.ndarray) -> dict[str, float]:
     cosines = np.clip((original * found).sum(1), -1, 1)
     before, after = (np.where(np.eye(len(x), dtype=bool), -2, x @ x.T) for x in (original, found))
     upper = np.triu_indices(len(original), 1)
-    ranks = [np.argsort(np.argsort(similarity[upper])) for similarity in (before, after)]
+    a, b = (np.argsort(np.argsort(similarity[upper])) for similarity in (before, after))
     return {
         "mean cosine": float(cosines.mean()),
         "smallest cosine": float(cosines.min()),
         "same nearest": float((before.argmax(1) == after.argmax(1)).mean()),
-        "rank correlation": float(np.corrcoef(*ranks)[0, 1]),
+        "rank correlation": float(np.corrcoef(a, b)[0, 1]),
     }
 
 

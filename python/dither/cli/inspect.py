@@ -33,8 +33,8 @@ class Arguments:
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
     """a .safetensors or .gguf file, or a folder that holds model.safetensors or its shards"""
     formats: str = ",".join(FORMATS)
-    """quantizers, separated by commas; write one with several overrides by itself after a semicolon"""
-    budget: str | None = None
+    """quantizers, separated by commas (by semicolons where one has a comma in it)"""
+    budget: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
     """a size for the whole checkpoint (300MB, 0.3GB, 1.5GiB) or bits per quantized weight (4.5bits): print
     the mix of the formats that has the least error under it"""
     objective: str = "relative"
@@ -44,11 +44,11 @@ class Arguments:
     """leave the tensors whose name matches GLOB out; may be given several times"""
     only: Globs = ()
     """measure the tensors whose name matches GLOB, and no others; may be given several times"""
-    html: str | None = None
+    html: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """write a page with the heat map there"""
-    json: str | None = None
+    json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """write all figures there; `dither quantize CKPT --to FILE.json` takes the mix from it"""
-    seed: int | None = None
+    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """for stochastic rounding"""
 
 

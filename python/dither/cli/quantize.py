@@ -18,7 +18,7 @@ from dither.cli.formats import plain_table
 from dither.cli.terminal import console, parse
 from dither.errors import UserError
 
-Globs = tyro.conf.UseAppendAction[tuple[str, ...]]
+Globs = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="GLOB")]
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Arguments:
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
     """a .safetensors or .gguf file, or a folder that holds model.safetensors or its shards"""
-    to: str | None = None
-    """a quantizer (mxfp4, nvfp4, int4_g32:rounding=..., see `dither formats`), or a JSON file with a mix that
-    `dither inspect --budget --json` wrote"""
-    out: str | None = None
+    to: Annotated[str | None, tyro.conf.arg(metavar="QUANTIZER|FILE.json")] = None
+    """a quantizer (mxfp4, nvfp4, int4_g32:scale_rule=mse; `dither formats` lists them), or the JSON file of
+    `dither inspect --budget SIZE --json FILE`, whose mix is written"""
+    out: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """the file or folder to write (default: NAME-FORMAT in the working directory)"""
     layout: str = "dither"
     """dither (this package's packed safetensors), compressed-tensors (vLLM, transformers) or gguf
@@ -44,9 +44,9 @@ class Arguments:
     """leave the tensors whose name matches GLOB as they are; may be given several times"""
     only: Globs = ()
     """quantize the tensors whose name matches GLOB, and no others; may be given several times"""
-    dequantize: str | None = None
+    dequantize: Annotated[str | None, tyro.conf.arg(metavar="DTYPE")] = None
     """bf16, fp16 or fp32: write a quantized checkpoint back as plain safetensors of that dtype"""
-    seed: int | None = None
+    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """for stochastic rounding"""
     dry_run: bool = False
     """show what would be written and how large it is; write nothing"""

@@ -7,6 +7,7 @@ import html
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 from dither.checkpoints.inspection import Finding, Inspection
 from dither.report.html import details, heading, paragraph, table, terms
@@ -24,7 +25,7 @@ table.heat td.pick { outline: 3px solid var(--text); outline-offset: -2px; font-
 table.heat thead th { position: sticky; top: 0; background: var(--page); }
 .key { display: flex; gap: 2px; margin: .6rem 0; } .key span { padding: .15rem .6rem; font-size: .82rem; }
 table.grid td.cell { min-width: 1.5rem; padding: .1rem .25rem; font-size: .72rem; text-align: center; }
-.grids { display: flex; flex-wrap: wrap; gap: 1.2rem; }
+.grids { margin-bottom: .6rem; display: flex; flex-wrap: wrap; gap: 1.2rem; }
 body { max-width: 72rem; }
 """
 
@@ -117,7 +118,7 @@ def layer_grids(found: Inspection) -> str:
     names = ", ".join(
         f"{letter}: {kind.split('.#.')[1]}" for letter, kind in zip(letters, kinds, strict=True)
     )
-    return f'<div class="grids">{"".join(grids)}</div>' + paragraph(f"Rows are layers. {names}.", "lead")
+    return f'<div class="grids">{"".join(grids)}</div>' + paragraph(f"Rows are layers. {names}.")
 
 
 def page(found: Inspection) -> str:
@@ -126,11 +127,11 @@ def page(found: Inspection) -> str:
     weights = sum(_count(f.shape) for f in measured)
     lead = (
         f"{len(measured)} of {len(found.findings)} tensors measured, {weights:,} weights; "
-        f"{found.nbytes:,} bytes in all."
+        f"{found.nbytes:,} bytes in all, in {found.source}."
     )
     parts = [
         f"<style>{STYLE}</style>",
-        heading(f"What formats do to {found.source}", 1),
+        heading(f"What formats do to {Path(found.source).name}", 1),
         paragraph(lead, "lead"),
         heading("Formats"),
         _formats(found, weights),
