@@ -38,6 +38,19 @@ def test_dtypes_batches_and_strides():
     assert not dither.matmul(x, b).requires_grad
 
 
+def test_packed_tensors():
+    x, w = torch.randn(5, 64), torch.randn(64, 9)
+    p, columns = dither.quantize(x, "mxfp4"), dither.quantize(w.T.contiguous(), "nvfp4")
+    want = dither.matmul(x, w, "mxfp4", "nvfp4")
+    assert torch.equal(dither.matmul(p, columns.T), want)
+    assert torch.equal(dither.matmul(p, columns.quantized.T), want)  # unpacked a panel at a time
+    assert torch.equal(dither.matmul(p, w, qb="nvfp4"), want)
+    half = dither.quantize(x.half(), "int4_g32")
+    assert torch.equal(dither.matmul(half, w), dither.matmul(half.dequantize(), w))
+    with pytest.raises(dither.UserError, match="already"):
+        dither.matmul(p, w, "mxfp4")
+
+
 def test_errors_say_what_to_do():
     a, b = torch.randn(2, 3), torch.randn(3, 2)
     for call, error, says in (

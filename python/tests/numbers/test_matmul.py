@@ -140,6 +140,27 @@ def test_packed_operands_give_the_bits_of_their_values(preset):
             assert np.array_equal(dither.matmul(packed_a, across, accumulate=how), want)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"format": "uint4", "block": 32, "scale_format": "fp32", "zero_point": True},
+        {"format": "nf4", "block": 16, "scale_format": "fp32"},
+        {"preset": "nvfp4", "block": (16, 16)},
+        {"preset": "nvfp4", "four_over_six": "mse"},
+        {"preset": "mxfp4", "prescale": 0.75},
+        {"preset": "int8", "block": "column"},
+        {"format": "binary16p8se"},
+    ],
+    ids=str,
+)
+def test_other_packed_operands_too(parts):
+    q = dither.Quantizer(**parts)
+    a, w = operands(3, 96, 40)
+    w = np.ascontiguousarray(w.T)
+    want = dither.matmul(a, dither.fake_quant(w, q).T)
+    assert np.array_equal(dither.matmul(a, dither.quantize(w, q).T), want)
+
+
 def test_a_row_alone_is_the_row_of_the_product():
     a, b = operands(200, 300, 77)
     w = dither.quantize(np.ascontiguousarray(b.T), "mxfp4")
