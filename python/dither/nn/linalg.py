@@ -54,12 +54,9 @@ def matmul(
 def _operand(x: Any, q: str | Quantizer | None, k_axis: int) -> Any:
     """A packed operand as it is, or a plain CPU tensor of at most fp32, quantized."""
     if isinstance(x, PackedTensor):
-        x = x.quantized
-    packed = isinstance(x, QuantizedTensor | Transposed | PackedTensor)
+        x = x.quantized  # its values in fp32, whatever the dtype in which the tensor shows them
+    packed = isinstance(x, QuantizedTensor | Transposed)
     q = check_quantizer(q, packed)
-    if isinstance(x, PackedTensor):
-        # Values of a narrower dtype are rounded once more, which codes and scales alone do not say.
-        return x.quantized if x.dtype == torch.float32 else _operand(x.dequantize(), None, k_axis)
     if packed:
         return x
     word = check_input(x)
