@@ -23,6 +23,8 @@ QUANTIZERS = [
     "format=e4m3,block=column",
     "format=uint4,block=7,zero_point=true",
     "mxfp4:dialect=torchao",
+    "format=int1,block=16,scale_format=e4m3,tensor_scale=true,rounding=stochastic_a",
+    "format=int1,block=16",
     "mxfp4:rounding=stochastic",
     "nvfp4:scale_rule=rceil",
     "mxfp4:block=5",

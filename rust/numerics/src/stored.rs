@@ -91,7 +91,7 @@ impl Quantizer {
         let prescaled = self.scaling.as_ref().is_some_and(|s| s.options.prescale != 1.0);
         match scale {
             Scale::Poisoned => Some(f32::NAN),
-            Scale::Zero => self.format.has_zero().then_some(0.0),
+            Scale::Zero => Some(0.0),
             Scale::Power(e) => (!prescaled).then(|| pow2(e) as f32),
             Scale::Divide(s) | Scale::Quotient(s) => Some(s),
             Scale::Multiply { decode, .. } => Some(decode),
@@ -103,6 +103,10 @@ impl Quantizer {
     pub fn element_code<T: Real>(&self, x: T, scale: Scale, random: u32) -> Option<u32> {
         if scale == Scale::Poisoned {
             return Some(0);
+        }
+        // A format without zero: any positive element makes the plain zero that a scale of zero stands for.
+        if scale == Scale::Zero && !self.format.has_zero() && x.to_f64().is_finite() {
+            return self.format.encode(self.format.max);
         }
         self.format.encode(self.element(x, scale, random))
     }

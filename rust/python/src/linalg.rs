@@ -77,8 +77,7 @@ impl Operand<'_> {
                     values: (0..1u32 << q.format.bits()).map(|c| q.format.decode(c) as f32).collect(),
                     factors: std::array::from_fn(|c| {
                         let scale = q.stored_scale(if coded { c as u32 } else { 0 }, 0, x.tensor_scale);
-                        // dither.linalg passes no quantizer that takes more than a factor; a scale of 0 makes zeros.
-                        q.factor(scale).unwrap_or(0.0)
+                        q.factor(scale).expect("dither.linalg passes no quantizer that takes more than a factor")
                     }),
                 }
             }

@@ -181,7 +181,7 @@ pub unsafe fn dequantize(
 
 /// Whether every scale follows from an absmax along one axis (or of everything) and reads as one factor.
 fn is_plain(q: &Quantizer) -> bool {
-    q.scaling.as_ref().is_none_or(|s| s.is_plain()) && (q.scaling.is_none() || q.format.has_zero())
+    q.scaling.as_ref().is_none_or(|s| s.is_plain())
 }
 
 unsafe fn quantize_as<T: Element>(
