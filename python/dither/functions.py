@@ -84,7 +84,9 @@ def _dtype(word_or_dtype: Any) -> np.dtype:
 def _output(x: np.ndarray, out: Any, out_dtype: Any) -> np.ndarray:
     """The array to write: `out` after its checks, or a new one."""
     if out is None:
-        return np.empty(x.shape, x.dtype if out_dtype is None else _dtype(out_dtype))
+        y = np.empty(x.shape, x.dtype if out_dtype is None else _dtype(out_dtype))
+        arrays.prefer_huge_pages(y.__array_interface__["data"][0], y.nbytes)
+        return y
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out= is a numpy array like the input, not {type(out).__name__}")
     if out_dtype is not None and out.dtype != _dtype(out_dtype):

@@ -1,8 +1,8 @@
 """New CPU tensors without the tax on their first touch.
 
 They are ordinary tensors of torch's allocator (resizable, shareable, picklable). From 4 MiB on their memory
-is asked to come in huge pages before it is touched, as numpy does for its arrays: 64 MiB then cost about 5 ms
-of page faults instead of 16 (benches/test_bench_fresh.py).
+is asked to come in huge pages before it is touched, as numpy does for its arrays: 64 MiB then cost about 8 ms
+more than memory that is there, instead of 37 (benches/test_bench_fresh.py).
 """
 
 from __future__ import annotations
