@@ -70,15 +70,25 @@ fn row_body<const M: u8>(strip: &Strip<'_>, x: &[f32], y: &mut [f32], random: &[
     let shape = strip.job.shape;
     let (emin0, max0) = strip.job.plain_grid();
     let value = f32::from_bits;
+    // Loops, not closures over a range: a stochastic closure is too large to be inlined, and stays scalar (five times
+    // the time).
     match strip.scales.kind {
-        Pair::Power => (0..n).for_each(|i| y[i] = element::round::<M>(x[i], first[i], second[i], shape, r(i))),
-        Pair::Divide => (0..n).for_each(|i| {
-            let s = value(first[i]);
-            y[i] = element::round::<M>(x[i] / s, emin0, max0, shape, r(i)) * s;
-        }),
-        Pair::Multiply => (0..n).for_each(|i| {
-            y[i] = element::round::<M>(x[i] * value(first[i]), emin0, max0, shape, r(i)) * value(second[i]);
-        }),
+        Pair::Power => {
+            for i in 0..n {
+                y[i] = element::round::<M>(x[i], first[i], second[i], shape, r(i));
+            }
+        }
+        Pair::Divide => {
+            for i in 0..n {
+                let s = value(first[i]);
+                y[i] = element::round::<M>(x[i] / s, emin0, max0, shape, r(i)) * s;
+            }
+        }
+        Pair::Multiply => {
+            for i in 0..n {
+                y[i] = element::round::<M>(x[i] * value(first[i]), emin0, max0, shape, r(i)) * value(second[i]);
+            }
+        }
     }
     for (i, scale) in &strip.scales.others {
         let i = *i..*i + 1;
