@@ -14,7 +14,7 @@ def sample(rows: int = 4, columns: int = 256, seed: int = 0) -> np.ndarray:
 
 
 def test_the_parts_are_those_of_the_definition():
-    """Every element is an E2M1 number times one E4M3 scale a block, a neighbour of S times the nearest scale."""
+    """An element is an E2M1 number times its block's E4M3 scale, a neighbour of S times the nearest scale."""
     x = sample()
     r = dither.hadamard(x, 128, 5, stream=3)
     y = dither.ms_eden(x, seed=5, stream=3)

@@ -1,8 +1,8 @@
 """Instructions an element of the main kernels, counted by callgrind, against committed bounds.
 
 Counts do not depend on the machine's load, so that a kernel that stops being vectorized is found where times
-tell nothing. callgrind knows no AVX-512: what is counted is the AVX2 kernels. Bounds are a tenth above what was
-counted when they were set; they are lowered when a kernel improves, and raised only with a reason.
+tell nothing. callgrind knows no AVX-512: what is counted is the AVX2 kernels. Bounds are a tenth above what
+was counted when they were set; they are lowered when a kernel improves, and raised only with a reason.
 """
 
 import re
