@@ -16,6 +16,7 @@ from dither.errors import UserError, suggest
 from dither.methods.base import Method
 from dither.methods.casting import cast_weights, randomized
 from dither.methods.curvature import AdamSecondMoment, Curvature, SampledFisher
+from dither.methods.forward import Forward
 from dither.methods.lotion import Lotion
 from dither.methods.ptq import Ptq
 from dither.methods.qat import Qat
@@ -26,6 +27,7 @@ from dither.methods.targets import Target, find_targets
 __all__ = [
     "AdamSecondMoment",
     "Curvature",
+    "Forward",
     "Lotion",
     "Method",
     "Ptq",

@@ -1,10 +1,11 @@
 """The interface of a method: how the objective treats the quantizer that the weights will meet after
 training.
 
-A method is attached to any `nn.Module` when it is built, and any training loop drives it by five calls, each
+A method is attached to any `nn.Module` when it is built, and any training loop drives it by six calls, each
 a no-op unless the method needs it:
 
     method = Lotion(model, "int4_g32", curvature=..., lam=...)   # or methods.get("lotion")(model, ...)
+    optimizer.add_param_group({"params": list(method.parameters())})     # where the method learns something
     for step in range(steps):
         method.set_step(step)                       # before the forward (and its microbatch, if several)
         method.observe(step, lambda: model(x))      # for a curvature that needs passes of its own
@@ -12,13 +13,18 @@ a no-op unless the method needs it:
         method.adjust_grad_(step)                   # before clipping and the optimizer
         optimizer.step()
         method.after_step_(step, lr)                # before the learning rate changes
+    method.calibrate_(batches)                      # methods that work on data after training
+
+    with method.deployed() as plain:                # the model as it will be deployed, for evaluation
+        evaluate(plain)
+    method.convert_()                               # really packed weights, in place
 
 A new method is one file with a subclass that overrides the hooks it needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -26,7 +32,9 @@ import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError
-from dither.methods.targets import find_targets
+from dither.methods.casting import cast_weight, written
+from dither.methods.targets import Target, find_targets
+from dither.nn.packed import PackedTensor, parameter, quantize
 from dither.quantizer import Quantizer
 
 
@@ -37,12 +45,17 @@ class Method:
     linears, without the head); `exempt`: globs of module names to leave out. UserError where a glob matches
     nothing, or nothing is left.
 
-    Attributes: `targets` (name -> Parameter, each weight once), `label` (for tables), `quantizer`, `model`.
+    Attributes: `targets` (name -> Parameter, each weight once), `found` (the same as `Target`s), `label` (for
+    tables), `quantizer`, `model`.
     """
 
     name: ClassVar[str]
     needs_unbiased: ClassVar[bool] = False
     """Whether the mathematics needs E[round(w)] = w, so that a quantizer that clips is refused."""
+    trains: ClassVar[bool] = False
+    """Whether the method moves the target weights itself, so that frozen ones are refused."""
+    needs_data: ClassVar[bool] = False
+    """Whether the weights are not final before `calibrate_`."""
 
     def __init__(
         self,
@@ -58,9 +71,10 @@ class Method:
             _refuse_clipping(type(self).__name__, self.quantizer)
         self.sites = (sites,) if isinstance(sites, str) else tuple(sites)
         self.exempt = (exempt,) if isinstance(exempt, str) else tuple(exempt)
-        self.targets = {
-            target.name: target.weight for target in find_targets(model, sites=self.sites, exempt=self.exempt)
-        }
+        self.found = find_targets(model, sites=self.sites, exempt=self.exempt)
+        self.targets = {target.name: target.weight for target in self.found}
+        if self.trains:
+            _refuse_frozen(type(self).__name__, self.targets)
         self.attach()
 
     @property
@@ -106,6 +120,54 @@ class Method:
     def after_step_(self, step: int, lr: float) -> None:
         """Change the targets in place; after the optimizer's step with learning rate `lr`."""
 
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What the method learns beside the model's weights, for an optimizer; nothing for most methods."""
+        return iter(())
+
+    def calibrate_(
+        self,
+        batches: Iterable[Any],
+        forward: Callable[[Any], Any] | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        """Let a post-training method work on data: the target weights become what it makes of them.
+
+        `batches`: can be iterated several times (a list, a DataLoader). `forward(batch)` runs the model
+        (default: the model is called with the batch, the first item of a tuple or list, or the items of a
+        dict as keywords). `progress(name, done, of)` is called before each weight.
+        """
+
+    def deploy(self, target: Target, weight: Tensor, rounding: str, seed: int | None) -> Tensor:
+        """The values that stand in for `weight` after training: rounded to the quantizer's grid."""
+        return cast_weight(target, weight, self.quantizer, rounding, seed)
+
+    @contextmanager
+    def deployed(self, rounding: str = "nearest_even", *, seed: int | None = None) -> Iterator[nn.Module]:
+        """Inside the block the model is plain and holds the weights it would be deployed with; afterwards it
+        is as before, bit for bit.
+
+        `rounding` and `seed` as for `cast_weights`. Weights that a method has put on its own grid stay.
+        """
+        with self.paused():
+            values = {t.name: self.deploy(t, t.weight.detach(), rounding, seed) for t in self.found}
+            with written(self.found, values):
+                yield self.model
+
+    def packed(self, target: Target) -> PackedTensor:
+        """A target weight as it would be deployed, packed; UserError where the grid cannot be stored."""
+        if target.weight.dim() > 2:
+            raise UserError(f"{target.name} has {target.weight.dim()} dimensions; only matrices are packed")
+        return quantize(target.weight.detach(), self.quantizer, -1)
+
+    def convert_(self) -> nn.Module:
+        """Detach the method and replace the target weights by packed ones, in place; returns the model."""
+        packed = [parameter(self.packed(target)) for target in self.found]
+        self.detach()
+        for target, weight in zip(self.found, packed, strict=True):
+            for module in target.modules:
+                module.weight = weight
+        return self.model
+
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs: a flat dict of tensors, ints, floats and strings."""
         return {"method": self.name, "quantizer": str(self.quantizer)}
@@ -117,6 +179,16 @@ class Method:
                 raise UserError(
                     f"this state was saved with {key} {state.get(key)!r}, but this run has {mine!r}"
                 )
+
+
+def _refuse_frozen(method: str, targets: Mapping[str, nn.Parameter]) -> None:
+    """UserError where the method would move a weight that must not move."""
+    frozen = [name for name, weight in targets.items() if not weight.requires_grad]
+    if frozen:
+        raise UserError(
+            f"{method} trains the weights it is given, but these are frozen (requires_grad=False): "
+            f"{', '.join(frozen)}; unfreeze them or exempt them"
+        )
 
 
 def _refuse_clipping(method: str, quantizer: Quantizer) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dither.errors import UserError
-from dither.methods.targets import find_targets
+from dither.methods.targets import Target, find_targets
 from dither.nn import ops
 from dither.nn.streams import stream
 from dither.quantizer import Quantizer
@@ -51,30 +52,43 @@ def cast_weights(
     not be trained inside the block: what is written to them there is lost. Cast the weights of a plain model
     (`Method.paused`): a layer that quantizes its own weights would quantize twice.
 
-    Costs one copy of the target weights. Raises UserError for a stochastic cast without a seed and for globs
-    without a match.
+    Costs two copies of the target weights. Raises UserError for a stochastic cast without a seed and for
+    globs without a match.
     """
+    targets = find_targets(model, sites=sites, exempt=exempt)
+    with written(targets, {t.name: cast_weight(t, t.weight, quantizer, rounding, seed) for t in targets}):
+        yield model
+
+
+def cast_weight(
+    target: Target, weight: Tensor, quantizer: Quantizer | str, rounding: str, seed: int | None
+) -> Tensor:
+    """`weight`, of the shape of the target's, fake-quantized for evaluation; `rounding` and `seed` as for
+    `cast_weights`."""
     if rounding not in ROUNDINGS:
         raise UserError(f"unknown rounding {rounding!r} for a cast; use one of {', '.join(ROUNDINGS)}")
+    q = quantizer if isinstance(quantizer, Quantizer) else Quantizer(quantizer)
+    key: dict[str, Any] = {}
     if rounding == "stochastic":
         if seed is None:
             raise UserError("a stochastic cast needs seed=, so that it can be repeated")
-        q = randomized(quantizer)
+        q = randomized(q)
+        key = {"seed": seed, "stream": stream(target.index, CAST_OPERAND, 0, 0)}
     else:
-        q = quantizer if isinstance(quantizer, Quantizer) else Quantizer(quantizer)
         q = q.replace(rounding=rounding)
-    targets = find_targets(model, sites=sites, exempt=exempt)
+    with torch.no_grad():
+        return ops.fake_quant(target.rows(weight), q, axis=-1, **key).view(weight.shape)
+
+
+@contextmanager
+def written(targets: Sequence[Target], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside the block the target weights hold `values` (by name); afterwards what they held before."""
     originals = [(target.weight, target.weight.detach().clone()) for target in targets]
     try:
         with torch.no_grad():
             for target in targets:
-                key = (
-                    {}
-                    if rounding != "stochastic"
-                    else {"seed": seed, "stream": stream(target.index, CAST_OPERAND, 0, 0)}
-                )
-                target.weight.copy_(ops.fake_quant(target.weight, q, axis=-1, **key))
-        yield model
+                target.weight.copy_(values[target.name])
+        yield
     finally:
         with torch.no_grad():
             for weight, original in originals:

@@ -49,6 +49,7 @@ class Lotion(Method):
 
     name = "lotion"
     needs_unbiased = True
+    trains = True
 
     def __init__(
         self,
@@ -66,13 +67,6 @@ class Lotion(Method):
         super().__init__(model, quantizer, sites=sites, exempt=exempt)
         if mode not in MODES:
             raise UserError(f"unknown mode {mode!r}{suggest(mode, MODES)}; known: {', '.join(MODES)}")
-        frozen = [name for name, weight in self.targets.items() if not weight.requires_grad]
-        if frozen:
-            raise UserError(
-                "LOTION trains the weights it is given, but these are frozen (requires_grad=False): "
-                + ", ".join(frozen)
-                + "; unfreeze them or exempt them"
-            )
         if not callable(lam) and not lam >= 0.0:
             raise UserError(f"lam must be at least 0, got {lam}")
         self.curvature, self.lam, self.scale_grad, self.mode = curvature, lam, scale_grad, mode

@@ -8,7 +8,7 @@ LOTION's penalty adds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -21,19 +21,12 @@ class Rat(Qat):
     """Unbiased random rounding of the target weights, drawn anew for every step and microbatch from addressed
     bits.
 
-    A quantizer that is not stochastic is made so, with 16 random bits per weight. UserError where it clips.
+    A quantizer that is not stochastic is made so, with 16 random bits per weight; options as for `Qat`.
+    UserError where it clips.
     """
 
     name = "rat"
     needs_unbiased = True
 
-    def __init__(
-        self,
-        model: nn.Module,
-        quantizer: Quantizer | str,
-        *,
-        seed: int = 0,
-        sites: Sequence[str] = ("linear",),
-        exempt: Sequence[str] = (),
-    ) -> None:
-        super().__init__(model, randomized(quantizer), seed=seed, sites=sites, exempt=exempt)
+    def __init__(self, model: nn.Module, quantizer: Quantizer | str, **options: Any) -> None:
+        super().__init__(model, randomized(quantizer), **options)

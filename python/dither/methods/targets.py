@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from dither.errors import UserError, suggest
 from dither.nn.prepare import candidates, matching
@@ -16,13 +16,21 @@ WEIGHT_SITES = tuple(site for site in SITES if site != "attention")
 
 @dataclass(frozen=True)
 class Target:
-    """One weight: its name in the model, its position among all sites (for random streams), and the
-    parameter.
+    """One weight: its name in the model, its position among all sites (for random streams), the parameter,
+    and the modules that share it, of which it is the attribute `weight`.
     """
 
     name: str
     index: int
     weight: nn.Parameter
+    modules: tuple[nn.Module, ...]
+    kind: str
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """A tensor of the weight's shape with one output a row, its inputs along the last axis, where blocks
+        run: [outputs, inputs], or [n] for the weight of a norm. A view where the memory allows it.
+        """
+        return weight.flatten(1) if weight.dim() > 2 else weight
 
 
 def find_targets(
@@ -53,8 +61,13 @@ def find_targets(
             continue
         if kind not in sites or name in left_out:
             barred.add(id(weight))
-        elif id(weight) not in chosen:
-            chosen[id(weight)] = Target(f"{name}.weight" if name else "weight", index, weight)
+        elif id(weight) in chosen:
+            first = chosen[id(weight)]
+            chosen[id(weight)] = replace(first, modules=(*first.modules, module))
+        else:
+            chosen[id(weight)] = Target(
+                f"{name}.weight" if name else "weight", index, weight, (module,), kind
+            )
     targets = [target for key, target in chosen.items() if key not in barred]
     if not targets:
         raise UserError(

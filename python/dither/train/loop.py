@@ -200,6 +200,8 @@ class Run:
 
     def _evaluate(self, final: bool) -> list[dict[str, Any]]:
         dnn.set_clock_(self.model, self.step, 0)
+        if self.method is not None:
+            self.method.set_step(self.step)
         rows = evaluate(self.model, self.twin, self.config, self.tokens, final)
         self._check_finite("the validation loss", rows[0]["loss"], self.step)
         for row in rows:

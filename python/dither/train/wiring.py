@@ -19,8 +19,6 @@ from dither.quantizer import Quantizer
 from dither.train.config import OPERANDS, RecipeConfig, RunConfig, TrainConfig
 from dither.train.toml import convert
 
-PREPARING = ("qat", "rat")  # methods that are a recipe themselves
-
 
 def make_model(config: RunConfig, vocab: int) -> GPT:
     """The model with its initial weights: they depend on [model], the vocabulary and train.seed alone."""
@@ -96,13 +94,13 @@ def check_names(config: RunConfig) -> None:
     method = config.method
     if method.quantizer:
         quantizer(method.quantizer, "method.quantizer")
-    if method.name in PREPARING and not is_plain(config.recipe):
-        raise UserError(
-            f'method "{method.name}" is a recipe of its own and cannot be combined with recipe '
-            f'"{config.recipe.name}"; '
-            "set recipe.fprop_w to the quantizer instead, or leave the recipe at fp32"
-        )
     if method.name != "none":
+        kind = methods.get(method.name)
+        if issubclass(kind, methods.Forward) and make_recipe(config.recipe).fprop_w is not None:
+            raise UserError(
+                f'method "{method.name}" and recipe "{config.recipe.name}" would both quantize the weights; '
+                'set recipe.fprop_w = "none" (and dgrad_w, if the backward should use the method\'s weight)'
+            )
         known = _known_options(method.name)
         for option in method.options:
             if option not in known:
@@ -115,19 +113,20 @@ def check_names(config: RunConfig) -> None:
 
 _OPTIONS: dict[str, Any] = {
     "scale_grad": bool, "mode": str, "sites": tuple[str, ...], "exempt": tuple[str, ...], "curvature": str,
-    "n_eff": float, "every": int, "decay": float, "lam": float, "silent": float,
+    "n_eff": float, "every": int, "decay": float, "lam": float, "silent": float, "activations": str,
+    "start": int,
 }  # fmt: skip
 _LOTION = ("curvature", "n_eff", "every", "decay", "lam", "silent")
 
 
 def _known_options(name: str) -> list[str]:
-    parameters = inspect.signature(methods.get(name)).parameters
-    own = [
-        key
-        for key in parameters
-        if key not in ("model", "quantizer", "seed", "optimizer", "curvature", "lam")
-    ]
-    return [*own, *_LOTION] if name == "lotion" else own
+    given = ("seed", "optimizer", "curvature", "lam")
+    own: dict[str, None] = {}
+    for kind in methods.get(name).__mro__:
+        if "__init__" in vars(kind):
+            parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
+            own |= {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given}
+    return [*own, *_LOTION] if name == "lotion" else list(own)
 
 
 def attach(config: RunConfig, model: GPT, optimizer: torch.optim.Optimizer) -> methods.Method | None:
@@ -149,7 +148,7 @@ def attach(config: RunConfig, model: GPT, optimizer: torch.optim.Optimizer) -> m
     try:
         if config.method.name == "lotion":
             options |= _lotion_options(options, config, optimizer)
-        elif config.method.name in PREPARING:
+        elif issubclass(methods.get(config.method.name), methods.Forward):
             options["seed"] = config.train.seed
         return methods.get(config.method.name)(model, config.method.quantizer, **options)
     except (ValueError, TypeError) as error:

@@ -219,7 +219,10 @@ def test_errors_of_configuration_and_data_come_before_anything_is_trained(tiny, 
                 "sites": [3],
             }.items()
         ),
-        ({"method": {"name": "qat", "quantizer": "int4"}, "recipe": {"name": "mxfp8"}}, r"recipe of its own"),
+        (
+            {"method": {"name": "qat", "quantizer": "int4"}, "recipe": {"name": "mxfp8"}},
+            r"both quantize the weights",
+        ),
         ({"data": {"sources": [str(tmp_path / "nowhere")]}}, r"nowhere: no such file"),
     ):
         with pytest.raises(UserError, match=message):
