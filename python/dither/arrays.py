@@ -209,18 +209,26 @@ def run_encode(q: Quantizer, x: Buffer, codes: Buffer, random: Random) -> None:
 
 
 def _no_code(q: Quantizer, position: int, shape: tuple[int, ...]) -> UserError:
-    at = tuple(int(i) for i in np.unravel_index(position, shape)) if shape else ()
     return UserError(
-        f"the element at {at} is NaN (or has no code under overflow={q.overflow!r}) and {q.format.name} "
-        "has no code for it; replace such elements first, for example with numpy.nan_to_num"
+        f"the element at {_place(position, shape)} is NaN (or has no code under overflow={q.overflow!r}) and "
+        f"{q.format.name} has no code for it; replace such elements first, for example with numpy.nan_to_num"
     )
+
+
+def _place(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(position, shape)) if shape else ()
 
 
 def run_decode(fmt: Format, codes: Buffer, out: Buffer) -> None:
-    """Write the values of codes."""
-    _core.decode(
+    """Write the values of codes; UserError where fp64 does not hold one."""
+    bad = _core.decode(
         fmt.name, _size(codes.shape), (codes.ptr, codes.dtype), (out.ptr, out.dtype), get_num_threads()
     )
+    if bad is not None:
+        raise UserError(
+            f"the code at {_place(bad, codes.shape)} stands for a number beyond float64, as most of "
+            f"{fmt.name} does; dither.formats.get({fmt.name!r}).value(code) is exact"
+        )
 
 
 def run_error_stats(

@@ -9,14 +9,17 @@ Names: `names()` lists the catalogue. Beside it there are
 
 - any `eXmY` with 1 <= X <= 8 and 0 <= Y <= 10: IEEE-like for X >= 5, else finite numbers only;
 - IEEE P3109's `binary{K}p{P}{s|u}{e|f}` (report v4.0): 3 <= K <= 16 bits, precision 1 <= P <= K (< K if
-  signed), extended (with infinity) or finite; those with at most 11 exponent bits, which fp64 can hold;
+  signed), extended (with infinity) or finite. The 50 with more than 11 exponent bits go beyond fp64: any
+  array can be cast to them and encoded, but decoded only where fp64 holds the values (`value` is exact);
 - `codebook_V0_V1_...`, which `codebook([V0, V1, ...])` makes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
@@ -44,12 +47,14 @@ class Format:
     top_mbits: int
     """Fraction bits in the binade of `max` (fewer than `mbits` for integers)."""
     max: float
+    """The largest number; infinite where fp64 does not hold it."""
     min: float
     """Smallest finite value: -max, but 0 or more for unsigned formats, and its own for full two's complement
     and codebooks."""
     max_code: int
     """The code of `max`."""
     min_positive: float
+    """0 where fp64 does not hold it."""
     has_inf: bool
     has_nan: bool
     has_zero: bool
@@ -62,10 +67,31 @@ class Format:
         """The smallest normal number; None for integers and codebooks, which have none."""
         return 2.0**self.emin if self.kind == "float" else None
 
+    @property
+    def exceeds_fp64(self) -> bool:
+        """Whether the exponents go beyond fp64's (P3109's formats with more than 11 exponent bits)."""
+        return math.isinf(self.max)
+
+    def value(self, code: int) -> Fraction | float:
+        """What a code stands for, exactly, in any format: a fraction, or infinity or NaN as a float.
+
+        Raises UserError for an integer that is no code of the format.
+        """
+        if isinstance(code, bool) or not hasattr(code, "__index__"):
+            raise TypeError(f"a code is an integer, not {code!r}")
+        if not 0 <= (code := code.__index__()) < 2**self.bits:
+            raise UserError(f"codes of {self.name} are integers from 0 to {2**self.bits - 1}, not {code}")
+        found = _core.format_value(self.name, code)
+        assert found is not None
+        significand, exponent = found
+        return int(significand) * Fraction(2) ** exponent if math.isfinite(significand) else significand
+
     def exact_in(self, other: str | Format) -> bool:
         """Whether every number of this format is one of `other`."""
         o = get(other)
         range_fits = o.min <= self.min and self.max <= o.max
+        if self.exceeds_fp64 and o.exceeds_fp64:
+            range_fits = o.signed >= self.signed and self.value(self.max_code) <= o.value(o.max_code)
         digits_fit = self.top_mbits <= o.mbits and self.emin - self.mbits >= o.emin - o.mbits
         return range_fits and digits_fit and o.has_zero >= self.has_zero
 
@@ -84,8 +110,8 @@ def _get(name: str) -> Format:
     if info is None:
         raise UserError(
             f"unknown format {name!r}{suggest(name, names())}. Known: {', '.join(names())}, "
-            "any eXmY with 1 <= X <= 8 and 0 <= Y <= 10, P3109's binaryKpP[su][ef] with 3 <= K <= 16 and "
-            "at most 11 exponent bits, and tables made by dither.formats.codebook"
+            "any eXmY with 1 <= X <= 8 and 0 <= Y <= 10, P3109's binaryKpP[su][ef] with 3 <= K <= 16, and "
+            "tables made by dither.formats.codebook"
         )
     return Format(**info)
 

@@ -211,7 +211,8 @@ def cast(
     """Round every element to the format, without any scale; the values come back in x's dtype.
 
     `overflow`: "saturate" (default to 8 bits), "ieee" (default for bf16, fp16, tf32) or "propagate". NaN
-    stays NaN even in a format that has no code for it. The other arguments are those of `fake_quant`.
+    stays NaN even in a format that has no code for it. A rounded number beyond the result's dtype is infinite
+    there, as in any conversion. The other arguments are those of `fake_quant`.
     """
     q = _cast(fmt, rounding, bits, overflow)
     return fake_quant(
@@ -264,7 +265,8 @@ def decode(codes: Any, fmt: str | Format, *, out: Any = None) -> Any:
     """The values of codes: float32, or float64 where that takes it to hold every value (P3109's widest).
 
     Bits above the format's width are ignored; unused codes of a codebook are NaN. `out`: where to write, of
-    the shape of the codes and that dtype.
+    the shape of the codes and that dtype. Raises UserError for a number beyond float64, which only formats
+    that `exceeds_fp64` have (`Format.value` is exact there).
     """
     if (handler := _handler(codes)) is not None:
         return handler.decode(codes, fmt, out=out)

@@ -54,6 +54,8 @@ def resolve_scaling(fmt: Format, block: Any, given: dict[str, Any]) -> dict[str,
     _check_types(given)
     if block is None:
         return _cast(given)
+    if fmt.exceeds_fp64:
+        raise UserError(f"{fmt.name} goes beyond float64 and can be cast to, but has no use for a scale")
     tensor_scale = given.get("tensor_scale", False)
     dialect = given.get("dialect") or ("te" if tensor_scale else "ocp")
     one_of("dialect", dialect, DIALECTS)

@@ -102,11 +102,15 @@ def show_format(out: Console, fmt: Format) -> None:
     }[fmt.kind]
     out.print(f"[bold]{fmt.name}[/bold]: {fmt.bits} bits, {'signed' if fmt.signed else 'unsigned'}, {parts}")
     lowest = "" if fmt.min == -fmt.max else f"lowest {number(fmt.min)}, "
-    out.print(f"largest {number(fmt.max)}, {lowest}smallest positive {number(fmt.min_positive)}")
+    if fmt.exceeds_fp64:
+        out.print(f"largest below 2^{fmt.emax + 1}, {lowest}smallest positive 2^{fmt.emin - fmt.mbits}")
+    else:
+        out.print(f"largest {number(fmt.max)}, {lowest}smallest positive {number(fmt.min_positive)}")
     out.print(f"specials: {specials(fmt)}")
     if fmt.kind == "float":
         spacing = 2.0 ** (max(0, fmt.emin) - fmt.mbits)
-        out.print(f"smallest normal {number(2.0**fmt.emin)}, spacing from 1 to 2 {number(spacing)}")
+        normal = f"2^{fmt.emin}" if fmt.exceeds_fp64 else number(2.0**fmt.emin)
+        out.print(f"smallest normal {normal}, spacing from 1 to 2 {number(spacing)}")
     out.print(f"every value is exact in: {carriers(fmt)}")
     if fmt.bits <= 8:
         out.print(f"the value of each of the {2**fmt.bits} codes (row + column):")

@@ -83,11 +83,13 @@ def power_of_two(exponent: Tensor, layout: Layout) -> Tensor:
 
 
 def scaled_constant(value: float, exponent: Tensor, layout: Layout) -> Tensor:
-    """Bits of value 2^exponent for a number `value` > 0 and an integer tensor; Inf above the range.
+    """Bits of value 2^exponent for a `value` > 0 and an integer tensor; Inf above the range.
 
     Every bit of the product must be representable, which holds for the largest value of a format under an
     E8M0 scale.
     """
+    if math.isinf(value):
+        return torch.full_like(exponent, layout.infinity)
     significand, power = math.frexp(value)  # in [1/2, 1)
     top = exponent + (power - 1)
     normal = ((top + layout.bias).clamp(0, 2 * layout.bias + 1) << layout.fraction) + int(

@@ -6,7 +6,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from p3109_rules import MODES, STOCHASTIC, Binary, as_float, formats, project
+from p3109_rules import MODES, STOCHASTIC, Binary, Value, as_float, formats, project
 
 import dither
 
@@ -38,14 +38,74 @@ def test_value_tables_up_to_16_bits():
         check_value_table(fmt)
 
 
-def test_formats_beyond_fp64_are_refused():
-    """504 formats are defined; 50 have more exponent bits than fp64."""
-    every = formats(range(3, 17))
-    beyond = [fmt for fmt in every if fmt.exponent_bits > 11]
-    assert (len(every), len(beyond)) == (504, 50)
-    for fmt in beyond:
-        with pytest.raises(dither.UserError, match="11 exponent bits"):
-            dither.formats.get(fmt.name)
+BEYOND = [fmt for fmt in formats(range(3, 17)) if fmt.exponent_bits > 11]
+"""Of the 504 formats those with more exponent bits than fp64, whose numbers are compared as fractions."""
+
+
+def exact(value: Value) -> Value | str:
+    """To be compared: NaN equals itself."""
+    return "NaN" if value is None or value != value else value
+
+
+def nearest(value: Fraction | float) -> float:
+    """In fp64; infinite beyond it."""
+    try:
+        return float(value)
+    except OverflowError:
+        return inf if value > 0 else -inf
+
+
+def test_there_are_50_formats_beyond_fp64():
+    assert (len(formats(range(3, 17))), len(BEYOND)) == (504, 50)
+    assert [fmt for fmt in formats(range(3, 17)) if dither.formats.get(fmt.name).exceeds_fp64] == BEYOND
+
+
+@pytest.mark.parametrize("fmt", BEYOND, ids=lambda f: f.name)
+def test_values_beyond_fp64(fmt):
+    """Codes at the ends of the format and of fp64, around 1, and spread over all."""
+    info = dither.formats.get(fmt.name)
+    powers = [(e + fmt.bias) << (fmt.p - 1) for e in (-1074, -1022, 0, 1023, 1024)]
+    near = {c + d for c in [0, fmt.nan, *powers] for d in range(-9, 10)} | set(range(0, 2**fmt.k, 977))
+    for code in sorted(code for code in near if 0 <= code < 2**fmt.k):
+        value, array = fmt.decode(code), np.array([code], np.uint16)
+        assert exact(info.value(code)) == exact(value), hex(code)
+        if value is None or nearest(value) == value:
+            got = dither.decode(array, fmt.name)
+            assert exact(got[0]) == exact(value) and dither.encode(got, fmt.name, overflow="ieee") == code
+        else:
+            with pytest.raises(dither.UserError, match="beyond float64"):
+                dither.decode(array, fmt.name)
+    assert (info.max, info.bits, info.bias, info.has_inf) == (inf, fmt.k, fmt.bias, fmt.extended)
+    assert 2**info.emax <= fmt.largest < 2 ** (info.emax + 1)
+
+
+@pytest.mark.parametrize("fmt", BEYOND[::9], ids=lambda f: f.name)
+def test_projection_beyond_fp64(fmt):
+    """All modes and saturations, from all over fp64's range: codes against the rules, in exact fractions."""
+    info = dither.formats.get(fmt.name)
+    significands = [Fraction(n, 64) for n in (64, 67, 68, 72, 76, 97, 104, 127)]
+    sizes = [s * Fraction(2) ** e for e in (-1068, -1, 0, 1023) for s in significands]
+    ends = [Fraction(0), Fraction(2) ** -1074, Fraction(float(np.finfo(np.float64).max))]
+    points: list[Fraction | float] = [sign * p for p in [*sizes, *ends] for sign in (1, -1)]
+    points += [inf, -inf]
+    x = np.array([float(p) for p in points])
+    for overflow, saturation in SATURATIONS.items():
+        for mode in MODES + STOCHASTIC:
+            for r in range(4) if mode in STOCHASTIC else [0]:
+                given = {"bits": 2, "random": np.full(x.shape, r)} if mode in STOCHASTIC else {}
+                codes = dither.encode(x, fmt.name, rounding=mode, overflow=overflow, **given)
+                for p, code in zip(points, codes, strict=True):
+                    expected = project(fmt, p, mode, saturation, r, 2)
+                    assert exact(info.value(int(code))) == exact(expected), (float(p), mode, overflow, r)
+                values = dither.cast(x, fmt.name, rounding=mode, overflow=overflow, **given)
+                assert np.array_equal(values, [nearest(info.value(int(c))) for c in codes], equal_nan=True)
+
+
+def test_a_scale_has_no_use_beyond_fp64():
+    with pytest.raises(dither.UserError, match="beyond float64"):
+        dither.Quantizer(format="binary16p4se", block=32)
+    with pytest.raises(dither.UserError, match="0 to 65535"):
+        dither.formats.get("binary16p4se").value(1 << 16)
 
 
 def probes(fmt: Binary) -> list[Fraction | float]:

@@ -146,7 +146,7 @@ def test_what_the_twin_leaves_to_the_cpu(spec):
 
 FORMATS = "e5m2 e4m3 e3m2 e2m3 e2m1 e8m0 ue5m3 mxint8 int8 int2 e1m0 e1m3 e8m3 e5m0 tf32 fp16".split()
 FORMATS += "ue5m3_61440 mxint8_full uint4 e4m3fnuz binary8p4se binary8p1sf binary6p1ue binary5p5uf".split()
-FORMATS += "binary16p5se binary16p8ue".split()
+FORMATS += "binary16p5se binary16p8ue binary16p4se binary16p1uf".split()
 
 
 @pytest.mark.parametrize("fmt", FORMATS)

@@ -63,9 +63,41 @@ pub fn pow2(e: i32) -> f64 {
     if e >= -1022 { f64::from_bits(((e + 1023) as u64) << 52) } else { f64::from_bits(1 << (e + 1074)) }
 }
 
+/// `x * 2^n`, rounded once to nearest even.
+pub(crate) fn ldexp(x: f64, n: i32) -> f64 {
+    let (mut x, mut n) = (x, n.clamp(-4096, 4096));
+    while n > 1023 {
+        x *= pow2(1023);
+        n -= 1023;
+    }
+    // 53 bits are kept above the subnormal numbers, so that only the last product rounds.
+    while n < -969 {
+        x *= pow2(-969);
+        n += 969;
+    }
+    x * pow2(n)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_product_with_a_power_of_two_rounds_once() {
+        for (x, n, want) in [
+            (3.0, -1075, pow2(-1073)),
+            (5.0, -1075, pow2(-1073)),
+            (1.0, -1075, 0.0),
+            (1.0 + pow2(-52), -1075, pow2(-1074)),
+            (1.0, 1023, pow2(1023)),
+            (1.0, 1024, f64::INFINITY),
+            (pow2(-1074), 2097, pow2(1023)),
+            (-1.0, 40_000, f64::NEG_INFINITY),
+            (1.0, -40_000, 0.0),
+        ] {
+            assert_eq!(ldexp(x, n), want, "{x:e} {n}");
+        }
+    }
 
     #[test]
     fn powers_and_logarithms_agree() {

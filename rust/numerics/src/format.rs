@@ -6,7 +6,7 @@
 //! Which formats there are stands in `catalogue.rs`.
 
 use crate::codebook::Codebook;
-use crate::exact::{decompose, floor_log2, pow2};
+use crate::exact::{decompose, floor_log2, ldexp, pow2};
 use std::sync::Arc;
 
 /// What the codes at the end of the range mean.
@@ -50,7 +50,7 @@ pub struct Format {
     /// Exponent of the smallest normal number (of the smallest entry of a table).
     pub emin: i32,
     pub specials: Specials,
-    /// Largest finite value.
+    /// Largest finite value; infinite where fp64 does not hold it (see `wide`).
     pub max: f64,
     /// Smallest value: `-max`, but for unsigned formats, full two's complement and tables.
     pub min: f64,
@@ -140,6 +140,9 @@ impl Format {
 
     /// `floor(log2 max)`: what the power-of-two scale rules subtract.
     pub fn emax(&self) -> i32 {
+        if self.exceeds_fp64() {
+            return self.emin - 1 + (self.max_magnitude() >> self.mbits) as i32;
+        }
         floor_log2(self.max)
     }
 
@@ -152,7 +155,7 @@ impl Format {
     pub fn min_positive(&self) -> f64 {
         match &self.book {
             Some(book) => book.values().iter().copied().filter(|v| *v > 0.0).fold(self.max, f64::min),
-            None => pow2(self.emin - self.mbits as i32),
+            None => ldexp(1.0, self.emin - self.mbits as i32),
         }
     }
 
@@ -224,7 +227,10 @@ impl Format {
 
     /// The code of `max`.
     pub fn max_code(&self) -> u32 {
-        self.encode(self.max).expect("max is a value of the format")
+        match self.kind {
+            Kind::Float => self.max_magnitude(),
+            _ => self.encode(self.max).expect("max is a value of the format"),
+        }
     }
 
     /// The code of a value that lies on the grid (or is a special that the format has).
@@ -256,7 +262,7 @@ impl Format {
             Kind::Float | Kind::Power => {}
         }
         let e = floor_log2(x.abs()).max(self.emin);
-        let significand = x.abs() / pow2(e - self.mbits as i32);
+        let significand = ldexp(x.abs(), self.mbits as i32 - e);
         if significand != significand.trunc() {
             return None;
         }
@@ -267,7 +273,8 @@ impl Format {
         Some(sign | ((((e - self.emin) as u32) << self.mbits) + significand as u32))
     }
 
-    /// The value of a code; bits above the format's width are ignored. NaN for an unused code of a table.
+    /// The value of a code; bits above the format's width are ignored. NaN for an unused code of a table. Rounded to fp64
+    /// where that does not hold it (see [`Format::decodes_exactly`]).
     pub fn decode(&self, code: u32) -> f64 {
         let bits = self.bits();
         let code = if bits == 32 { code } else { code & ((1 << bits) - 1) };
@@ -289,18 +296,30 @@ impl Format {
         let sign = if code == magnitude { 1.0 } else { -1.0 };
         if self.inf_code() == Some(magnitude) {
             sign * f64::INFINITY
-        } else if magnitude > self.max_magnitude() || (self.one_nan() && self.nan_code() == Some(code)) {
-            f64::NAN
-        } else {
+        } else if self.is_number(code) {
             sign * self.magnitude(magnitude)
+        } else {
+            f64::NAN
         }
+    }
+
+    /// Whether a code of a float is neither infinity nor NaN.
+    pub(crate) fn is_number(&self, code: u32) -> bool {
+        code & self.top() <= self.max_magnitude() && !(self.one_nan() && self.nan_code() == Some(code))
+    }
+
+    /// The magnitude of a number's code as an integer times `2^exponent`.
+    pub(crate) fn parts(&self, code: u32) -> (u64, i32) {
+        let magnitude = code & self.top();
+        let (field, fraction) = ((magnitude >> self.mbits) as i32, magnitude & ((1 << self.mbits) - 1));
+        let hidden = if field > 0 { 1u32 << self.mbits } else { 0 };
+        (u64::from(hidden + fraction), self.emin + (field - 1).max(0) - self.mbits as i32)
     }
 
     /// The value of a code of a float without sign or specials.
     fn magnitude(&self, code: u32) -> f64 {
-        let (field, fraction) = ((code >> self.mbits) as i32, code & ((1 << self.mbits) - 1));
-        let hidden = if field > 0 { 1u32 << self.mbits } else { 0 };
-        f64::from(hidden + fraction) * pow2(self.emin + (field - 1).max(0) - self.mbits as i32)
+        let (significand, exponent) = self.parts(code);
+        ldexp(significand as f64, exponent)
     }
 }
 

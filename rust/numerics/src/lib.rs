@@ -10,6 +10,7 @@
 //! * [`scale`]: which scale a block gets from its absmax.
 //! * [`dialect`], `orders`, `search`, `affine`: named arithmetic orders and policies, scales found by trying, zero points.
 //! * [`quantizer`]: all of it together on one block.
+//! * [`wide`]: exact values of codes, and formats beyond fp64's exponents.
 //! * [`stored`]: what is kept of a block when it is stored, and what that means.
 
 #![forbid(unsafe_code)]
@@ -28,6 +29,7 @@ pub mod rounding;
 pub mod scale;
 mod search;
 pub mod stored;
+pub mod wide;
 
 pub use accumulate::{Accumulator, Narrow};
 pub use dialect::{Dialect, Distance, NanPolicy, Options, ZeroScale};
@@ -36,3 +38,4 @@ pub use format::Format;
 pub use quantizer::Quantizer;
 pub use rounding::{Overflow, Rounding};
 pub use scale::{Block, Scale, ScaleFormat, ScaleRule, Scaling, TensorScale};
+pub use wide::Exact;

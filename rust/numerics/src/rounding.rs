@@ -129,8 +129,10 @@ impl Format {
             Some(book) => book.round(x, shift, rounding, random),
             None => self.round_magnitude(x, shift, rounding, random).copysign(x),
         };
-        if rounded < min || rounded > max {
-            self.beyond(rounded, if rounded > max { max } else { min }, x.is_infinite(), rounding, overflow)
+        // Infinite input lies beyond a range that fp64 does not hold, too.
+        if rounded < min || rounded > max || x.is_infinite() {
+            let above = rounded > min;
+            self.beyond(above, x.is_infinite(), rounding, overflow).unwrap_or(if above { max } else { min })
         } else if rounded == 0.0 && !self.has_neg_zero() {
             0.0
         } else {
@@ -166,9 +168,9 @@ impl Format {
         (whole as u64 + u64::from(away)) as f64 * pow2(quantum)
     }
 
-    /// A value beyond `end` of the range: P3109 v4.0 section 4.7.5 (Saturate), for every format.
-    fn beyond(&self, rounded: f64, end: f64, infinite: bool, rounding: Rounding, overflow: Overflow) -> f64 {
-        let above = rounded > end;
+    /// What a value beyond the range becomes, `None` for the end of the range: P3109 v4.0 section 4.7.5 (Saturate), for
+    /// every format.
+    pub(crate) fn beyond(&self, above: bool, infinite: bool, rounding: Rounding, overflow: Overflow) -> Option<f64> {
         let infinity = match above {
             true if self.has_inf() => f64::INFINITY,
             false if self.has_inf() && self.signed => f64::NEG_INFINITY,
@@ -185,10 +187,10 @@ impl Format {
             _ => false,
         };
         match overflow {
-            Overflow::Saturate => end,
-            Overflow::Propagate if !infinite || (infinity.is_nan() && self.one_nan()) => end,
-            Overflow::Ieee if inwards && !infinite => end,
-            Overflow::Propagate | Overflow::Ieee => infinity,
+            Overflow::Saturate => None,
+            Overflow::Propagate if !infinite || (infinity.is_nan() && self.one_nan()) => None,
+            Overflow::Ieee if inwards && !infinite => None,
+            Overflow::Propagate | Overflow::Ieee => Some(infinity),
         }
     }
 

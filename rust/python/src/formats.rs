@@ -1,7 +1,7 @@
 //! What a format is, for Python.
 
-use dither_numerics::Format;
 use dither_numerics::format::Kind;
+use dither_numerics::{Exact, Format};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -37,6 +37,17 @@ fn format_info<'py>(py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, P
     Ok(Some(info))
 }
 
+/// The value of a code as (significand, exponent of two); infinity and NaN as the significand.
+#[pyfunction]
+fn format_value(name: &str, code: u32) -> Option<(f64, i32)> {
+    Some(match Format::get(name)?.exact(code) {
+        // At most 53 bits: exact.
+        Exact::Number { significand, exponent } => (significand as f64, exponent),
+        Exact::Infinity { negative } => (if negative { f64::NEG_INFINITY } else { f64::INFINITY }, 0),
+        Exact::Nan => (f64::NAN, 0),
+    })
+}
+
 #[pyfunction]
 fn format_names() -> Vec<&'static str> {
     Format::names()
@@ -44,5 +55,6 @@ fn format_names() -> Vec<&'static str> {
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(format_info, m)?)?;
+    m.add_function(wrap_pyfunction!(format_value, m)?)?;
     m.add_function(wrap_pyfunction!(format_names, m)?)
 }

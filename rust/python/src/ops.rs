@@ -63,8 +63,16 @@ fn encode(
     calls::run(py, || unsafe { codes::encode(&q.0, len, x, out, memory::source(random, len), threads) })
 }
 
+/// Returns the position of the first code whose value the output type cannot hold, or None.
 #[pyfunction]
-fn decode(py: Python<'_>, format: &str, len: usize, code: Array<'_>, y: Array<'_>, threads: usize) -> PyResult<()> {
+fn decode(
+    py: Python<'_>,
+    format: &str,
+    len: usize,
+    code: Array<'_>,
+    y: Array<'_>,
+    threads: usize,
+) -> PyResult<Option<usize>> {
     let format = Format::get(format).ok_or_else(|| PyValueError::new_err(format!("unknown format {format:?}")))?;
     let (code, y) = (memory::codes(code.0, code.1)?, memory::output(y.0, y.1)?);
     // SAFETY: as in fake_quant; the output is a fresh array.

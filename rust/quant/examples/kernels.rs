@@ -65,7 +65,9 @@ fn main() {
             "encode_e4m3" => {
                 encode(&quantizer("e4m3", None, 0), n, input, Codes::U8(parts.codes), source, 1);
             }
-            "decode_e4m3" => decode(&quantizer("e4m3", None, 0).format, n, Codes::U8(parts.codes), output, 1),
+            "decode_e4m3" => {
+                decode(&quantizer("e4m3", None, 0).format, n, Codes::U8(parts.codes), output, 1);
+            }
             "pack_mxfp4" => {
                 quantize(&mx("e2m1", 0), &shape, input, parts, source, 1).expect("finite input");
             }

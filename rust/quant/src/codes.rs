@@ -119,8 +119,8 @@ unsafe fn by_truth(q: &Quantizer, x: Memory, codes: Codes, start: usize, n: usiz
     unsafe { x.load_f64(start, &mut data) };
     let mut bad = None;
     for (i, x) in data.into_iter().enumerate() {
-        let y = q.format.round(x, q.rounding, q.overflow, integer_at(fractions, i, random_width(q)));
-        let code = q.format.encode(y).unwrap_or_else(|| {
+        let random = integer_at(fractions, i, random_width(q));
+        let code = q.format.code_of(x, q.rounding, q.overflow, random).unwrap_or_else(|| {
             bad = bad.or(Some(start + i));
             0
         });
@@ -174,12 +174,20 @@ fn packing(codes: Codes) -> Option<Packing> {
     }
 }
 
-/// Write the values of codes, as fp64 if `y` is. (Most formats' values are exact in fp32, see `Format`.)
+/// Write the values of codes, as fp64 if `y` is. (Most formats' values are exact in fp32, see `Format`.) Returns the
+/// position of the first code whose value fp64 does not hold, if there is one.
 ///
 /// # Safety
 /// `codes` and `y` point to `len` elements each and do not overlap.
-pub unsafe fn decode(format: &Format, len: usize, codes: Codes, y: MemoryMut, threads: usize) {
+pub unsafe fn decode(format: &Format, len: usize, codes: Codes, y: MemoryMut, threads: usize) -> Option<usize> {
     let _standard = Standard::enter();
+    if format.exceeds_fp64() {
+        // SAFETY: the caller's contract.
+        let bad = (0..len).find(|i| !format.decodes_exactly(unsafe { codes.get(*i) }));
+        if bad.is_some() {
+            return bad;
+        }
+    }
     let cut = Layout { outer: 1, axis: len, inner: 1 }.cut(None);
     let streamed = len * y.element_size() >= stream::threshold();
     let fast = Codec::new(format).zip(packing(codes)).filter(|_| vectors() && !y.is_f64());
@@ -211,4 +219,5 @@ pub unsafe fn decode(format: &Format, len: usize, codes: Codes, y: MemoryMut, th
             }
         }
     });
+    None
 }
