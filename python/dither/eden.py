@@ -51,14 +51,15 @@ def ms_eden(x: Any, axis: int = -1, *, seed: int, stream: int = 0, rotated: bool
     axis = arrays.check_axis(axis, x.ndim)
     seed, stream, _ = arrays.check_address(seed, stream, 0)
     r = hadamard(np.moveaxis(x, axis, -1).astype(np.float32), ROTATION, seed, stream=stream)
-    y = _quantize(r, seed, stream ^ _SCALE_STREAM)
+    y = quantize_rotated(r, seed, stream ^ _SCALE_STREAM)
     if not rotated:
         y = hadamard(y, ROTATION, seed, stream=stream, inverse=True)
     return np.ascontiguousarray(np.moveaxis(y, -1, axis)).astype(x.dtype)
 
 
-def _quantize(r: np.ndarray, seed: int, stream: int) -> np.ndarray:
-    """Scales, elements and corrected scales of the rotated array, last axis a multiple of 128."""
+def quantize_rotated(r: np.ndarray, seed: int, stream: int) -> np.ndarray:
+    """Scales, elements and corrected scales of the rotated fp32 array, last axis a multiple of 128; the
+    scales are rounded with bits of exactly this stream."""
     if not r.size:
         return r
     peak = np.abs(r).max()

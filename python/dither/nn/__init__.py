@@ -2,7 +2,7 @@
 
     dither.nn.prepare_(model, "mxfp8", exempt=["*.head"])     # in place; dither.nn.restore_(model) undoes it
     dither.nn.convert_(model, "nvfp4")                        # really packed weights, for inference
-    dither.nn.set_clock_(model, step, microbatch)             # in the loop, where a rounding is stochastic
+    dither.nn.set_clock_(model, step, microbatch)             # in the loop, where bits or scales depend on it
 
 A module that is called twice within one microbatch draws the same random bits both times.
 """
@@ -12,26 +12,33 @@ from dither.errors import require
 require("torch", "torch")
 
 from dither.nn import ops, streams, twin  # noqa: E402
+from dither.nn.clock import load_state_dict_, set_clock_, state_dict  # noqa: E402
 from dither.nn.convert import convert_, load_model_, save_model  # noqa: E402
 from dither.nn.layers import AttentionProducts  # noqa: E402
+from dither.nn.operand import Delayed, Hadamard, Operand  # noqa: E402
 from dither.nn.packed import PackedTensor  # noqa: E402
-from dither.nn.prepare import Site, candidates, prepare_, restore_, set_clock_, sites  # noqa: E402
+from dither.nn.prepare import Site, candidates, prepare_, restore_, sites  # noqa: E402
 from dither.nn.recipe import Recipe  # noqa: E402
 
 __all__ = [
     "AttentionProducts",
+    "Delayed",
+    "Hadamard",
+    "Operand",
     "PackedTensor",
     "Recipe",
     "Site",
     "candidates",
     "convert_",
     "load_model_",
+    "load_state_dict_",
     "ops",
     "prepare_",
     "restore_",
     "save_model",
     "set_clock_",
     "sites",
+    "state_dict",
     "streams",
     "twin",
 ]

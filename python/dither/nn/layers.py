@@ -3,9 +3,8 @@
 A counterpart holds no state of its own in the state dict; besides the layer's parameters it has
 
     dither_site      what it is: name, kind, recipe (see prepare.Site)
-    dither_operands  the recipe's six operands, ready to use
-    dither_rng       int64 (rows, 2): seed and stream of every operand; a non-persistent buffer, None unless
-                     an operand is stochastic
+    dither_operands, dither_rng, dither_history
+                     what the recipe needs to compute (see clock.py)
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dither.nn.products import Operands, linear, product, quantized
-from dither.nn.streams import OPERANDS
+from dither.nn.products import Operands, linear, product, quantized, remembered
+from dither.nn.streams import OPERANDS, ROWS
 
 if TYPE_CHECKING:
     from dither.nn.prepare import Site
@@ -40,11 +39,13 @@ class Quantized(nn.Module):
     dither_site: Site
     dither_operands: Operands
     dither_rng: Tensor | None
+    dither_history: Tensor | None
 
     def quantized_weight(self, weight: Tensor) -> Tensor:
         """The weight under fprop_w, in blocks along its last axis; its gradient is passed on unchanged."""
         row = OPERANDS.index("fprop_w")
-        return quantized(weight, self.dither_operands[row], -1, self.dither_rng, row)
+        scales = remembered(weight, self.dither_operands, row, self.dither_history)
+        return quantized(weight, self.dither_operands.six[row], -1, self.dither_rng, row, scales=scales)
 
     def extra_repr(self) -> str:
         return ", ".join(filter(None, (super().extra_repr(), f"recipe={self.dither_site.recipe.name}")))
@@ -52,7 +53,9 @@ class Quantized(nn.Module):
 
 class QuantLinear(Quantized, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias, self.dither_operands, self.dither_rng)
+        return linear(
+            input, self.weight, self.bias, self.dither_operands, self.dither_rng, self.dither_history
+        )
 
 
 class QuantEmbedding(Quantized, nn.Embedding):
@@ -85,9 +88,10 @@ class QuantAttentionProducts(Quantized, AttentionProducts):
     weight's operands."""
 
     def forward(self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, is_causal: bool = False) -> Tensor:
-        rng = self.dither_rng
-        first, second = (None, None) if rng is None else (rng[: len(OPERANDS)], rng[len(OPERANDS) :])
-        scores_BHTS = product(q_BHTD, k_BHTD, True, self.dither_operands, first) * (
+        rng, past = self.dither_rng, self.dither_history
+        first, second = (None, None) if rng is None else (rng[:ROWS], rng[ROWS:])
+        past_1, past_2 = (None, None) if past is None else (past[: len(OPERANDS)], past[len(OPERANDS) :])
+        scores_BHTS = product(q_BHTD, k_BHTD, True, self.dither_operands, first, past_1) * (
             1 / math.sqrt(q_BHTD.shape[-1])
         )
         if is_causal:
@@ -96,7 +100,7 @@ class QuantAttentionProducts(Quantized, AttentionProducts):
             scores_BHTS = scores_BHTS.masked_fill(future, -math.inf)
         wide = torch.float64 if scores_BHTS.dtype == torch.float64 else torch.float32
         p_BHTS = torch.softmax(scores_BHTS, dim=-1, dtype=wide).to(v_BHTD.dtype)
-        return product(p_BHTS, v_BHTD, False, self.dither_operands, second)
+        return product(p_BHTS, v_BHTD, False, self.dither_operands, second, past_2)
 
 
 COUNTERPARTS: dict[type[nn.Module], tuple[str, type[Quantized]]] = {

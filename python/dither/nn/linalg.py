@@ -79,3 +79,29 @@ def _rows(x: Any) -> Rows | CodedRows:
         return numpy_rows(x)
     x = x if kernels.is_aligned(x) else x.clone()
     return Rows(x.data_ptr(), WORDS[x.dtype], x.shape[0], x.shape[1], x.stride(0), x.stride(1), x)
+
+
+_LIBRARY = torch.library.Library("dither", "FRAGMENT")
+_LIBRARY.define(
+    "accumulated(Tensor a, Tensor b, int fraction_bits, int group, int promote_every) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def accumulated(a: Tensor, b: Tensor, fraction_bits: int, group: int, promote_every: int) -> Tensor:
+    """a (..., M, K) @ b (..., K, N) added by that Accumulator (`promote_every` 0: never promoted), in the
+    dtype of `a`."""
+    return torch.ops.dither.accumulated.default(a, b, fraction_bits, group, promote_every)
+
+
+@torch.library.impl(_LIBRARY, "accumulated", "CompositeExplicitAutograd")
+def _accumulated(a: Tensor, b: Tensor, fraction_bits: int, group: int, promote_every: int) -> Tensor:
+    how = Accumulator(fraction_bits, group, promote_every or None)
+    if a.dtype == torch.float64:
+        return matmul(a.float(), b.float(), accumulate=how).double()
+    return matmul(a, b, accumulate=how, out_dtype=a.dtype)
+
+
+@torch.library.register_fake("dither::accumulated", lib=_LIBRARY)
+def _(a, b, fraction_bits, group, promote_every):
+    return torch.matmul(a, b)

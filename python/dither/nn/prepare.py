@@ -7,22 +7,21 @@ module its class back.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-import torch
 from torch import nn
 
 from dither import arrays
 from dither.errors import UserError
+from dither.nn.clock import addresses_of, attach_, detach_
+from dither.nn.kept import kept
 from dither.nn.kernels import WORDS
 from dither.nn.layers import COUNTERPARTS, Quantized, counterpart, plain_base
-from dither.nn.products import operands_of
 from dither.nn.recipe import SITES, Recipe
-from dither.nn.streams import OPERANDS, SECOND_PRODUCT, signed, stream
-from dither.quantizer import Quantizer
 
 HEAD_NAMES = ("head", "lm_head", "output")
 
@@ -38,6 +37,8 @@ class Site:
     """Position among all modules that could be sites; enters the random streams."""
     seed: int
     plain_class: type[nn.Module] = field(repr=False)
+    switch_step: int | None = None
+    """The step from which the forward is in bf16 (Recipe.forward_bf16_from); None: never, or not known."""
 
 
 def candidates(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
@@ -75,6 +76,7 @@ def prepare_(
     exempt: Iterable[str] | str = (),
     filter_fn: Callable[[nn.Module, str], bool] | None = None,
     seed: int = 0,
+    steps: int | None = None,
 ) -> nn.Module:
     """Make the sites of `model` compute as `recipe` says, in place; returns `model`.
 
@@ -82,7 +84,8 @@ def prepare_(
         recipe: a Recipe or the name of a preset (`Recipe.presets()`). A plain one changes nothing.
         exempt: globs of module names to leave out; "*.head" also means a top-level "head".
         filter_fn: called as filter_fn(module, name) for every site that is left; False leaves it out.
-        seed: of stochastic roundings. Their position in the run is set by `set_clock_`.
+        seed: of stochastic roundings and rotations. Their position in the run is set by `set_clock_`.
+        steps: optimizer steps of the run, for recipes that change at a part of it; without it they do not.
 
     Raises UserError where the model is prepared already (restore_ it first), a glob matches no module that
     could be a site, no site is left, or an embedding to be quantized has max_norm. A failed call changes
@@ -97,10 +100,12 @@ def prepare_(
         )
     found = candidates(model)
     left_out = matching(found, [exempt] if isinstance(exempt, str) else list(exempt))
+    left_out |= kept([name for name, _, kind in found if kind in recipe.sites], *recipe.keep_blocks)
     if recipe.is_plain:
         return model
+    switch = _switch_step(recipe, steps)
     chosen = [
-        (module, Site(name, kind, recipe, index, seed, type(module)))
+        (module, Site(name, kind, recipe, index, seed, type(module), switch))
         for index, (name, module, kind) in enumerate(found)
         if kind in recipe.sites and name not in left_out and (filter_fn is None or filter_fn(module, name))
     ]
@@ -115,22 +120,28 @@ def prepare_(
         if site.kind == "embedding" and module.max_norm is not None:
             raise UserError(f"{site.name!r} renormalises its weight in place (max_norm); exempt it")
     _warn_of_inexact(chosen)
-    streams = {site.index: _streams(site, 0, 0) for _, site in chosen} if recipe.is_stochastic else {}
+    addresses_of(chosen[-1][1], 0, 0)  # a position that does not fit is found before anything changes
     _warn_of_fused(model)
     for module, site in chosen:
-        _swap_(module, site, streams.get(site.index))
+        base = plain_base(module)
+        assert base is not None
+        module.__class__ = counterpart(module, base)
+        vars(module)["dither_site"] = site
+        attach_(module, site)
     return model
 
 
-def _swap_(module: nn.Module, site: Site, rng: torch.Tensor | None) -> None:
-    base = plain_base(module)
-    assert base is not None
-    module.__class__ = counterpart(module, base)
-    vars(module).update(dither_site=site, dither_operands=operands_of(site.recipe))
-    weight = getattr(module, "weight", None)
-    if rng is not None and isinstance(weight, torch.Tensor):
-        rng = rng.to(weight.device)
-    module.register_buffer("dither_rng", rng, persistent=False)
+def _switch_step(recipe: Recipe, steps: int | None) -> int | None:
+    if recipe.forward_bf16_from is None:
+        return None
+    if steps is None:
+        warnings.warn(
+            f"recipe {recipe.name!r} turns its forward to bf16 at {recipe.forward_bf16_from:g} of the run: "
+            "pass steps=, the length of the run, to prepare_ and call set_clock_, or it never does",
+            stacklevel=3,
+        )
+        return None
+    return math.ceil(recipe.forward_bf16_from * steps)
 
 
 def restore_(model: nn.Module) -> nn.Module:
@@ -138,7 +149,8 @@ def restore_(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         if isinstance(module, Quantized):
             plain_class = module.dither_site.plain_class
-            del module.dither_site, module.dither_operands, module.dither_rng
+            detach_(module)
+            del module.dither_site
             module.__class__ = plain_class  # pyright: ignore[reportAttributeAccessIssue]
     return model
 
@@ -146,27 +158,6 @@ def restore_(model: nn.Module) -> nn.Module:
 def sites(model: nn.Module) -> list[Site]:
     """What of the model is quantized, and how; empty for a plain model."""
     return [module.dither_site for module in model.modules() if isinstance(module, Quantized)]
-
-
-def set_clock_(model: nn.Module, step: int, microbatch: int = 0) -> None:
-    """Tell all sites where in the run the next forward is: the position that enters their random streams.
-
-    step (0..2^32-1) counts optimizer steps, microbatch (0..4095) the forwards within one. A backward uses the
-    position of its own forward. Costs nothing where no rounding is stochastic, and recompiles nothing.
-    """
-    for module in model.modules():
-        if isinstance(module, Quantized) and module.dither_rng is not None:
-            module.dither_rng.copy_(_streams(module.dither_site, step, microbatch))
-
-
-def _streams(site: Site, step: int, microbatch: int) -> torch.Tensor:
-    """[seed, stream] of every operand: six rows, twelve for the two products of an attention."""
-    numbers = list(range(len(OPERANDS)))
-    if site.kind == "attention":
-        numbers += [SECOND_PRODUCT + number for number in numbers]
-    seed = signed(site.seed)
-    rows = [[seed, signed(stream(site.index, number, microbatch, step))] for number in numbers]
-    return torch.tensor(rows, dtype=torch.int64)
 
 
 def matching(found: list[tuple[str, nn.Module, str]], globs: list[str]) -> set[str]:
@@ -187,9 +178,8 @@ def _warn_of_inexact(chosen: list[tuple[nn.Module, Site]]) -> None:
     """Say once which quantizers lose exactness in a 16-bit model."""
     for module, site in chosen:
         for parameter in module.parameters(recurse=False):
-            for q in site.recipe.operands:
-                if isinstance(q, Quantizer):
-                    arrays.warn_inexact(q, WORDS[parameter.dtype])
+            for q in site.recipe.quantizers:
+                arrays.warn_inexact(q, WORDS[parameter.dtype])
 
 
 def _warn_of_fused(model: nn.Module) -> None:

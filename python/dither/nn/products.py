@@ -1,9 +1,9 @@
 """The matrix products of a layer with quantized operands, as differentiable functions.
 
-Forward and backward quantize each operand in blocks along the contraction axis of the product it enters. What
-is saved for the backward are the operands as they came, since each product quantizes its own; gradients are
-straight-through, those of the unquantized operands. An operand without a quantizer enters as it is: no copy
-and no operation.
+Forward and backward rotate and quantize each operand along the contraction axis of the product it enters
+(factors.py). What is saved for the backward are the operands as they came, since each product quantizes its
+own, except where a recipe reuses what the forward quantized; gradients are straight-through, those of the
+unquantized operands. An operand without a quantizer enters as it is: no copy and no operation.
 
 Under autocast an operand is quantized from the dtype it has and rounded once to the autocast dtype, in which
 the product runs; gradients return in the dtype of what they belong to.
@@ -11,69 +11,31 @@ the product runs; gradients return in the dtype of what they belong to.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dither.nn import kernels, ops, scratch
-from dither.nn.recipe import Recipe
-from dither.nn.streams import OPERANDS
-from dither.quantizer import Quantizer
+from dither.nn import history, linalg
+from dither.nn.factors import (
+    DGRAD_G,
+    DGRAD_W,
+    FPROP_W,
+    FPROP_X,
+    WGRAD_G,
+    WGRAD_X,
+    Operand,
+    Operands,
+    factor,
+    from_forward,
+    operands_of,
+    quantized,
+    rotate_back,
+    trusted,
+)
 
-
-class Operand(NamedTuple):
-    """One operand's quantizer as its print: cheap to pass, and torch.compile can guard on it."""
-
-    spec: str
-    stochastic: bool
-
-
-Operands = tuple[Operand | str | None, ...]
-"""The six operands in the order of OPERANDS; dgrad_w may be "fprop"."""
-
-_FPROP_X, _FPROP_W, _DGRAD_G, _DGRAD_W, _WGRAD_G, _WGRAD_X = range(len(OPERANDS))
-
-
-def operands_of(recipe: Recipe) -> Operands:
-    return tuple(Operand(str(q), q.is_stochastic) if isinstance(q, Quantizer) else q for q in recipe.operands)
-
-
-def quantized(
-    x: Tensor,
-    operand: Operand | str | None,
-    axis: int,
-    rng: Tensor | None,
-    row: int,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """`x` fake-quantized along `axis`, in `dtype` (default: its own); `x` itself without a quantizer.
-
-    `rng` holds [seed, stream] of every operand in its rows.
-    """
-    if not isinstance(operand, Operand):
-        return x if dtype is None else x.to(dtype)
-    own = rng[row] if operand.stochastic and rng is not None else None
-    return ops.apply(x, operand.spec, axis, own, dtype)
-
-
-def _factor(
-    index: int,
-    x: Tensor,
-    operand: Operand | str | None,
-    axis: int,
-    rng: Tensor | None,
-    row: int,
-    dtype: torch.dtype | None,
-) -> Tensor:
-    """`quantized` for factor 0 or 1 of the product that follows at once; the next product overwrites it."""
-    if not isinstance(operand, Operand) or not scratch.available(x):
-        return quantized(x, operand, axis, rng, row, dtype)
-    out = scratch.take(index, x.shape, dtype or x.dtype)
-    own = rng[row] if operand.stochastic and rng is not None else None
-    kernels.fake_quant_into(x, out, kernels.parse(operand.spec), axis % x.dim(), own, 0, None)
-    return out
+__all__ = ["Operand", "Operands", "linear", "operands_of", "product", "quantized", "remembered"]
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -94,45 +56,132 @@ class _Linear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         rng: Tensor | None,
+        scales: Tensor | None,
+        state: Tensor | None,
         operands: Operands,
         dtype: torch.dtype | None,
     ) -> Tensor:
-        xq = _factor(0, x, operands[_FPROP_X], -1, rng, _FPROP_X, dtype)
-        if operands[_DGRAD_W] == "fprop":
-            wq = kept = quantized(weight, operands[_FPROP_W], -1, rng, _FPROP_W, dtype)
-        else:
-            wq, kept = _factor(1, weight, operands[_FPROP_W], -1, rng, _FPROP_W, dtype), weight
+        reused_x, reused_w = from_forward(operands.six[WGRAD_X]), from_forward(operands.six[DGRAD_W])
         needs_x, needs_weight = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(x if needs_weight else None, kept if needs_x else None, rng)
-        ctx.operands, ctx.dtype, ctx.x_dtype, ctx.weight_dtype = operands, dtype, x.dtype, weight.dtype
-        return F.linear(xq, wq, bias if bias is None or dtype is None else bias.to(dtype))
+        xq = factor(None if reused_x else 0, x, operands, FPROP_X, -1, rng, scales, dtype)
+        wq = factor(None if reused_w else 1, weight, operands, FPROP_W, -1, rng, scales, dtype)
+        ctx.save_for_backward(
+            (xq if reused_x else x) if needs_weight else None,
+            (wq if reused_w else weight) if needs_x else None,
+            rng,
+            scales,
+            trusted(x, operands, FPROP_X, -1, rng) if needs_x else None,
+            trusted(weight, operands, FPROP_W, -1, rng) if needs_weight else None,
+        )
+        ctx.operands, ctx.dtype, ctx.state = operands, dtype, state
+        ctx.dtypes, ctx.features = (x.dtype, weight.dtype), weight.shape[1]
+        bias = bias if bias is None or dtype is None else bias.to(dtype)
+        if operands.accumulate is None:
+            return F.linear(xq, wq, bias)
+        y = _multiply(xq, wq.t(), operands)
+        return y if bias is None else y + bias
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, rng = ctx.saved_tensors
+        x, weight, rng, scales, x_mask, w_mask = ctx.saved_tensors
         operands, dtype = ctx.operands, ctx.dtype
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        dx = dw = db = None
-        if operands[_DGRAD_G] and operands[_WGRAD_G]:
+        dx = dw = db = gq = None
+        _record(g, operands, (DGRAD_G, WGRAD_G), ctx.state)
+        if operands.six[DGRAD_G] and operands.six[WGRAD_G]:
             g = g.contiguous()  # where it is strided, one copy for both
-        if needs_x:
-            gq = _factor(0, g, operands[_DGRAD_G], -1, rng, _DGRAD_G, dtype)
-            wq = _factor(1, weight, operands[_DGRAD_W], 0, rng, _DGRAD_W, dtype)
-            dx = (gq @ wq).to(ctx.x_dtype)
         g_MN = g.reshape(-1, g.shape[-1])
+        if needs_x:
+            gq = factor(0, g, operands, DGRAD_G, -1, rng, scales, dtype)
+            wq = factor(1, weight, operands, DGRAD_W, 0, rng, scales, dtype)
+            dx = _multiply(gq, wq, operands)
+            if from_forward(operands.six[DGRAD_W]):
+                dx = _unmask(dx, x_mask, operands, FPROP_X, rng, -1, ctx.features)
+            dx = dx.to(ctx.dtypes[0])
         if needs_weight:
-            gq = _factor(0, g_MN, operands[_WGRAD_G], 0, rng, _WGRAD_G, dtype)
-            xq = _factor(1, x.reshape(-1, x.shape[-1]), operands[_WGRAD_X], 0, rng, _WGRAD_X, dtype)
-            dw = (gq.t() @ xq).to(ctx.weight_dtype)
+            if gq is None or not operands.one_gradient:
+                row = DGRAD_G if operands.one_gradient else WGRAD_G
+                gq = factor(0, g_MN, operands, row, 0, rng, scales, dtype)
+            xq = factor(1, x.reshape(-1, x.shape[-1]), operands, WGRAD_X, 0, rng, scales, dtype)
+            dw = _multiply(gq.reshape(-1, gq.shape[-1]).t(), xq, operands)
+            if from_forward(operands.six[WGRAD_X]):
+                dw = _unmask(dw, w_mask, operands, FPROP_W, rng, -1, ctx.features)
+            dw = dw.to(ctx.dtypes[1])
         if needs_bias:
             db = g_MN.sum(0)
-        return dx, dw, db, None, None, None
+        return dx, dw, db, None, None, None, None, None
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands, rng: Tensor | None) -> Tensor:
-    """F.linear with six quantized operands. `rng`: int64 (6, 2), [seed, stream] of each, or None."""
-    # A copy: the clock may move before the backward runs, which belongs to this forward's position.
-    return _Linear.apply(x, weight, bias, None if rng is None else rng.clone(), operands, autocast_dtype(x))
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    operands: Operands,
+    rng: Tensor | None,
+    state: Tensor | None = None,
+) -> Tensor:
+    """F.linear with six quantized operands.
+
+    `rng`: int64 (ROWS, 2), [seed, stream] of each operand and rotation, or None. `state`: of delayed scaling
+    (history.py), or None.
+    """
+    # Copies: the clock may move before the backward runs, which belongs to this forward's position.
+    rng = None if rng is None else rng.clone()
+    scales, state = _remember(x, weight, operands, state)
+    return _Linear.apply(x, weight, bias, rng, scales, state, operands, autocast_dtype(x))
+
+
+def _remember(
+    x: Tensor, weight: Tensor, operands: Operands, state: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The scales of this position, and the state where this pass counts: one that is trained on."""
+    if state is None:
+        return None, None
+    scales = state[:, history.SCALE].clone()
+    if not torch.is_grad_enabled():
+        return scales, None
+    _record(x, operands, (FPROP_X,), state)
+    _record(weight, operands, (FPROP_W, DGRAD_W), state)
+    if not _is_delayed(operands.six[FPROP_X]):
+        _record(x, operands, (WGRAD_X,), state)
+    return scales, state
+
+
+def remembered(x: Tensor, operands: Operands, row: int, state: Tensor | None) -> Tensor | None:
+    """The scales for an operand without a product, whose maximum is recorded."""
+    if state is None:
+        return None
+    scales = state[:, history.SCALE].clone()
+    if torch.is_grad_enabled():
+        _record(x, operands, (row,), state)
+    return scales
+
+
+def _record(x: Tensor, operands: Operands, rows: tuple[int, ...], state: Tensor | None) -> None:
+    if state is not None:
+        for row in rows:
+            if _is_delayed(operands.six[row]) and not (row == WGRAD_G and operands.one_gradient):
+                history.record_(x, state[row])
+
+
+def _is_delayed(operand: Operand | str | None) -> bool:
+    return isinstance(operand, Operand) and operand.rule == "delayed"
+
+
+def _multiply(a: Tensor, b: Tensor, operands: Operands) -> Tensor:
+    """a @ b in torch, or added as the recipe's accumulator says."""
+    if operands.accumulate is None:
+        return a @ b
+    return linalg.accumulated(a, b, *operands.accumulate)
+
+
+def _unmask(
+    d: Tensor, mask: Tensor | None, operands: Operands, row: int, rng: Tensor | None, axis: int, length: int
+) -> Tensor:
+    """A gradient with respect to the forward's rotated operand `row`, masked, and brought back."""
+    if mask is not None:
+        d = d * mask
+    return rotate_back(d, operands, row, rng, axis, length)
 
 
 class _Product(torch.autograd.Function):
@@ -148,39 +197,64 @@ class _Product(torch.autograd.Function):
         b: Tensor,
         transposed: bool,
         rng: Tensor | None,
+        scales: Tensor | None,
+        state: Tensor | None,
         operands: Operands,
         dtype: torch.dtype | None,
     ) -> Tensor:
         k_axis = -1 if transposed else -2
-        aq = _factor(0, a, operands[_FPROP_X], -1, rng, _FPROP_X, dtype)
-        if operands[_DGRAD_W] == "fprop":
-            bq = kept = quantized(b, operands[_FPROP_W], k_axis, rng, _FPROP_W, dtype)
-        else:
-            bq, kept = _factor(1, b, operands[_FPROP_W], k_axis, rng, _FPROP_W, dtype), b
+        reused_a, reused_b = from_forward(operands.six[WGRAD_X]), from_forward(operands.six[DGRAD_W])
         needs_a, needs_b = ctx.needs_input_grad[:2]
-        ctx.save_for_backward(a if needs_b else None, kept if needs_a else None, rng)
-        ctx.operands, ctx.dtype, ctx.transposed, ctx.dtypes = operands, dtype, transposed, (a.dtype, b.dtype)
-        return aq @ (bq.transpose(-1, -2) if transposed else bq)
+        aq = factor(None if reused_a else 0, a, operands, FPROP_X, -1, rng, scales, dtype)
+        bq = factor(None if reused_b else 1, b, operands, FPROP_W, k_axis, rng, scales, dtype)
+        ctx.save_for_backward(
+            (aq if reused_a else a) if needs_b else None,
+            (bq if reused_b else b) if needs_a else None,
+            rng,
+            scales,
+            trusted(a, operands, FPROP_X, -1, rng) if needs_a else None,
+            trusted(b, operands, FPROP_W, k_axis, rng) if needs_b else None,
+        )
+        ctx.operands, ctx.dtype, ctx.state, ctx.transposed = operands, dtype, state, transposed
+        ctx.dtypes, ctx.length = (a.dtype, b.dtype), a.shape[-1]
+        return _multiply(aq, bq.transpose(-1, -2) if transposed else bq, operands)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, rng = ctx.saved_tensors
+        a, b, rng, scales, a_mask, b_mask = ctx.saved_tensors
         operands, dtype = ctx.operands, ctx.dtype
+        k_axis = -1 if ctx.transposed else -2
         da = db = None
+        _record(g, operands, (DGRAD_G, WGRAD_G), ctx.state)
         if ctx.needs_input_grad[0]:
-            gq = _factor(0, g, operands[_DGRAD_G], -1, rng, _DGRAD_G, dtype)
-            bq = _factor(1, b, operands[_DGRAD_W], -2 if ctx.transposed else -1, rng, _DGRAD_W, dtype)
-            da = (gq @ (bq if ctx.transposed else bq.transpose(-1, -2))).to(ctx.dtypes[0])
+            gq = factor(0, g, operands, DGRAD_G, -1, rng, scales, dtype)
+            bq = factor(1, b, operands, DGRAD_W, -2 if ctx.transposed else -1, rng, scales, dtype)
+            da = _multiply(gq, bq if ctx.transposed else bq.transpose(-1, -2), operands)
+            if from_forward(operands.six[DGRAD_W]):
+                da = _unmask(da, a_mask, operands, FPROP_X, rng, -1, ctx.length)
+            da = da.to(ctx.dtypes[0])
         if ctx.needs_input_grad[1]:
-            gq = _factor(0, g, operands[_WGRAD_G], -2, rng, _WGRAD_G, dtype)
-            aq = _factor(1, a, operands[_WGRAD_X], -2, rng, _WGRAD_X, dtype)
-            db = (gq.transpose(-1, -2) @ aq if ctx.transposed else aq.transpose(-1, -2) @ gq).to(
-                ctx.dtypes[1]
-            )
-        return da, db, None, None, None, None
+            row = DGRAD_G if operands.one_gradient else WGRAD_G
+            gq = factor(0, g, operands, row, -2, rng, scales, dtype)
+            aq = factor(1, a, operands, WGRAD_X, -2, rng, scales, dtype)
+            left, right = (gq, aq) if ctx.transposed else (aq, gq)
+            db = _multiply(left.transpose(-1, -2), right, operands)
+            if from_forward(operands.six[WGRAD_X]):
+                db = _unmask(db, b_mask, operands, FPROP_W, rng, k_axis, ctx.length)
+            db = db.to(ctx.dtypes[1])
+        return da, db, None, None, None, None, None, None
 
 
-def product(a: Tensor, b: Tensor, transposed: bool, operands: Operands, rng: Tensor | None) -> Tensor:
-    """a b (or a b^T where `transposed`) over the last two axes, with six quantized operands; `rng` as for
-    `linear`."""
-    return _Product.apply(a, b, transposed, None if rng is None else rng.clone(), operands, autocast_dtype(a))
+def product(
+    a: Tensor,
+    b: Tensor,
+    transposed: bool,
+    operands: Operands,
+    rng: Tensor | None,
+    state: Tensor | None = None,
+) -> Tensor:
+    """a b (or a b^T where `transposed`) over the last two axes, with six quantized operands; `rng` and
+    `state` as for `linear`."""
+    rng = None if rng is None else rng.clone()
+    scales, state = _remember(a, b, operands, state)
+    return _Product.apply(a, b, transposed, rng, scales, state, operands, autocast_dtype(a))

@@ -48,6 +48,11 @@ def hadamard(
     return out
 
 
+def rotate_into(x: Tensor, out: Tensor, block: int, rng: Tensor | None, axis: int, inverse: bool) -> None:
+    """`rotate` into contiguous CPU memory; all blocks share their signs."""
+    _fill(x.detach(), out, block, rng, False, axis, inverse)
+
+
 _LIBRARY = torch.library.Library("dither", "FRAGMENT")
 _LIBRARY.define(
     "hadamard(Tensor x, int block, Tensor? rng, bool along_axis, int axis, bool inverse, "

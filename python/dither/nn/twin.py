@@ -64,7 +64,7 @@ def fake_quant(
     if x.numel() == 0:
         return torch.empty_like(x, dtype=out_dtype, memory_format=torch.contiguous_format)
     layout = layout_of(x.dtype)
-    blocks = _Blocks(x.shape, q.block, axis)
+    blocks = Blocks(x.shape, q.block, axis)
     z = blocks.split(x.to(layout.dtype))
     bits = _bits_for(q, x, rng, offset, random)
     if bits is not None:
@@ -84,12 +84,12 @@ def neighbours(
     if x.numel() == 0:
         return torch.empty_like(x, dtype=dtype), torch.empty_like(x, dtype=dtype)
     layout = layout_of(x.dtype)
-    blocks = _Blocks(x.shape, q.block, axis)
+    blocks = Blocks(x.shape, q.block, axis)
     lo, hi = _neighbours(blocks.split(x.to(layout.dtype)), q, layout)
     return blocks.join(lo).to(dtype), blocks.join(hi).to(dtype)
 
 
-class _Blocks:
+class Blocks:
     """Views a tensor as (before, block, element, after) with zero padding at the ends, and back."""
 
     def __init__(self, shape: torch.Size, block: Block, axis: int) -> None:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import dither.nn as dnn
 from dither.errors import UserError
 from dither.models.gpt import GPT, GPTConfig
-from dither.nn.streams import OPERANDS
+from dither.nn.streams import OPERANDS, ROWS
 
 ALL_SITES = dnn.Recipe.get("mxfp4", sites=("linear", "head", "embedding", "norm", "attention"))
 
@@ -133,8 +133,8 @@ def test_errors():
         dnn.Recipe.get("mxfp8", sites=("linaer",))
     with pytest.raises(UserError, match=r"no field 'fprop_y'.*did you mean 'fprop_"):
         dnn.Recipe.get("mxfp8", fprop_y="mxfp4")
-    with pytest.raises(UserError, match="only dgrad_w"):
-        dnn.Recipe(wgrad_x="fprop")
+    with pytest.raises(UserError, match="only dgrad_w and wgrad_x"):
+        dnn.Recipe(wgrad_g="fprop")
     with pytest.raises(UserError, match="unknown preset 'mxfp9'"):
         dnn.Recipe(fprop_x="mxfp9")
     with pytest.raises(TypeError, match="fprop_x must be a Quantizer"):
@@ -242,5 +242,5 @@ def test_streams_of_sites_and_operands_differ():
     model = small()
     dnn.prepare_(model, dnn.Recipe.get("mxfp4", fprop_x="mxfp4:rounding=stochastic",
                                        sites=("linear", "attention")))  # fmt: skip
-    streams = [row[1] for m in model.modules() if hasattr(m, "dither_rng") for row in m.dither_rng.tolist()]
-    assert len(streams) == len(set(streams)) == 14 * 6 + 2 * 12
+    found = [tuple(row) for m in model.modules() if hasattr(m, "dither_rng") for row in m.dither_rng.tolist()]
+    assert len(found) == len(set(found)) == (14 + 2 * 2) * ROWS

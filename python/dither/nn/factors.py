@@ -1,0 +1,245 @@
+"""One factor of a product: an operand rotated, quantized and put where the product finds it.
+
+    Operands      what a recipe says, ready for layers: prints of quantizers, flags, positions of state
+    factor        one operand of one product
+    quantized     an operand without a product (weights of norms and embeddings)
+
+A value that is used by one product and forgotten lies in memory that is used again (scratch.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dither.nn import history, kernels, ops, rules, scratch, transforms
+from dither.nn.operand import Operand as Value
+from dither.nn.recipe import Recipe
+from dither.nn.streams import OPERANDS
+from dither.quantizer import Quantizer
+
+FPROP_X, FPROP_W, DGRAD_G, DGRAD_W, WGRAD_G, WGRAD_X = range(len(OPERANDS))
+FPROP = 0
+
+
+class Operand(NamedTuple):
+    """One operand's quantizer as its print: cheap to pass, and torch.compile can guard on it."""
+
+    spec: str
+    stochastic: bool
+    rule: str = "own"
+    """`own`, `quest`, `ms_eden`, `least` or `delayed`: who finds the scale."""
+    least: float = 0.0
+    again: bool = False
+    state: int = 0
+    """`delayed`: the row of the layer's history that holds the scale."""
+
+
+class Rotation(NamedTuple):
+    block: int
+    signs: bool
+
+
+class Operands(NamedTuple):
+    """What a layer needs of its recipe."""
+
+    six: tuple[Operand | str | None, ...]
+    """In the order of OPERANDS; dgrad_w and wgrad_x may be "fprop"."""
+    rotations: tuple[Rotation | None, ...]
+    """Of fprop, dgrad and wgrad."""
+    accumulate: tuple[int, int, int] | None
+    """Of an Accumulator: fraction bits, group, and after how many products it is promoted (0: never)."""
+    one_gradient: bool
+    """Whether dgrad and wgrad take the same quantized gradient."""
+
+
+def operands_of(recipe: Recipe) -> Operands:
+    six = tuple(_ready(recipe, row) for row in range(len(OPERANDS)))
+    rotations = tuple(h and Rotation(h.block, h.signs != "none") for h in recipe.rotations)
+    how = recipe.accumulate
+    accumulate = how and (how.fraction_bits, how.group, how.promote_every or 0)
+    one = recipe.dgrad_g == recipe.wgrad_g and not any(rotations[1:]) and _is_shared(recipe.dgrad_g)
+    return Operands(six, rotations, accumulate, one)
+
+
+def _ready(recipe: Recipe, row: int) -> Operand | str | None:
+    value = recipe.operands[row]
+    if isinstance(value, Quantizer):
+        return Operand(str(value), value.is_stochastic)
+    if not isinstance(value, Value):
+        return value
+    rule = "delayed" if value.delayed else "least" if value.least else value.rule
+    # activations are seen by the forward, which keeps their history for the backward too
+    same = row == WGRAD_X and recipe.fprop_x == value
+    return Operand(
+        str(value.quantizer),
+        value.is_stochastic,
+        rule,
+        value.least,
+        value.again,
+        FPROP_X if same else row,
+    )
+
+
+def _is_shared(value: Any) -> bool:
+    """Whether a value looks the same to both products: nothing depends on the axis or on random bits."""
+    q = value.quantizer if isinstance(value, Value) else value
+    return isinstance(q, Quantizer) and q.block in (None, "tensor") and not q.is_stochastic
+
+
+def from_forward(operand: Operand | str | None) -> bool:
+    """Whether an operand is made of what the forward quantized."""
+    return operand == "fprop" or (isinstance(operand, Operand) and operand.again)
+
+
+def factor(
+    slot: int | None,
+    x: Tensor,
+    operands: Operands,
+    row: int,
+    axis: int,
+    rng: Tensor | None,
+    scales: Tensor | None,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """`x` as operand `row` of its product, blocks and rotation along `axis`, in `dtype` (default: its own).
+
+    `slot` 0 or 1: memory that lasts until the factor of that number is made again; None: memory of its own.
+    `rng` holds [seed, stream] of every operand and rotation in its rows, `scales` those of delayed scaling.
+    """
+    operand, rotation = operands.six[row], operands.rotations[row >> 1]
+    if rotation is not None:
+        return _rotated(slot, x, operand, rotation, row, axis, rng, scales, dtype)
+    if not isinstance(operand, Operand):
+        return x if dtype is None else x.to(dtype)
+    if slot is None or not scratch.available(x):
+        return quantized(x, operand, axis, rng, row, dtype, scales)
+    if operand.rule == "own":
+        out = scratch.take(slot, x.shape, dtype or x.dtype)
+        _round_into(x, out, operand, axis, rng, row)
+        return out
+    return _by_rule(slot, x, operand, axis, rng, row, dtype, scales)
+
+
+def quantized(
+    x: Tensor,
+    operand: Operand | str | None,
+    axis: int,
+    rng: Tensor | None,
+    row: int,
+    dtype: torch.dtype | None = None,
+    scales: Tensor | None = None,
+) -> Tensor:
+    """`x` fake-quantized along `axis`, in `dtype` (default: its own); `x` itself without a quantizer. The
+    gradient is passed straight through."""
+    if not isinstance(operand, Operand):
+        return x if dtype is None else x.to(dtype)
+    if operand.rule == "own":
+        own = rng[row] if operand.stochastic and rng is not None else None
+        return ops.apply(x, operand.spec, axis, own, dtype)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Straight.apply(x, operand, axis, rng, row, dtype, scales)
+    return _by_rule(None, x, operand, axis, rng, row, dtype, scales)
+
+
+class _Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *options: Any) -> Tensor:
+        ctx.dtype = x.dtype
+        return _by_rule(None, x, *options)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        return g.to(ctx.dtype), None, None, None, None, None, None
+
+
+def _round_into(x: Tensor, out: Tensor, operand: Any, axis: int, rng: Tensor | None, row: int) -> None:
+    own = rng[row] if operand.stochastic and rng is not None else None
+    kernels.fake_quant_into(x, out, kernels.parse(operand.spec), axis % max(x.dim(), 1), own, 0, None)
+
+
+def _by_rule(
+    slot: int | None,
+    x: Tensor,
+    operand: Operand,
+    axis: int,
+    rng: Tensor | None,
+    row: int,
+    dtype: torch.dtype | None,
+    scales: Tensor | None,
+) -> Tensor:
+    if operand.rule == "delayed":
+        assert scales is not None
+        return history.scaled_cast(slot, x, operand.spec, scales[operand.state], dtype)
+    if operand.rule == "least":
+        return rules.at_least(x, operand.spec, operand.least, axis, dtype)
+    if operand.rule == "quest":
+        return rules.quest(x, axis).to(dtype or x.dtype)
+    assert rng is not None
+    return rules.ms_eden(x, axis, rng[row]).to(dtype or x.dtype)
+
+
+def _rotated(
+    slot: int | None,
+    x: Tensor,
+    operand: Operand | str | None,
+    rotation: Rotation,
+    row: int,
+    axis: int,
+    rng: Tensor | None,
+    scales: Tensor | None,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """The rotation of `x`, in at least fp32, and its quantization in place where that is possible."""
+    x = padded(x, axis, rotation.block)
+    signs = _signs(rotation, row, rng)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    own = isinstance(operand, Operand) and operand.rule == "own"
+    if own and slot is not None and scratch.available(x) and (dtype or x.dtype) == wide:
+        out = scratch.take(slot, x.shape, wide)
+        transforms.rotate_into(x, out, rotation.block, signs, axis, False)
+        _round_into(out, out, operand, axis, rng, row)
+        return out
+    r = transforms.rotate(x, rotation.block, signs, False, axis, False, wide)
+    if not isinstance(operand, Operand):
+        return r.to(dtype or x.dtype)
+    return quantized(r, operand, axis, rng, row, dtype or x.dtype, scales)
+
+
+def padded(x: Tensor, axis: int, block: int) -> Tensor:
+    """Zeros at the end of `axis` up to a multiple of `block`."""
+    missing = -x.shape[axis] % block
+    if not missing:
+        return x
+    behind = x.dim() - 1 - axis % x.dim()
+    return F.pad(x, (0, 0) * behind + (0, missing))
+
+
+def _signs(rotation: Rotation, row: int, rng: Tensor | None) -> Tensor | None:
+    return rng[len(OPERANDS) + (row >> 1)] if rotation.signs and rng is not None else None
+
+
+def rotate_back(
+    x: Tensor, operands: Operands, row: int, rng: Tensor | None, axis: int, length: int
+) -> Tensor:
+    """What was computed in the basis of operand `row` of the forward, in the basis of the layer."""
+    rotation = operands.rotations[FPROP]
+    if rotation is None:
+        return x
+    signs = _signs(rotation, row, rng)
+    return transforms.rotate(x, rotation.block, signs, False, axis, True).narrow(axis, 0, length)
+
+
+def trusted(x: Tensor, operands: Operands, row: int, axis: int, rng: Tensor | None) -> Tensor | None:
+    """Where the gradient of an operand of the forward passes: None for everywhere."""
+    operand, rotation = operands.six[row], operands.rotations[FPROP]
+    if not (isinstance(operand, Operand) and operand.rule == "quest"):
+        return None
+    if rotation is not None:
+        x = transforms.rotate(
+            padded(x, axis, rotation.block), rotation.block, _signs(rotation, row, rng), False, axis, False
+        )
+    return rules.quest_mask(x, axis)

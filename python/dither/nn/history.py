@@ -1,0 +1,90 @@
+"""Delayed scaling: the state of a layer, how it is used, and how a step of the clock moves it.
+
+The state is one fp32 buffer, a row for each operand (twelve for attention's two products):
+
+    [scale, maximum of this step, maximum of the last step, of the one before, ...]
+
+A forward reads the scales and raises the maxima of this step, so it does not matter how often it runs:
+recomputation and microbatches change nothing twice. `advance_` is called where the step changes.
+Scales are what values are multiplied by, as in Transformer Engine: y = cast(x scale) (1 / scale).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dither.nn import kernels, ops, scratch
+from dither.nn.operand import Delayed
+from dither.quantizer import Quantizer
+
+SCALE, NOW, PAST = 0, 1, 2
+
+
+def fresh_state(rows: int, history: int) -> Tensor:
+    """The state before the first step: scales of 1, nothing recorded."""
+    state = torch.zeros(rows, PAST + history)
+    state[:, SCALE] = 1
+    return state
+
+
+def record_(x: Tensor, row: Tensor) -> None:
+    """Raise the maximum of this step to that of `x`."""
+    if x.numel():
+        low, high = x.detach().aminmax()
+        row[NOW].copy_(torch.maximum(row[NOW], torch.maximum(high, -low)))
+
+
+def scaled_cast(slot: int | None, x: Tensor, spec: str, scale: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """cast(x scale) / scale, saturating, in fp32 and then in `dtype` (default: its own)."""
+    dtype, cast = dtype or x.dtype, _cast(spec)
+    inverse = scale.reciprocal()
+    if slot is not None and x.dtype == dtype == torch.float32 and scratch.available(x):
+        out = torch.mul(x, scale, out=scratch.take(slot, x.shape, dtype))
+        kernels.fake_quant_into(out, out, kernels.parse(cast), 0, None, 0, None)
+        return out.mul_(inverse)
+    wide = x if x.dtype == torch.float64 else x.float()
+    return (ops.apply(wide * scale, cast) * inverse).to(dtype)
+
+
+@torch.compiler.assume_constant_result
+def _cast(spec: str) -> str:
+    q = kernels.parse(spec)
+    return str(Quantizer(format=q.format, rounding=q.rounding, bits=q.bits))
+
+
+def advance_(states: list[tuple[Tensor, list[tuple[int, float, Delayed]]]]) -> None:
+    """Take the maxima of the step that ended into the histories, and find the scales of the next.
+
+    `states`: of every layer its state and (row, largest value of the format, settings) of its delayed
+    operands. Rows that recorded nothing stay as they are. Over ranks the maxima are reduced in one call.
+    """
+    if not states:
+        return
+    with torch.no_grad():
+        _reduce_([state for state, rows in states if any(how.reduce for _, _, how in rows)])
+        for state, rows in states:
+            for number, largest, how in rows:
+                _advance_row_(state[number], largest, how)
+
+
+def _reduce_(states: list[Tensor]) -> None:
+    if not (states and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return
+    now = torch.cat([state[:, NOW] for state in states])
+    dist.all_reduce(now, dist.ReduceOp.MAX)
+    for state, reduced in zip(states, now.split([len(state) for state in states]), strict=True):
+        state[:, NOW] = reduced
+
+
+def _advance_row_(row: Tensor, largest: float, how: Delayed) -> None:
+    past, now = row[PAST : PAST + how.history], row[NOW]
+    recorded = now > 0
+    moved = torch.cat([now[None], past[:-1]])
+    past.copy_(torch.where(recorded | now.isnan(), moved, past))
+    amax = past.max() if how.pick == "max" else past[0]
+    scale = (largest / amax) / 2.0**how.margin
+    usable = (amax > 0) & amax.isfinite() & scale.isfinite()
+    row[SCALE].copy_(torch.where(usable, scale, row[SCALE]))
+    now.zero_()

@@ -1,0 +1,95 @@
+"""Scales that no quantizer finds by itself: at least so large, from the deviation, or rounded at random.
+
+All are torch compositions around the ops, on any device; blocks run along `axis`, a ragged one last.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dither import eden
+from dither.arrays import check_axis
+from dither.nn import kernels, ops
+from dither.nn.twin import Blocks
+from dither.quantizer import Quantizer
+
+QUEST_CLIP = 2.92247856
+"""Deviations at which clipping a normal value to the FP4 grid errs least (arXiv 2505.14669)."""
+
+
+def at_least(x: Tensor, spec: str, least: float, axis: int, dtype: torch.dtype | None) -> Tensor:
+    """Blocks whose absmax is below `least` take the scale of `least` instead of their own."""
+    return torch.ops.dither.fake_quant_at_least.default(x, spec, least, axis, dtype or x.dtype)
+
+
+_LIBRARY = torch.library.Library("dither", "FRAGMENT")
+for _schema in (
+    "fake_quant_at_least(Tensor x, str q, float least, int axis, ScalarType out_dtype) -> Tensor",
+    "ms_eden(Tensor r, int axis, Tensor rng) -> Tensor",
+):
+    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+@torch.library.impl(_LIBRARY, "fake_quant_at_least", "CompositeExplicitAutograd")
+def _at_least(x: Tensor, spec: str, least: float, axis: int, dtype: torch.dtype) -> Tensor:
+    q, blocks = kernels.parse(spec), Blocks(x.shape, kernels.parse(spec).block, axis)
+    if not x.numel():
+        return torch.empty_like(x, dtype=dtype)
+    split = blocks.split(x)
+    low = torch.maximum(split.amax(2, keepdim=True), -split.amin(2, keepdim=True)) < least
+    if not low.any():
+        return ops.apply(x, spec, axis, None, dtype)
+    scale = float(np.float32(least) / np.float32(q.format.max))
+    fixed = ops.apply(x, str(q.replace(scale_rule="static", scale=scale)), axis, None, dtype)
+    if low.all():
+        return fixed
+    return torch.where(blocks.join(low.expand_as(split)), fixed, ops.apply(x, spec, axis, None, dtype))
+
+
+@torch.library.register_fake("dither::fake_quant_at_least", lib=_LIBRARY)
+def _(x, q, least, axis, out_dtype):
+    return x.new_empty(x.shape, dtype=out_dtype)
+
+
+def quest(x: Tensor, axis: int) -> Tensor:
+    """MXFP4 with the scale 2^floor(log2(2.92 std / 6)) of a block of 32, rounded to nearest."""
+    z, scale, blocks = _quest_scale(x, axis)
+    return blocks.join(ops.apply(z / scale, _FP4) * scale).to(x.dtype)
+
+
+def quest_mask(x: Tensor, axis: int) -> Tensor:
+    """Where `quest` does not clip, which is where its gradient passes."""
+    z, scale, blocks = _quest_scale(x, axis)
+    return blocks.join(z.abs() < 6 * scale)
+
+
+_FP4 = str(Quantizer(format="e2m1"))
+
+
+def _quest_scale(x: Tensor, axis: int) -> tuple[Tensor, Tensor, Blocks]:
+    blocks = Blocks(x.shape, 32, axis)
+    z = blocks.split(x.to(torch.float64 if x.dtype == torch.float64 else torch.float32))
+    deviation = z.std(dim=2, correction=0, keepdim=True) * (QUEST_CLIP / 6) + 1e-8
+    _, exponent = torch.frexp(deviation)  # in [2^(e-1), 2^e)
+    return z, torch.ldexp(torch.ones_like(deviation), exponent - 1), blocks
+
+
+def ms_eden(r: Tensor, axis: int, rng: Tensor) -> Tensor:
+    """`dither.ms_eden` of what is rotated already; `rng` = [seed, stream] of the scales."""
+    return torch.ops.dither.ms_eden.default(r, axis, rng)
+
+
+@torch.library.impl(_LIBRARY, "ms_eden", "CompositeExplicitAutograd")
+def _ms_eden(r: Tensor, axis: int, rng: Tensor) -> Tensor:
+    address = kernels.draws(rng, 0, None)
+    assert isinstance(address, tuple)
+    moved = r.detach().cpu().float().movedim(axis, -1).contiguous()
+    y = torch.from_numpy(eden.quantize_rotated(moved.numpy(), address[0], address[1]))
+    return y.movedim(-1, check_axis(axis, r.dim())).contiguous().to(r.device, r.dtype)
+
+
+@torch.library.register_fake("dither::ms_eden", lib=_LIBRARY)
+def _(r, axis, rng):
+    return r.new_empty(r.shape)
