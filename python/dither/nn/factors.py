@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dither.nn import history, kernels, ops, rules, scratch, transforms
+from dither.nn import history, kernels, ops, scale_rules, scratch, transforms
 from dither.nn.operand import Operand as Value
 from dither.nn.recipe import Recipe
 from dither.nn.streams import OPERANDS
@@ -175,11 +175,11 @@ def _by_rule(
         assert scales is not None
         return history.scaled_cast(slot, x, operand.spec, scales[operand.state], dtype)
     if operand.rule == "least":
-        return rules.at_least(x, operand.spec, operand.least, axis, dtype)
+        return scale_rules.at_least(x, operand.spec, operand.least, axis, dtype)
     if operand.rule == "quest":
-        return rules.quest(x, axis).to(dtype or x.dtype)
+        return scale_rules.quest(x, axis).to(dtype or x.dtype)
     assert rng is not None
-    return rules.ms_eden(x, axis, rng[row]).to(dtype or x.dtype)
+    return scale_rules.ms_eden(x, axis, rng[row]).to(dtype or x.dtype)
 
 
 def _rotated(
@@ -242,4 +242,4 @@ def trusted(x: Tensor, operands: Operands, row: int, axis: int, rng: Tensor | No
         x = transforms.rotate(
             padded(x, axis, rotation.block), rotation.block, _signs(rotation, row, rng), False, axis, False
         )
-    return rules.quest_mask(x, axis)
+    return scale_rules.quest_mask(x, axis)
