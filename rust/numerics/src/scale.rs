@@ -42,17 +42,23 @@ impl Scaling {
         Scaling { block, format, rule, tensor_scale: true, options }
     }
 
-    /// Nothing but what the standard rules say about blocks along an axis: what the fast kernels know.
-    pub fn is_plain(&self) -> bool {
+    /// Whether a block's absmax is all that the rule looks at, and nothing but the rule decides: what the fast kernels
+    /// know.
+    pub fn is_standard(&self) -> bool {
         let two_levels = self.tensor_scale && matches!(self.options.dialect, Dialect::Te | Dialect::Cudnn);
         let dialect = if two_levels { self.options.dialect } else { Dialect::Ocp };
-        // A given second level leaves the block scales to be found as ever.
+        self.rule != ScaleRule::Mse && self.options == Options { dialect, ..Options::default() }
+    }
+
+    /// The same for blocks along an axis, whose scales follow from the data.
+    pub fn is_plain(&self) -> bool {
+        !matches!(self.block, Block::Column | Block::Tile(..)) && !self.is_given() && self.is_standard()
+    }
+
+    /// Whether the scale of every block is given. (A given second level leaves them to be found as ever.)
+    pub fn is_given(&self) -> bool {
         let two = self.tensor_scale && matches!(self.format, ScaleFormat::Float(_));
-        let given_block = matches!(self.rule, ScaleRule::Static(_)) && !two;
-        !matches!(self.block, Block::Column | Block::Tile(..))
-            && self.rule != ScaleRule::Mse
-            && !given_block
-            && self.options == Options { dialect, ..Options::default() }
+        matches!(self.rule, ScaleRule::Static(_)) && !two
     }
 }
 

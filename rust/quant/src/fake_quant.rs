@@ -66,10 +66,27 @@ pub unsafe fn fake_quant(
 ) {
     let _standard = Standard::enter();
     let threads = threads_for(layout.len(), threads);
-    if !q.scaling.as_ref().is_none_or(|s| s.is_plain()) {
-        // SAFETY: the caller's contract.
-        return unsafe { crate::general::fake_quant(q, layout, x, y, source, threads) };
+    // SAFETY: the caller's contract.
+    unsafe {
+        match q.scaling.as_ref().is_none_or(|s| s.is_plain()) {
+            true => along(q, layout, x, y, source, threads),
+            false => crate::general::fake_quant(q, layout, x, y, source, threads),
+        }
     }
+}
+
+/// The same for a cast, for one scale, and for standard scales of blocks along the axis.
+///
+/// # Safety
+/// As for [`fake_quant`].
+pub(crate) unsafe fn along(
+    q: &Quantizer,
+    layout: &Layout,
+    x: Memory,
+    y: MemoryMut,
+    source: Randomness<'_>,
+    threads: usize,
+) {
     // SAFETY: the caller's contract.
     let whole = unsafe { Whole::of(q, x, layout, threads) };
     let cut = layout.cut(q.scaling.as_ref().map(|s| s.block));

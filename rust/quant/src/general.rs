@@ -5,12 +5,14 @@
 //! its inner part, so that a tile is a box as well; a column is the box (all, 1, all).
 
 use crate::dtype::{Memory, MemoryMut};
+use crate::fake_quant::along;
 use crate::layout::Layout;
 use crate::moments::{Spread, Stats, tree};
 use crate::pool;
 use crate::stats::{Summary, Table, multiplier, numbers};
+use crate::tiles;
 use dither_numerics::quantizer::Randomness;
-use dither_numerics::{Block, Quantizer, Real, Scale, TensorScale};
+use dither_numerics::{Block, Quantizer, Real, Scale, Scaling, TensorScale};
 use std::sync::Mutex;
 
 /// Elements of a part when the absmax of the whole array is looked for.
@@ -155,13 +157,40 @@ pub(crate) unsafe fn fake_quant(
     source: Randomness<'_>,
     threads: usize,
 ) {
-    // SAFETY: the caller's contract, for both.
+    // SAFETY: the caller's contract, for all.
     unsafe {
+        if q.scaling.as_ref().is_some_and(|s| s.is_standard()) {
+            if let Some((q, layout)) = along_an_axis(q, layout) {
+                return along(&q, &layout, x, y, source, threads);
+            }
+            if let (Some(Block::Tile(rows, columns)), false) = (q.scaling.as_ref().map(|s| s.block), x.is_f64()) {
+                return tiles::fake_quant(q, layout, [rows, columns], x, y, source, threads);
+            }
+        }
         match x.is_f64() {
             true => fake_quant_as::<f64>(q, layout, x, y, source, threads),
             false => fake_quant_as::<f32>(q, layout, x, y, source, threads),
         }
     }
+}
+
+/// The quantizer and the layout in which the same blocks lie along an axis, where there are such.
+fn along_an_axis(q: &Quantizer, layout: &Layout) -> Option<(Quantizer, Layout)> {
+    let scaling = q.scaling.as_ref()?;
+    let Layout { outer, axis, inner } = *layout;
+    let (block, layout) = match scaling.block {
+        Block::Column if inner == 1 => (Block::Row, Layout { outer: 1, axis: outer, inner: axis }),
+        Block::Column if outer == 1 => (Block::Row, Layout { outer: axis, axis: inner, inner: 1 }),
+        Block::Tile(rows, columns) if columns >= inner => {
+            (Block::Size(rows.saturating_mul(inner).max(1)), Layout { outer, axis: axis * inner, inner: 1 })
+        }
+        Block::Tile(1, columns) => (Block::Size(columns), Layout { outer: outer * axis, axis: inner, inner: 1 }),
+        Block::Tile(rows, 1) => (Block::Size(rows), *layout),
+        Block::Column | Block::Tile(..) => return None,
+        along => (along, *layout),
+    };
+    let scaling = Some(Scaling { block, ..scaling.clone() });
+    Some((Quantizer { scaling, ..q.clone() }, layout))
 }
 
 unsafe fn fake_quant_as<T: Element>(

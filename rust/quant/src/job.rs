@@ -77,6 +77,8 @@ impl Grid {
 
 pub struct Job<'a> {
     pub quantizer: &'a Quantizer,
+    /// Whether the scale of a block is given and does not follow from its absmax.
+    given: bool,
     pub shape: Shape,
     /// The rounding as the kernels' constant.
     pub mode: u8,
@@ -113,6 +115,7 @@ impl<'a> Job<'a> {
         };
         Job {
             quantizer,
+            given: quantizer.scaling.as_ref().is_some_and(|s| s.is_given()),
             shape: Shape { mbits: f.mbits.min(20), n: method.n, zero: if f.has_neg_zero() { -0.0 } else { 0.0 } },
             mode: method.mode,
             tensor,
@@ -127,6 +130,7 @@ impl<'a> Job<'a> {
     pub fn scale(&self, absmax: u32) -> Fast {
         let Some(scaling) = &self.quantizer.scaling else { return Fast::Exact(Scale::Power(0)) };
         match (&scaling.format, self.grid) {
+            _ if self.given => self.by_truth(absmax),
             (ScaleFormat::E8m0, _) => self.power(absmax),
             (ScaleFormat::Float(_), Some(_)) if self.scale_grid.is_some() => self.stored(absmax, scaling.rule),
             _ => self.by_truth(absmax),
@@ -151,6 +155,7 @@ impl<'a> Job<'a> {
         let scaling = self.quantizer.scaling.as_ref()?;
         let nearest = scaling.rule != ScaleRule::Rceil;
         match (&scaling.format, self.grid) {
+            _ if self.given => None,
             (ScaleFormat::E8m0, _) => self.powers(absmax, first, second).then_some(Pair::Power),
             (ScaleFormat::Fp32, Some(_)) if nearest => self.quotients(absmax, first).then_some(Pair::Divide),
             (ScaleFormat::Float(_), Some(_)) if nearest => self.rounded(absmax, first, second),
@@ -233,11 +238,20 @@ impl<'a> Job<'a> {
 
     /// What the scalar truth says, in the kernels' words where they can act on it.
     pub fn by_truth(&self, absmax: u32) -> Fast {
-        match (self.quantizer.scale(f32::from_bits(absmax), self.tensor.as_ref()), self.grid) {
+        self.known(self.quantizer.scale(f32::from_bits(absmax), self.tensor.as_ref()))
+    }
+
+    /// A scale in the kernels' words where they can act on it.
+    pub fn known(&self, scale: Scale) -> Fast {
+        match (scale, self.grid) {
+            (Scale::Power(e), _) => self.power.known(e, &self.quantizer.format).unwrap_or(Fast::Exact(scale)),
             (Scale::Divide(s), Some(_)) => Fast::Divide { s },
-            (Scale::Multiply { encode, decode, .. }, Some(_)) => Fast::Multiply { encode, decode },
+            // An infinite factor would make NaN of a zero, which the kernels do not know.
+            (Scale::Multiply { encode, decode, .. }, Some(_)) if encode.is_finite() => {
+                Fast::Multiply { encode, decode }
+            }
             (Scale::Zero, _) if self.quantizer.format.signed => Fast::Zero,
-            (scale, _) => Fast::Exact(scale),
+            _ => Fast::Exact(scale),
         }
     }
 
@@ -275,6 +289,13 @@ impl Power {
             emin: power(emin - emax),
             max: (f.max as f32).to_bits().wrapping_sub(power(emax + 127)),
         }
+    }
+
+    /// The grid times `2^e`, where its constants are fp32's.
+    fn known(&self, e: i32, f: &Format) -> Option<Fast> {
+        let field = u32::try_from(e + f.emax() + 127).ok().filter(|field| (self.first..=self.last).contains(field))?;
+        let top = field << 23;
+        Some(Fast::Power { emin: top.wrapping_add(self.emin), max: top.wrapping_add(self.max) })
     }
 }
 

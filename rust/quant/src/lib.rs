@@ -5,6 +5,7 @@
 //! * [`pool`]: our own threads, safe after fork; `fpu`: the floating-point mode of a call; [`pages`]: huge pages;
 //!   [`interrupt`]: breaking off.
 //! * [`reduce`], [`scales`], [`element`], [`block`], [`columns`]: the arithmetic, on fp32 in cache.
+//! * `tiles`: blocks of the last two axes.
 //! * `general`: whatever else a quantizer can be, through the scalar truth.
 //! * [`philox`], [`bits`]: addressed random bits for a run of neighbours; [`stochastic`]: what they decide.
 //! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory; [`pieces`]: their way into the cache and back; [`stream`]: past it.
@@ -52,6 +53,7 @@ pub mod stats;
 mod stochastic;
 mod stochastic_lanes;
 pub mod stream;
+mod tiles;
 
 pub use dtype::{Memory, MemoryMut};
 pub use fake_quant::fake_quant;

@@ -52,6 +52,8 @@ fn data(n: usize, special: bool) -> Vec<f32> {
     let mut x: Vec<f32> = (0..n).map(|i| noise(i) * 2f32.powi(i as i32 % 9 - 4)).collect();
     if special && n > 3 {
         (x[0], x[n / 2], x[n - 1]) = (f32::NAN, f32::INFINITY, -0.0);
+        (x[n / 3], x[n / 4]) = (-f32::MAX, f32::from_bits(0x8000_0001));
+        x[n / 5..n / 4].fill(0.0);
     }
     x
 }
@@ -63,6 +65,45 @@ fn arrays_are_their_blocks() {
         for q in quantizers() {
             for special in [false, true] {
                 check(&q, &layout, &data(layout.len(), special));
+            }
+        }
+    }
+}
+
+/// Tiles narrower and wider than a strip, over its end, and as wide as the array; columns of every layout; given scales
+/// under which quotients overflow and vanish.
+#[test]
+fn standard_scales_of_tiles_and_columns() {
+    let float = |name: &str| ScaleFormat::Float(Format::get(name).unwrap());
+    let tiles = [(16, 16), (2, 513), (7, 1), (1, 9), (3, 4000), (128, 200)].map(|(r, c)| Block::Tile(r, c));
+    let roundings = [Rounding::NearestEven, Rounding::Up, Rounding::Stochastic(8), Rounding::Stochastic(32)];
+    let mut turn = roundings.iter().cycle();
+    for block in tiles.into_iter().chain([Block::Column, Block::Size(32), Block::Row, Block::Tensor]) {
+        for (format, scale_format, rule, two) in [
+            ("e4m3", ScaleFormat::E8m0, ScaleRule::Rceil, false),
+            ("e4m3", ScaleFormat::Fp32, ScaleRule::Absmax, false),
+            ("int8", ScaleFormat::Fp32, ScaleRule::Rceil, false),
+            ("e2m1", float("e4m3"), ScaleRule::Absmax, true),
+            ("e2m1", float("ue5m3"), ScaleRule::Static(1e-3), true),
+            ("e5m2", ScaleFormat::E8m0, ScaleRule::Static(0.5), false),
+            ("e3m2", ScaleFormat::E8m0, ScaleRule::Static(2f32.powi(120)), false),
+            ("e2m3", ScaleFormat::Fp32, ScaleRule::Static(f32::MIN_POSITIVE), false),
+            ("uint4", ScaleFormat::Fp32, ScaleRule::Static(3e38), false),
+        ] {
+            let scaling = match two {
+                true => Scaling::two_levels(block, scale_format, rule),
+                false => Scaling::new(block, scale_format, rule),
+            };
+            for rounding in turn.by_ref().take(2) {
+                let format = Format::get(format).unwrap();
+                let scaling = Some(scaling.clone());
+                let q = Quantizer { format, scaling, rounding: *rounding, overflow: Overflow::Saturate };
+                for (outer, axis, inner) in [(2, 19, 1), (1, 5, 1100), (3, 17, 33)] {
+                    let layout = Layout { outer, axis, inner };
+                    for special in [false, true] {
+                        check(&q, &layout, &data(layout.len(), special));
+                    }
+                }
             }
         }
     }

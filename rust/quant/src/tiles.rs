@@ -1,0 +1,107 @@
+//! Tiles of the last two axes under standard scales: columns whose absmax is that of their tile.
+//!
+//! A task is a row of tiles, or as many of its tiles as make a strip that the second-level cache holds. The absmax is
+//! raised column by column, row after row (`columns`), then shared within each tile; from there on a tile is its columns.
+
+use crate::bits::Draws;
+use crate::block;
+use crate::columns::{STRIP, Strip, raise};
+use crate::dtype::{Memory, MemoryMut};
+use crate::fake_quant::{Whole, random_width};
+use crate::job::Job;
+use crate::layout::{Layout, Unit};
+use crate::pieces::{Arrays, PIECE, Pieces};
+use crate::pool;
+use dither_numerics::Quantizer;
+use dither_numerics::quantizer::Randomness;
+
+/// Tiles of `rows` by `columns`; the layout's axis are the rows, its inner part the columns.
+///
+/// # Safety
+/// As [`crate::fake_quant()`], for arrays that are not fp64.
+pub(crate) unsafe fn fake_quant(
+    q: &Quantizer,
+    layout: &Layout,
+    [rows, columns]: [usize; 2],
+    x: Memory,
+    y: MemoryMut,
+    source: Randomness<'_>,
+    threads: usize,
+) {
+    // SAFETY: the caller's contract.
+    let whole = unsafe { Whole::of(q, x, layout, threads) };
+    let (job, draws) = (Job::new(q, whole.tensor), Draws::new(source, random_width(q)));
+    let arrays = Arrays::new(x, y, &draws, layout.len());
+    let width = if columns <= STRIP { STRIP / columns * columns } else { columns };
+    let (bands, strips) = (layout.axis.div_ceil(rows), layout.inner.div_ceil(width));
+    pool::for_each(layout.outer * bands * strips, threads, |task| {
+        let (band, from) = (task / strips, task % strips * width);
+        let (outer, top) = (band / bands, band % bands * rows);
+        let strip = Area {
+            start: (outer * layout.axis + top) * layout.inner + from,
+            rows: rows.min(layout.axis - top),
+            width: width.min(layout.inner - from),
+            stride: layout.inner,
+        };
+        let mut pieces = Pieces::new(arrays);
+        // SAFETY: strips lie in the array and are disjoint.
+        unsafe {
+            if strip.width <= STRIP { strip.tiles(columns, &job, &mut pieces) } else { strip.tile(&job, &mut pieces) }
+        }
+    });
+}
+
+/// Neighbouring columns of some rows.
+struct Area {
+    start: usize,
+    rows: usize,
+    width: usize,
+    /// Elements from one row to the next.
+    stride: usize,
+}
+
+impl Area {
+    fn each_row(&self) -> impl Iterator<Item = Unit> {
+        let len = self.width;
+        (0..self.rows).map(move |row| Unit { start: self.start + row * self.stride, len })
+    }
+
+    /// At most [`STRIP`] columns: tiles of `columns`.
+    ///
+    /// # Safety
+    /// The area lies in the arrays and belongs to this thread.
+    unsafe fn tiles(&self, columns: usize, job: &Job<'_>, pieces: &mut Pieces<'_>) {
+        let mut absmax = [0; STRIP];
+        let absmax = &mut absmax[..self.width];
+        for row in self.each_row() {
+            // SAFETY: the caller's contract.
+            raise(absmax, unsafe { pieces.look(row.start, row.len) }, self.stride);
+        }
+        for tile in absmax.chunks_mut(columns) {
+            let largest = tile.iter().fold(0, |m: u32, a| m.max(*a));
+            tile.fill(largest);
+        }
+        let strip = Strip::new(absmax, job);
+        for row in self.each_row() {
+            // SAFETY: as above.
+            unsafe { pieces.map(row.start, row.len, |x, random, y| strip.row(x, y, random)) };
+        }
+    }
+
+    /// One tile, wider than a strip.
+    ///
+    /// # Safety
+    /// As for `tiles`.
+    unsafe fn tile(&self, job: &Job<'_>, pieces: &mut Pieces<'_>) {
+        let mut absmax = 0;
+        for (at, len) in self.each_row().flat_map(|row| row.pieces(PIECE)) {
+            // SAFETY: the caller's contract.
+            absmax = absmax.max(block::absmax(unsafe { pieces.look(at, len) }));
+        }
+        let scale = job.scale(absmax);
+        for (at, len) in self.each_row().flat_map(|row| row.pieces(PIECE)) {
+            // SAFETY: as above.
+            unsafe { pieces.map(at, len, |x, random, y| block::scaled(x, y, random, scale, job)) };
+        }
+    }
+}
