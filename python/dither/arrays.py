@@ -199,6 +199,25 @@ def run_neighbours(q: Quantizer, x: Buffer, lo: Buffer, hi: Buffer, axis: int) -
     )
 
 
+def lotion_takes(q: Quantizer) -> bool:
+    """Whether `run_lotion` has a kernel for the quantizer."""
+    return _core.lotion_takes(_handle(q))
+
+
+def run_lotion(
+    q: Quantizer, w: Buffer, g: Buffer, out: Buffer, factor: float, *, add: bool, through_scale: bool
+) -> float:
+    """Write `factor` times the gradient of LOTION's penalty to `out`, or add it; returns the penalty.
+
+    Weights `w`, curvature `g` and `out` are fp32 of one shape, `out` memory of its own; blocks run along the
+    last axis.
+    """
+    rows, columns = _size(w.shape[:-1]), (w.shape or (1,))[-1]
+    assert {w.dtype, g.dtype, out.dtype} == {"fp32"} and w.shape == g.shape == out.shape
+    addresses, how = (w.ptr, g.ptr, out.ptr), (factor, add, through_scale)
+    return _core.lotion(_handle(q), (rows, columns), addresses, how, get_num_threads())
+
+
 def run_encode(q: Quantizer, x: Buffer, codes: Buffer, random: Random) -> None:
     """Write the code of each element of `x` rounded by the cast `q`; UserError where an element has none."""
     bits = _random(random) if q.is_stochastic else None

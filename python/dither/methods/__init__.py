@@ -15,19 +15,23 @@ from __future__ import annotations
 from dither.errors import UserError, suggest
 from dither.methods.base import Method
 from dither.methods.casting import cast_weights, randomized
-from dither.methods.curvature import AdamSecondMoment, Curvature, SampledFisher
+from dither.methods.curvature import AdamSecondMoment, Curvature
+from dither.methods.fisher import EmpiricalFisher, Hutchinson, SampledFisher
 from dither.methods.forward import Forward
 from dither.methods.lotion import Lotion
 from dither.methods.ptq import Ptq
 from dither.methods.qat import Qat
-from dither.methods.ramp import Ramp
+from dither.methods.ramp import CosineRamp, Ramp
 from dither.methods.rat import Rat
 from dither.methods.targets import Target, find_targets
 
 __all__ = [
     "AdamSecondMoment",
+    "CosineRamp",
     "Curvature",
+    "EmpiricalFisher",
     "Forward",
+    "Hutchinson",
     "Lotion",
     "Method",
     "Ptq",

@@ -8,7 +8,7 @@ a no-op unless the method needs it:
     optimizer.add_param_group({"params": list(method.parameters())})     # where the method learns something
     for step in range(steps):
         method.set_step(step)                       # before the forward (and its microbatch, if several)
-        method.observe(step, lambda: model(x))      # for a curvature that needs passes of its own
+        method.observe(step, lambda: model(x), y)   # for a curvature that needs passes of its own
         (task_loss(model) + method.penalty(step)).backward()
         method.adjust_grad_(step)                   # before clipping and the optimizer
         optimizer.step()
@@ -75,6 +75,7 @@ class Method:
         self.targets = {target.name: target.weight for target in self.found}
         if self.trains:
             _refuse_frozen(type(self).__name__, self.targets)
+        self.last_penalty = 0.0
         self.attach()
 
     @property
@@ -105,13 +106,17 @@ class Method:
     def set_step(self, step: int, microbatch: int = 0) -> None:
         """The position that enters the random streams; before the forward."""
 
-    def observe(self, step: int, logits: Callable[[], Tensor]) -> None:
-        """Offer a pass of the model: `logits()` -> [..., classes] with its graph. Called where the method
-        needs one.
+    def observe(self, step: int, logits: Callable[[], Tensor], labels: Tensor | None = None) -> None:
+        """Offer a pass of the model: `logits()` -> [..., classes] with its graph, called where the method
+        needs one, and the labels of the data, one a position.
         """
 
     def penalty(self, step: int) -> Tensor:
-        """What to add to the task loss at `step`: a scalar, 0 for most methods."""
+        """What to add to the task loss at `step`: a scalar, 0 for most methods.
+
+        A method that moves weights or gradients itself leaves the value of what it descends in
+        `last_penalty`, for records, when the step is done.
+        """
         return torch.zeros((), device=next(iter(self.targets.values())).device)
 
     def adjust_grad_(self, step: int) -> None:

@@ -27,10 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dither import nn as dnn
 from dither.errors import UserError, suggest
 from dither.methods.base import Method
 from dither.methods.curvature import Curvature, group_numbers, second_moment
-from dither.methods.noise import Penalty, penalty_and_gradient
+from dither.methods.noise import Penalty, add_gradient_, penalty_and_gradient
+from dither.methods.targets import Target
 from dither.quantizer import Quantizer
 
 MODES = ("loss", "grad", "decoupled")
@@ -111,39 +113,63 @@ class Lotion(Method):
         return value
 
     def value(self, step: int) -> float:
-        """lambda R(w) as a number, in every mode: for records."""
+        """lambda R(w) as a number, in every mode."""
         with torch.no_grad():
             return float(self._weighted_penalty(self.lam_at(step)))
 
-    def observe(self, step: int, logits: Callable[[], Tensor]) -> None:
-        self.curvature.observe(step, logits)
+    def observe(self, step: int, logits: Callable[[], Tensor], labels: Tensor | None = None) -> None:
+        if self.curvature.differentiates_twice and dnn.sites(self.model):
+            raise UserError(
+                f"{self.curvature} differentiates twice, which the products of a recipe do not allow: "
+                "dither.nn.restore_(model), or choose another curvature"
+            )
+        self.curvature.observe(step, logits, labels)
 
     def penalty(self, step: int) -> Tensor:
         if self.mode != "loss":
             return super().penalty(step)
-        return self._weighted_penalty(self.lam_at(step))
+        value = self._weighted_penalty(self.lam_at(step))
+        self.last_penalty = float(value.detach())
+        return value
 
     def adjust_grad_(self, step: int) -> None:
         if self.mode != "grad":
             return
-        for _, weight, gradient in self._gradients(self.lam_at(step)):
+        total = 0.0
+        for target, g, factor in self._active(self.lam_at(step)):
+            weight = target.weight
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-            weight.grad += gradient.to(weight.dtype)
+            elif not weight.grad.is_contiguous():
+                weight.grad = weight.grad.contiguous()
+            out = target.rows(weight.grad)
+            value = add_gradient_(
+                out, target.rows(weight), g, self.quantizer, scale_grad=self.scale_grad, factor=factor
+            )
+            total += factor * float(value)
+        self.last_penalty = total
 
     @torch.no_grad()
     def after_step_(self, step: int, lr: float) -> None:
         if self.mode != "decoupled":
             return
         assert self.optimizer is not None
-        for name, weight, gradient in self._gradients(self.lam_at(step)):
+        total = 0.0
+        for target, g, factor in self._active(self.lam_at(step)):
+            weight = target.weight
+            value, gradient = penalty_and_gradient(
+                target.rows(weight), g, self.quantizer, scale_grad=self.scale_grad
+            )
+            total += factor * float(value)
+            gradient = gradient.view(weight.shape)
             if self._adam is not None:
-                group = self.optimizer.param_groups[self._adam[name]]
+                group = self.optimizer.param_groups[self._adam[target.name]]
                 moment = second_moment(self.optimizer, weight, group)
                 if moment is None:
                     continue  # no step was taken for this weight yet
                 gradient.div_(moment.sqrt_().add_(group["eps"]))
-            weight.add_(gradient.to(weight.dtype), alpha=-lr)
+            weight.add_(gradient.to(weight.dtype), alpha=-lr * factor)
+        self.last_penalty = total
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {
@@ -157,25 +183,22 @@ class Lotion(Method):
             {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         )
 
-    def _active(self, lam: float) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
-        """The targets whose curvature is known; none at all while lambda is 0."""
-        for name, weight in self.targets.items() if lam > 0.0 else ():
-            diagonal = self.curvature.diagonal(name, weight)
-            if diagonal is not None:
-                yield name, weight, diagonal
+    def _active(self, lam: float) -> Iterator[tuple[Target, Tensor, float]]:
+        """The targets whose curvature is known, with g in rows and the factor that lambda g is of it; none at
+        all while lambda is 0.
+        """
+        for target in self.found if lam > 0.0 else ():
+            found = self.curvature.scaled(target.name, target.weight)
+            if found is not None:
+                yield target, target.rows(found[0]), lam * found[1]
 
     def _weighted_penalty(self, lam: float) -> Tensor:
         total = super().penalty(0)
-        for _, weight, diagonal in self._active(lam):
-            value: Tensor = Penalty.apply(weight, diagonal, self.quantizer, self.scale_grad)  # type: ignore[assignment]
-            total = total + lam * value.to(total.device)
+        for target, g, factor in self._active(lam):
+            rows = target.rows(target.weight)
+            value: Tensor = Penalty.apply(rows, g, self.quantizer, self.scale_grad)  # type: ignore[assignment]
+            total = total + factor * value.to(total.device)
         return total
-
-    def _gradients(self, lam: float) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
-        """lambda dR/dw of every active target, one at a time so that only one is alive."""
-        for name, weight, diagonal in self._active(lam):
-            _, gradient = penalty_and_gradient(weight, diagonal, self.quantizer, scale_grad=self.scale_grad)
-            yield name, weight, gradient.mul_(lam)
 
 
 def _adam_groups(

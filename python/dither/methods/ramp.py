@@ -1,7 +1,8 @@
-"""A schedule for lambda: silence, then a linear ramp."""
+"""Schedules for lambda: silence, then a rise, linear or along half a cosine."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dither.errors import UserError
@@ -37,3 +38,15 @@ class Ramp:
 
     def __str__(self) -> str:
         return f"0 for {self.silent:.0%} of {self.steps} steps, then linear to {self.value:g}"
+
+
+@dataclass(frozen=True)
+class CosineRamp(Ramp):
+    """lambda(step): as `Ramp`, but rising as (1 - cos(pi x))/2, slowly at both ends."""
+
+    def __call__(self, step: int) -> float:
+        part = super().__call__(step) / self.value if self.value else 0.0
+        return self.value * 0.5 * (1.0 - math.cos(math.pi * part))
+
+    def __str__(self) -> str:
+        return super().__str__().replace("linear", "half a cosine")

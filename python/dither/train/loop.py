@@ -171,19 +171,17 @@ class Run:
             if self.method is not None:
                 self.method.set_step(step, microbatch)
                 if microbatch == 0:
-                    self.method.observe(step, lambda x_BT=x_BT: self.model(x_BT))
+                    self.method.observe(step, lambda x_BT=x_BT: self.model(x_BT), y_BT)
             loss = (
                 F.cross_entropy(self.model(x_BT).flatten(0, 1).float(), y_BT.flatten()) / settings.accumulate
             )
             loss.backward()
             total += float(loss.detach())
-        penalty = None
         if self.method is not None:
             term = self.method.penalty(step)
             if term.requires_grad:
                 term.backward()
             self.method.adjust_grad_(step)
-            penalty = float(term.detach())
         bound = settings.clip or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound))
         self._check_finite("the loss", total, step + 1)
@@ -195,6 +193,7 @@ class Run:
         self.step += 1
         elapsed = time.perf_counter() - begun
         rate = settings.batch * self.config.model.context / elapsed
+        penalty = self.method.last_penalty if self.method is not None else None
         self._record({"kind": "train", "loss": total, "penalty": penalty, "lr": lr, "grad_norm": norm,
                       "step_seconds": elapsed, "tokens_per_s": rate})  # fmt: skip
 

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import dither.nn as dnn
 from dither import methods
 from dither.errors import UserError
-from dither.methods.curvature import sample_labels
+from dither.methods.fisher import sample_labels
 
 torch.set_num_threads(1)
 
@@ -133,7 +134,7 @@ def test_sampled_labels_follow_the_softmax():
 def test_sampled_labels_do_not_depend_on_the_chunk(monkeypatch):
     logits = torch.randn(257, 7, generator=torch.Generator().manual_seed(0))
     whole = sample_labels(logits, seed=1, stream=2)
-    monkeypatch.setattr("dither.methods.curvature._CHUNK", 50)
+    monkeypatch.setattr("dither.methods.fisher._CHUNK", 50)
     assert torch.equal(whole, sample_labels(logits, seed=1, stream=2))
 
 
@@ -210,3 +211,91 @@ def test_second_moment_says_what_is_wrong():
     sgd.step()
     with pytest.raises(UserError, match="SGD keeps no second moment"):
         curvature.diagonal("weight", model.weight)
+
+
+def tiny():
+    """A linear softmax model with its batch: per-example gradients and the Hessian are a few lines."""
+    generator = torch.Generator().manual_seed(3)
+    model = nn.Linear(5, 3, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.randn(3, 5, generator=generator))
+    return model, torch.randn(12, 5, generator=generator), torch.randint(0, 3, (12,), generator=generator)
+
+
+def mean_estimate(source, model, x, y, draws):
+    """The mean of single estimates over `draws` addressed steps."""
+    source.bind({"weight": model.weight})
+    total = torch.zeros_like(model.weight)
+    for step in range(draws):
+        (estimate,) = source.estimates(step, model(x), y)
+        total += estimate
+    return total / draws
+
+
+def test_the_empirical_fisher_is_the_mean_square_of_the_examples_gradients():
+    """3000 draws; the estimate's standard deviation is at most sqrt(2) of its mean, so 6 standard errors of
+    the worst of 15 weights are 0.16 of it: a missing or doubled factor is out of the question."""
+    model, x, y = tiny()
+    squares = torch.zeros(3, 5)
+    for i in range(12):
+        loss = nn.functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1])
+        squares += torch.autograd.grad(loss, model.weight)[0] ** 2
+    got = mean_estimate(methods.EmpiricalFisher(seed=1), model, x, y, 3000)
+    torch.testing.assert_close(got, squares / 12, rtol=0.16, atol=0)
+
+
+def test_hutchinson_estimates_the_diagonal_of_the_hessian():
+    """3000 draws; every standard error is measured and 6 of them allowed."""
+    model, x, y = tiny()
+
+    def loss(w):
+        return nn.functional.cross_entropy(x @ w.view(3, 5).T, y)
+
+    hessian = torch.autograd.functional.hessian(loss, model.weight.detach().flatten())
+    off = (hessian - torch.diag(hessian.diag())).square().sum(1)
+    got = mean_estimate(methods.Hutchinson(seed=2), model, x, y, 3000)
+    error = (got.flatten() - hessian.diag()).abs()
+    assert (error < 6 * (off / 3000).sqrt() + 1e-6).all()
+    assert (6 * (off / 3000).sqrt() < 0.5 * hessian.diag().max()).all()  # the bound can fail
+
+
+def test_curvatures_that_need_labels_say_so():
+    model, x, y = tiny()
+    for source in (methods.EmpiricalFisher(every=1), methods.Hutchinson(every=1)):
+        source.bind({"weight": model.weight})
+        with pytest.raises(UserError, match=r"observe\(step, logits, labels\)"):
+            source.observe(0, lambda: model(x))
+        with pytest.raises(UserError, match="12 positions"):
+            source.observe(0, lambda: model(x), y[:5])
+        source.observe(0, lambda: model(x), y)
+        diagonal = source.diagonal("weight", model.weight)
+        assert diagonal is not None and (diagonal >= 0).all() and diagonal.any()
+
+
+@pytest.mark.parametrize("kind", [methods.EmpiricalFisher, methods.Hutchinson])
+def test_the_new_curvatures_resume_exactly(kind):
+    model, x, y = tiny()
+
+    def observed(source, steps):
+        for step in steps:
+            source.observe(step, lambda: model(x), y)
+        return source
+
+    def fresh():
+        source = kind(every=2, decay=0.5, seed=3)
+        source.bind({"weight": model.weight})
+        return source
+
+    whole = observed(fresh(), range(10))
+    second = fresh()
+    second.load_state_dict(observed(fresh(), range(5)).state_dict())
+    observed(second, range(5, 10))
+    assert torch.equal(whole.diagonal("weight", model.weight), second.diagonal("weight", model.weight))
+
+
+def test_hutchinson_refuses_a_recipe_which_cannot_be_differentiated_twice():
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 3))
+    lotion = methods.Lotion(model, "int4_g32", curvature=methods.Hutchinson(every=1))
+    dnn.prepare_(model, "mxfp8")
+    with pytest.raises(UserError, match=r"differentiates twice.*restore_"):
+        lotion.observe(0, lambda: model(torch.randn(4, 32)), torch.zeros(4, dtype=torch.int64))

@@ -171,6 +171,17 @@ def test_ramp_is_zero_then_linear(silent):
     assert len(slopes) == 1
 
 
+def test_a_cosine_ramp_rises_slowly_at_both_ends():
+    linear, cosine = (
+        methods.Ramp(3.0, steps=200, silent=0.25),
+        methods.CosineRamp(3.0, steps=200, silent=0.25),
+    )
+    for step in (0, 50, 125, 200, 300):  # silence, start, middle, end, after it
+        assert cosine(step) == pytest.approx(linear(step))
+    assert cosine(60) < 0.3 * linear(60) and 3 - cosine(190) < 0.3 * (3 - linear(190))
+    assert "cosine" in str(cosine)
+
+
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"steps": 5, "silent": 1.0}, {"steps": 5, "silent": -0.1}])
 def test_ramp_checks_its_arguments(bad):
     with pytest.raises(UserError):

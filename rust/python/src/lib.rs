@@ -7,6 +7,7 @@ mod calls;
 mod formats;
 mod linalg;
 mod memory;
+mod methods;
 mod ops;
 mod packed;
 mod quantizer;
@@ -22,5 +23,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     ops::register(m)?;
     linalg::register(m)?;
     statistics::register(m)?;
-    packed::register(m)
+    packed::register(m)?;
+    methods::register(m)
 }

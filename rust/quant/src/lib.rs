@@ -12,6 +12,7 @@
 //! * [`gemm`]: emulated matrix products.
 //! * [`hadamard`]: rotations of blocks.
 //! * [`moments`]: sums of errors and their merging.
+//! * [`lotion`]: the penalty of a training method and its gradient.
 //! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`packed`], [`stats`], [`histogram`]: the operations.
 //! * [`pack`]: rows of codes at their true width.
 
@@ -36,6 +37,7 @@ pub mod interrupt;
 mod job;
 mod lanes;
 pub mod layout;
+pub mod lotion;
 pub mod moments;
 pub mod neighbours;
 pub mod pack;

@@ -86,7 +86,7 @@ dispatch! { fn block_neighbours(x: &mut [f32], above: &mut [f32], scale: Fast, j
 
 /// `x` becomes the lower neighbours.
 #[inline(always)]
-fn body(x: &mut [f32], above: &mut [f32], scale: Fast, job: &Job<'_>) {
+pub(crate) fn body(x: &mut [f32], above: &mut [f32], scale: Fast, job: &Job<'_>) {
     let shape = job.shape;
     let (emin, max) = job.plain_grid();
     match scale {
