@@ -13,41 +13,60 @@ On any `nn.Module`; `dither.methods.base` lists the calls a training loop makes.
 from __future__ import annotations
 
 from dither.errors import UserError, suggest
+from dither.methods.adaround import AdaRound
 from dither.methods.base import Method
+from dither.methods.cage import Cage
+from dither.methods.calibration import Calibrated
 from dither.methods.casting import cast_weights, randomized
+from dither.methods.cooldown import FusedCooldown, fused_cooldown, qat_part
 from dither.methods.curvature import AdamSecondMoment, Curvature
 from dither.methods.fisher import EmpiricalFisher, Hutchinson, SampledFisher
 from dither.methods.forward import Forward
+from dither.methods.gptq import Gptq
+from dither.methods.grid import Grid
 from dither.methods.lotion import Lotion
+from dither.methods.lsq import Lsq
 from dither.methods.ptq import Ptq
 from dither.methods.qat import Qat
+from dither.methods.quest import Quest
 from dither.methods.ramp import CosineRamp, Ramp
 from dither.methods.rat import Rat
 from dither.methods.targets import Target, find_targets
 
 __all__ = [
+    "AdaRound",
     "AdamSecondMoment",
+    "Cage",
+    "Calibrated",
     "CosineRamp",
     "Curvature",
     "EmpiricalFisher",
     "Forward",
+    "FusedCooldown",
+    "Gptq",
+    "Grid",
     "Hutchinson",
     "Lotion",
+    "Lsq",
     "Method",
     "Ptq",
     "Qat",
+    "Quest",
     "Ramp",
     "Rat",
     "SampledFisher",
     "Target",
     "cast_weights",
     "find_targets",
+    "fused_cooldown",
     "get",
     "names",
+    "qat_part",
     "randomized",
 ]
 
-_METHODS: dict[str, type[Method]] = {method.name: method for method in (Ptq, Qat, Rat, Lotion)}
+_ALL = (Ptq, Gptq, AdaRound, Qat, Lsq, Rat, Lotion, Cage, Quest)
+_METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 
 
 def names() -> list[str]:

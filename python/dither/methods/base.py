@@ -160,9 +160,15 @@ class Method:
 
     def packed(self, target: Target) -> PackedTensor:
         """A target weight as it would be deployed, packed; UserError where the grid cannot be stored."""
-        if target.weight.dim() > 2:
-            raise UserError(f"{target.name} has {target.weight.dim()} dimensions; only matrices are packed")
+        self.check_packable(target)
         return quantize(target.weight.detach(), self.quantizer, -1)
+
+    def check_packable(self, target: Target) -> None:
+        """UserError for a weight that is not stored as rows of inputs, which is how weights are packed."""
+        if not target.is_rows:
+            raise UserError(
+                f"{target.name}, {tuple(target.weight.shape)}, is no (outputs, inputs) matrix; exempt it"
+            )
 
     def convert_(self) -> nn.Module:
         """Detach the method and replace the target weights by packed ones, in place; returns the model."""

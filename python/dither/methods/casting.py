@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError
+from dither.methods.grid import Grid
 from dither.methods.targets import Target, find_targets
 from dither.nn import ops
 from dither.nn.streams import stream
@@ -61,23 +62,23 @@ def cast_weights(
 
 
 def cast_weight(
-    target: Target, weight: Tensor, quantizer: Quantizer | str, rounding: str, seed: int | None
+    target: Target, weight: Tensor, quantizer: Quantizer | str | Grid, rounding: str, seed: int | None
 ) -> Tensor:
-    """`weight`, of the shape of the target's, fake-quantized for evaluation; `rounding` and `seed` as for
-    `cast_weights`."""
+    """`weight`, of the shape of the target's, rounded for evaluation under a quantizer or to the points of a
+    grid; `rounding` and `seed` as for `cast_weights`."""
     if rounding not in ROUNDINGS:
         raise UserError(f"unknown rounding {rounding!r} for a cast; use one of {', '.join(ROUNDINGS)}")
-    q = quantizer if isinstance(quantizer, Quantizer) else Quantizer(quantizer)
     key: dict[str, Any] = {}
     if rounding == "stochastic":
         if seed is None:
             raise UserError("a stochastic cast needs seed=, so that it can be repeated")
-        q = randomized(q)
         key = {"seed": seed, "stream": stream(target.index, CAST_OPERAND, 0, 0)}
-    else:
-        q = q.replace(rounding=rounding)
     with torch.no_grad():
-        return ops.fake_quant(target.rows(weight), q, axis=-1, **key).view(weight.shape)
+        rows = target.rows(weight)
+        if isinstance(quantizer, Grid):
+            return target.like(quantizer.drawn(rows, **key) if key else quantizer.nearest(rows))
+        q = randomized(quantizer) if key else Quantizer(quantizer).replace(rounding=rounding)
+        return target.like(ops.fake_quant(rows, q, axis=-1, **key))
 
 
 @contextmanager

@@ -159,7 +159,7 @@ _OUT_OF_ORDER = (
 
 def _refuse_twice(method: Forward, target: Target, module: nn.Module) -> None:
     """UserError where the module's recipe quantizes what the method quantizes."""
-    site = vars(module).get("dither_site")
+    site = getattr(module, "dither_site", None)
     if site is None:
         return
     for operand, mine in (("fprop_w", method.quantizer), ("fprop_x", method.activations)):
@@ -184,5 +184,4 @@ def rounded(method: Forward, target: Target, w: Tensor, quantizer: Quantizer) ->
     quantizer draws from the target's stream at the method's position in the run.
     """
     rng = _rng(method, target, _WEIGHT) if quantizer.is_stochastic else None
-    rows = target.rows(w)
-    return ops.fake_quant(rows, quantizer, axis=-1, rng=rng).view(w.shape)
+    return target.like(ops.fake_quant(target.rows(w), quantizer, axis=-1, rng=rng))

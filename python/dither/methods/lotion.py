@@ -32,6 +32,7 @@ from dither.errors import UserError, suggest
 from dither.methods.base import Method
 from dither.methods.curvature import Curvature, group_numbers, second_moment
 from dither.methods.noise import Penalty, add_gradient_, penalty_and_gradient
+from dither.methods.ramp import lam_at
 from dither.methods.targets import Target
 from dither.quantizer import Quantizer
 
@@ -69,8 +70,8 @@ class Lotion(Method):
         super().__init__(model, quantizer, sites=sites, exempt=exempt)
         if mode not in MODES:
             raise UserError(f"unknown mode {mode!r}{suggest(mode, MODES)}; known: {', '.join(MODES)}")
-        if not callable(lam) and not lam >= 0.0:
-            raise UserError(f"lam must be at least 0, got {lam}")
+        if not callable(lam):
+            lam_at(lam, 0)
         self.curvature, self.lam, self.scale_grad, self.mode = curvature, lam, scale_grad, mode
         curvature.bind(self.targets)
         self.optimizer = optimizer if optimizer is not None else getattr(curvature, "optimizer", None)
@@ -105,17 +106,10 @@ class Lotion(Method):
             text += "; the paper treats scales of full precision only: this is an extension of its method"
         return text
 
-    def lam_at(self, step: int) -> float:
-        """lambda at `step`; UserError where the schedule gives a negative number or NaN."""
-        value = float(self.lam(step)) if callable(self.lam) else float(self.lam)
-        if not value >= 0.0:
-            raise UserError(f"lam({step}) = {value}; it must be at least 0")
-        return value
-
     def value(self, step: int) -> float:
         """lambda R(w) as a number, in every mode."""
         with torch.no_grad():
-            return float(self._weighted_penalty(self.lam_at(step)))
+            return float(self._weighted_penalty(lam_at(self.lam, step)))
 
     def observe(self, step: int, logits: Callable[[], Tensor], labels: Tensor | None = None) -> None:
         if self.curvature.differentiates_twice and dnn.sites(self.model):
@@ -128,7 +122,7 @@ class Lotion(Method):
     def penalty(self, step: int) -> Tensor:
         if self.mode != "loss":
             return super().penalty(step)
-        value = self._weighted_penalty(self.lam_at(step))
+        value = self._weighted_penalty(lam_at(self.lam, step))
         self.last_penalty = float(value.detach())
         return value
 
@@ -136,7 +130,7 @@ class Lotion(Method):
         if self.mode != "grad":
             return
         total = 0.0
-        for target, g, factor in self._active(self.lam_at(step)):
+        for target, g, factor in self._active(lam_at(self.lam, step)):
             weight = target.weight
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
@@ -155,13 +149,13 @@ class Lotion(Method):
             return
         assert self.optimizer is not None
         total = 0.0
-        for target, g, factor in self._active(self.lam_at(step)):
+        for target, g, factor in self._active(lam_at(self.lam, step)):
             weight = target.weight
             value, gradient = penalty_and_gradient(
                 target.rows(weight), g, self.quantizer, scale_grad=self.scale_grad
             )
             total += factor * float(value)
-            gradient = gradient.view(weight.shape)
+            gradient = target.like(gradient)
             if self._adam is not None:
                 group = self.optimizer.param_groups[self._adam[target.name]]
                 moment = second_moment(self.optimizer, weight, group)

@@ -35,9 +35,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dither.methods import kernels
+from dither.methods.blocks import join, split
 from dither.nn import ops
 from dither.quantizer import Quantizer
 
@@ -91,11 +91,11 @@ def _part(
 ) -> Tensor:
     """2R of some rows, and its gradient into `out`; overwrites lo and hi. Whole blocks lie in a row."""
     below, above = w - lo, hi - w
-    magnitude = _blocks(w.abs(), quantizer)
+    magnitude = split(w.abs(), quantizer)
     amax = magnitude.amax(-1, keepdim=True)
     is_max = magnitude == amax
     if quantizer.scale_format == "fp32":
-        on_grid = _unblock(is_max, w)
+        on_grid = join(is_max, w)
         below.masked_fill_(on_grid, 0.0)
         above.masked_fill_(on_grid, 0.0)
     below.mul_(g)
@@ -103,10 +103,10 @@ def _part(
     above.mul_(g)
     torch.sub(above, below, out=out)
     if scale_grad:
-        through_scale = _blocks(hi.mul_(below).sub_(lo.mul_(above)), quantizer).sum(-1, keepdim=True)
+        through_scale = split(hi.mul_(below).sub_(lo.mul_(above)), quantizer).sum(-1, keepdim=True)
         share = through_scale / (amax * is_max.sum(-1, keepdim=True))
         share.masked_fill_(amax == 0, 0.0)
-        out += _unblock(share * is_max, w).mul_(w.sign())
+        out += join(share * is_max, w).mul_(w.sign())
     return penalty
 
 
@@ -127,15 +127,3 @@ class Penalty(torch.autograd.Function):
     def backward(ctx, grad_output: Tensor):  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
         return gradient * grad_output.to(gradient.dtype), None, None, None
-
-
-def _blocks(x: Tensor, quantizer: Quantizer) -> Tensor:
-    """View rows as (rows, blocks, block); zeros fill a ragged last block, neutral to maxima and sums."""
-    if not isinstance(quantizer.block, int):
-        return x.unsqueeze(-2)
-    return F.pad(x, (0, -x.shape[-1] % quantizer.block)).unflatten(-1, (-1, quantizer.block))
-
-
-def _unblock(blocks: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `_blocks`: back to the shape of `like`, without the filling."""
-    return blocks.flatten(-2)[..., : like.shape[-1]]

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dither.errors import UserError
+
+
+def lam_at(lam: float | Callable[[int], float], step: int) -> float:
+    """A number or schedule at `step`; UserError where it gives a negative number or NaN."""
+    value = float(lam(step)) if callable(lam) else float(lam)
+    if not value >= 0.0:
+        raise UserError(f"lam is {value} at step {step}; it must be at least 0")
+    return value
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,34 @@ class Target:
     modules: tuple[nn.Module, ...]
     kind: str
 
+    @property
+    def is_rows(self) -> bool:
+        """Whether the weight lies in memory as [outputs, inputs]."""
+        return self.weight.dim() <= 2 and not self._inputs_first
+
+    @property
+    def _inputs_first(self) -> bool:
+        """Transposed convolutions, and GPT-2's Conv1D: the inputs are the first axis of the weight."""
+        module = self.modules[0]
+        return isinstance(module, _TRANSPOSED) or (
+            self.kind == "linear" and not isinstance(module, nn.Linear)
+        )
+
     def rows(self, weight: Tensor) -> Tensor:
-        """A tensor of the weight's shape with one output a row, its inputs along the last axis, where blocks
-        run: [outputs, inputs], or [n] for the weight of a norm. A view where the memory allows it.
+        """A tensor of the weight's shape with one output a row and its inputs along the last axis, where
+        blocks run: [outputs, inputs], or [n] for the weight of a norm. A view where memory allows it.
         """
-        return weight.flatten(1) if weight.dim() > 2 else weight
+        if self.kind == "grouped":
+            return weight.flatten(0, -2)
+        rows = weight.flatten(1) if weight.dim() > 2 else weight
+        return rows.t() if self._inputs_first else rows
+
+    def like(self, rows: Tensor) -> Tensor:
+        """The inverse of `rows`."""
+        return (rows.t() if self._inputs_first else rows).reshape(self.weight.shape)
+
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def find_targets(

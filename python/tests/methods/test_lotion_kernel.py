@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -109,10 +111,14 @@ def test_every_mode_records_the_penalty(mode):
     assert expected > 0 and lotion.last_penalty == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_convolution_has_its_blocks_over_the_inputs_of_an_output():
-    """The rows of a convolution's weight are its outputs: the penalty is that of the weight as a matrix."""
-    torch.manual_seed(0)
-    weight = torch.nn.Conv2d(8, 4, 3).weight
-    target = methods.Target("w", 0, weight, (), "conv")
-    rows = target.rows(weight)
-    assert rows.shape == (4, 72) and rows.data_ptr() == weight.data_ptr()
+@pytest.mark.parametrize("kind", [torch.nn.Conv2d, torch.nn.ConvTranspose2d])
+def test_the_rows_of_a_convolution_are_its_outputs_with_all_their_inputs(kind):
+    module: Any = kind(8, 4, 3)
+    target = methods.Target("w", 0, module.weight, (module,), "conv")
+    rows = target.rows(module.weight)
+    if kind is torch.nn.Conv2d:  # y_o = sum over (channel, tap) of w[o, channel, tap] x
+        assert rows.shape == (4, 72) and torch.equal(rows[1], module.weight[1].flatten())
+    else:  # every (output channel, tap) sums over the input channels, the first axis
+        assert rows.shape == (36, 8) and torch.equal(rows[9], module.weight[:, 1, 0, 0])
+    assert rows.data_ptr() == module.weight.data_ptr()
+    assert torch.equal(target.like(rows), module.weight)

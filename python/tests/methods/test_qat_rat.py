@@ -60,7 +60,7 @@ def changed(net):
 
 
 def test_registry():
-    assert methods.names() == ["ptq", "qat", "rat", "lotion"]
+    assert methods.names()[:3] == ["ptq", "gptq", "adaround"]
     for name in methods.names():
         assert methods.get(name).name == name
     with pytest.raises(UserError, match="did you mean 'lotion'"):

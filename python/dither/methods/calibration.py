@@ -1,0 +1,248 @@
+"""Post-training methods on data: what enters each layer, streamed, layer after layer.
+
+For a layer y = W x all that a layer-wise method needs to know of the data is the Gram matrix E[x x^T] of its
+inputs. It is summed over the batches in fp64 and never holds more than one batch. Layers are treated in the
+order in which the model calls them, and each sees the inputs that the layers before it, already quantized,
+give it; layers with the same input (query, key and value) are treated together. For G such groups the model
+runs G + 1 times over the batches, each time no further than the group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dither.blocks import Layout
+from dither.errors import UserError
+from dither.methods.base import Method
+from dither.methods.targets import Target
+from dither.nn.kernels import WORDS
+from dither.nn.packed import PackedTensor
+from dither.quantizer import Quantizer
+
+_ROWS = 4096  # inputs whose products are summed in fp32 before they enter the fp64 sum
+
+
+class Calibrated(Method):
+    """A method that gives every target weight its final place on a grid, by `calibrate_`.
+
+    A subclass has `solve`. Afterwards the weights in the model are the deployed ones, and `convert_` packs
+    them under the scales they were placed with. A failed call leaves every weight as it was.
+    """
+
+    needs_data = True
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.results: dict[str, PackedTensor] = {}
+        super().__init__(*args, **options)
+
+    def solve(self, target: Target, rows: Tensor, gram: Tensor) -> PackedTensor:
+        """The weight `rows` [outputs, inputs] (fp32 or fp64) on its grid; `gram` [inputs, inputs], fp64, is
+        the mean of x x^T over the layer's inputs x."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def calibrate_(
+        self,
+        batches: Iterable[Any],
+        forward: Callable[[Any], Any] | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        if iter(batches) is batches:
+            raise UserError("batches are read once for every layer: pass a list or a DataLoader, no iterator")
+        originals = [(t.weight, t.weight.detach().clone()) for t in self.found]
+        results: dict[str, PackedTensor] = {}
+        try:
+            with self.paused(), evaluating(self.model):
+                run = forward or (lambda batch: call(self.model, batch))
+                groups = groups_of(self.found, next(iter(batches)), run)
+                for group in groups:
+                    gram = gram_of(group, batches, run)
+                    for target in group.targets:
+                        if progress is not None:
+                            progress(target.name, len(results), len(self.found))
+                        rows = target.rows(target.weight.detach()).to(gram.device)
+                        rows = rows if rows.dtype == torch.float64 else rows.float()
+                        packed = self.solve(target, rows, gram)
+                        target.weight.copy_(target.like(packed.dequantize()))
+                        results[target.name] = packed
+        except BaseException:
+            for weight, original in originals:
+                weight.copy_(original)
+            raise
+        self.results = results
+
+    def result(self, target: Target) -> PackedTensor:
+        """What `calibrate_` made of a weight; UserError where it was not called, or the weight has moved."""
+        if target.name not in self.results:
+            raise UserError(f"{self.label} needs data: call method.calibrate_(batches) after training")
+        packed = self.results[target.name]
+        if not torch.equal(target.like(packed.dequantize()).to(target.weight), target.weight):
+            raise UserError(f"{target.name} has changed since calibrate_: call it again")
+        return packed
+
+    def deploy(self, target: Target, weight: Tensor, rounding: str, seed: int | None) -> Tensor:
+        self.result(target)
+        return weight
+
+    def packed(self, target: Target) -> PackedTensor:
+        self.check_packable(target)
+        return self.result(target).to(target.weight.dtype)  # type: ignore[return-value]
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        for name, packed in self.results.items():
+            state[f"grid.{name}"] = str(packed.quantizer)
+            state |= {f"packed.{name}.{part}": value for part, value in packed.parts.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.results = {}
+        for target in self.found:
+            prefix = f"packed.{target.name}."
+            parts = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            if parts:
+                rows = target.rows(target.weight)
+                dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+                layout = Layout(Quantizer(state[f"grid.{target.name}"]), tuple(rows.shape), rows.dim() - 1)
+                self.results[target.name] = PackedTensor(layout, WORDS[dtype], dtype, parts)
+
+
+class Group:
+    """Targets with one input, and how often their modules are called in a forward."""
+
+    def __init__(self, target: Target, source: int) -> None:
+        self.targets, self.source, self.calls = [target], source, 0
+
+    @property
+    def name(self) -> str:
+        return self.targets[0].name
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Those whose input counts: of targets that share an input, the first one's."""
+        return iter(self.targets[0].modules)
+
+
+def call(model: nn.Module, batch: Any) -> Any:
+    """The model on a batch: a dict as keywords, the first of a tuple or list, anything else as it is."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside the block all modules are in eval mode: no dropout, no running averages."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def watching(modules: Iterable[nn.Module], look: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
+    """Inside the block `look(module, input)` is called before each forward of the modules."""
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        look(module, args[0] if args else next(iter(kwargs.values())))
+
+    handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def groups_of(targets: list[Target], batch: Any, run: Callable[[Any], Any]) -> list[Group]:
+    """The targets in the order of their last use, those with one input together. UserError where the model
+    does not use one."""
+    of = {id(module): target for target in targets for module in target.modules}
+    last: dict[str, int] = {}
+    calls: dict[str, list[Tensor]] = {target.name: [] for target in targets}
+    clock = 0
+
+    def look(module: nn.Module, x: Tensor) -> None:
+        nonlocal clock
+        clock += 1
+        target = of[id(module)]
+        last[target.name] = clock
+        calls[target.name].append(x)  # kept, so that no later tensor takes its address
+
+    with watching([m for t in targets for m in t.modules], look):
+        run(batch)
+    unused = [target.name for target in targets if not calls[target.name]]
+    if unused:
+        raise UserError(f"the model does not call {', '.join(unused)} on the first batch; exempt it")
+    groups: list[Group] = []
+    for target in sorted(targets, key=lambda t: last[t.name]):
+        inputs = calls[target.name]
+        shares = groups and len(inputs) == 1 and groups[-1].calls == 1 and groups[-1].source == id(inputs[0])
+        if shares and target.is_rows and groups[-1].targets[0].is_rows:
+            groups[-1].targets.append(target)
+        else:
+            groups.append(Group(target, id(inputs[0])))
+            groups[-1].calls = len(inputs)
+    return groups
+
+
+class _Enough(Exception):
+    """The layers of interest have been called; the rest of the forward is not needed."""
+
+
+def gram_of(group: Group, batches: Iterable[Any], run: Callable[[Any], Any]) -> Tensor:
+    """The mean of x x^T [inputs, inputs] over the inputs x of a group in all batches, fp64.
+
+    UserError naming batch and layer where an input is NaN or infinite.
+    """
+    target = group.targets[0]
+    inputs = target.rows(target.weight).shape[-1]
+    total = torch.zeros(inputs, inputs, dtype=torch.float64, device=target.weight.device)
+    count = seen = number = 0
+
+    def look(module: nn.Module, x: Tensor) -> None:
+        nonlocal count, seen
+        if not torch.isfinite(x).all():
+            raise UserError(
+                f"calibration batch {number} (from 0): the input of {group.name.removesuffix('.weight')} "
+                "holds NaN or infinity; leave the batch out, or look for where the model overflows"
+            )
+        for part in columns(module, x).split(_ROWS):
+            total.add_(part.T @ part)
+            count += part.shape[0]
+        seen += 1
+        if seen == group.calls:
+            raise _Enough
+
+    with watching(group.modules(), look):
+        for number, batch in enumerate(batches):  # noqa: B007 (`look` reads it)
+            seen = 0
+            try:
+                run(batch)
+            except _Enough:
+                pass
+    if not count:
+        raise UserError("there is no calibration batch")
+    return total / count
+
+
+def columns(module: nn.Module, x: Tensor) -> Tensor:
+    """The inputs of a layer as [positions, inputs], fp32 or fp64: of a convolution its patches."""
+    x = x if x.dtype == torch.float64 else x.float()
+    if isinstance(module, nn.Conv2d):
+        if module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
+            raise UserError(f"{module} is no plain convolution (groups, padding): exempt it")
+        patches = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
+        return patches.transpose(1, 2).flatten(0, 1)
+    if x.shape[-1] != module.weight.shape[-1]:  # type: ignore[union-attr]
+        raise UserError(f"calibration knows linears and 2-D convolutions, not {type(module).__name__}")
+    return x.flatten(0, -2)
