@@ -43,7 +43,7 @@ class Grid:
         self.scale = self._with_codes(torch.ones_like(rows)).dequantize()
 
     def nearest(self, w: Tensor, at: Any = slice(None)) -> Tensor:
-        """`w` rounded to the nearest points; `at`, an index, selects the part of the weight that `w` is of."""
+        """`w` rounded to the nearest points; `at`: the index of the part of the weight that `w` is of."""
         s = self.scale[at]
         return ops.cast(_ratio(w.to(s.dtype), s), self.quantizer.format) * s
 
