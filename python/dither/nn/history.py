@@ -84,7 +84,7 @@ def _advance_row_(row: Tensor, largest: float, how: Delayed) -> None:
     moved = torch.cat([now[None], past[:-1]])
     past.copy_(torch.where(recorded | now.isnan(), moved, past))
     amax = past.max() if how.pick == "max" else past[0]
-    scale = (largest / amax) / 2.0**how.margin
+    scale = torch.full_like(amax, largest) / amax / 2.0**how.margin
     usable = (amax > 0) & amax.isfinite() & scale.isfinite()
     row[SCALE].copy_(torch.where(usable, scale, row[SCALE]))
     now.zero_()

@@ -1,6 +1,6 @@
 """Checkpoints that survive a kill at any moment.
 
-    checkpoints/step-00000100.safetensors   model.*, optimizer.*, method.* tensors
+    checkpoints/step-00000100.safetensors   model.*, optimizer.*, method.*, recipe.* tensors
     checkpoints/step-00000100.json          step, length of metrics.jsonl, scalars, size and SHA-256 of the
     tensors
 
@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import dither.nn as dnn
 from dither.errors import UserError
 from dither.files import disk_errors, replacing, write_json
 
@@ -58,6 +59,7 @@ def save(
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name}.{key}"] = value
+    tensors |= {f"recipe.{name}": value for name, value in dnn.state_dict(model).items()}
     scalars = {}
     for name, value in method.items():
         if isinstance(value, Tensor):
@@ -123,8 +125,8 @@ def _load(path: Path, metrics_size: int) -> Checkpoint:
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Copy weights and optimizer state in place (the fresh tensors keep their alignment); return the method's
-    state."""
+    """Copy weights, the recipe's scaling history and optimizer state in place (the fresh tensors keep their
+    alignment); return the method's state."""
     tensors = checkpoint.tensors
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -135,10 +137,12 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
             }
             if state:
                 optimizer.state[parameter] = {key: value.clone() for key, value in state.items()}
-    method = {
-        key.removeprefix("method."): value for key, value in tensors.items() if key.startswith("method.")
-    }
-    return {**checkpoint.header["method"], **method}
+    dnn.load_state_dict_(model, _under("recipe.", tensors))
+    return {**checkpoint.header["method"], **_under("method.", tensors)}
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def write_model(run_dir: Path, model: nn.Module) -> None:

@@ -71,7 +71,7 @@ def make_recipe(config: RecipeConfig) -> dnn.Recipe:
     overrides: dict[str, Any] = {"sites": config.sites}
     for operand in OPERANDS:
         spec = getattr(config, operand)
-        if operand == "dgrad_w" and spec == "fprop":
+        if spec == "fprop":
             overrides[operand] = spec
         elif spec:
             overrides[operand] = None if spec == "none" else quantizer(spec, f"recipe.{operand}")
@@ -138,7 +138,11 @@ def attach(config: RunConfig, model: GPT, optimizer: torch.optim.Optimizer) -> m
     if not is_plain(config.recipe):
         try:
             dnn.prepare_(
-                model, make_recipe(config.recipe), exempt=config.recipe.exempt, seed=config.train.seed
+                model,
+                make_recipe(config.recipe),
+                exempt=config.recipe.exempt,
+                seed=config.train.seed,
+                steps=config.train.steps,
             )
         except ValueError as error:
             raise UserError(f"[recipe] {error}") from None
