@@ -14,17 +14,18 @@
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
 #[cfg(target_arch = "x86_64")]
-use crate::codec_lanes::{Blocks, Factors, Parameter, absmaxes, decode, encode};
+use crate::decode_lanes::decode;
 use crate::dtype::MemoryMut;
+#[cfg(target_arch = "x86_64")]
+use crate::encode_lanes::{Parameters, Run, encode};
 use crate::layout::Unit;
 use crate::pieces::PIECE;
 use crate::simd::{Level, level};
 use crate::stochastic::is_fine;
 #[cfg(target_arch = "x86_64")]
 use crate::stochastic_lanes::WIDTH;
-use crate::stream;
 use dither_numerics::format::{Kind, Specials};
-use dither_numerics::{Format, Overflow, Quantizer, Rounding};
+use dither_numerics::{Format, Overflow, Quantizer, Rounding, pow2};
 
 /// How codes lie in memory: two a byte (the first in the low half), one a byte, one in two bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +36,27 @@ pub enum Packing {
 }
 
 impl Packing {
+    /// The narrowest that has room for codes of so many bits (at most 16), whose own width may be another.
+    pub fn of(bits: u32) -> Packing {
+        match bits {
+            4 => Packing::Nibbles,
+            ..=8 => Packing::Bytes,
+            _ => Packing::Halves,
+        }
+    }
+
+    /// Bits of a code.
+    pub fn width(self) -> u32 {
+        match self {
+            Packing::Nibbles => 4,
+            Packing::Bytes => 8,
+            Packing::Halves => 16,
+        }
+    }
+
     /// Bytes of `n` codes.
     pub fn bytes(self, n: usize) -> usize {
-        match self {
-            Packing::Nibbles => n / 2,
-            Packing::Bytes => n,
-            Packing::Halves => 2 * n,
-        }
+        n * self.width() as usize / 8
     }
 }
 
@@ -73,6 +88,8 @@ pub struct Codec {
     pub step: f32,
     /// The values of codes of up to 4 bits.
     pub table: Option<[f32; 16]>,
+    /// What fp16 numbers are multiplied by, where the digits of a code are those of one (its NaN apart).
+    pub half: Option<f32>,
 }
 
 impl Codec {
@@ -105,6 +122,7 @@ impl Codec {
             max: (f.max as f32).to_bits(),
             step: f.min_positive() as f32,
             table: (f.bits() <= 4).then_some(table),
+            half: half(f, form),
         })
     }
 
@@ -115,6 +133,12 @@ impl Codec {
             _ => self.max + 1,
         }
     }
+}
+
+/// fp16's exponent field has 5 bits, of which only infinity and NaN fill all.
+fn half(f: &Format, form: Form) -> Option<f32> {
+    let same = if f.specials == Specials::Ieee { f.ebits == 5 } else { f.ebits < 5 };
+    (form == Form::Float && same && f.mbits <= 10).then(|| pow2(f.emin + 14) as f32)
 }
 
 /// How elements become codes.
@@ -140,32 +164,26 @@ pub fn vectors() -> bool {
     cfg!(target_arch = "x86_64") && level() > Level::Baseline
 }
 
+/// How far ahead of its use a cast asks for its input (elements): past the caches there is nothing else to wait for.
+const AHEAD: usize = 2048;
+
 #[cfg(target_arch = "x86_64")]
 impl Codec {
-    /// The codes of a run under a cast whose inputs stay below `limit`; false, and nothing written, where they do not.
+    /// The codes of a run under a cast. Returns the bits of the largest magnitude: the codes of elements from the limit
+    /// on are not right.
     ///
     /// # Safety
     /// `codes` has room for `x.len()` codes of a byte or more; [`vectors`].
-    pub unsafe fn cast(
-        &self,
-        mode: Mode,
-        packing: Packing,
-        limit: u32,
-        x: &[f32],
-        fractions: &[u32],
-        codes: *mut u8,
-    ) -> bool {
-        if largest(x) >= limit {
-            return false;
-        }
+    pub unsafe fn cast(&self, mode: Mode, packing: Packing, x: &[f32], fractions: &[u32], codes: *mut u8) -> u32 {
         let whole = x.len() / WIDTH * WIDTH;
-        let emin = [self.emin];
-        let run = |x, fractions, block| Blocks { x, fractions, block, parameter: Parameter::Grid, parameters: &emin };
+        let run = |x, fractions, next| Run { x, fractions, parameters: Parameters::None, next };
         let (mut rest, mut bits, mut out) = ([0f32; WIDTH], [0u32; WIDTH], [0u8; 2 * WIDTH]);
+        let mut largest = 0;
         // SAFETY: the caller's contract; the rest is padded to a vector and copied.
         unsafe {
             if whole > 0 {
-                encode(self, mode, packing, run(&x[..whole], fractions, whole), codes);
+                let next = x.as_ptr().wrapping_add(AHEAD);
+                largest = encode(self, mode, packing, run(&x[..whole], fractions, next), codes);
             }
             let n = x.len() - whole;
             if n > 0 {
@@ -173,14 +191,16 @@ impl Codec {
                 if let Some(fractions) = fractions.get(whole..x.len()) {
                     bits[..n].copy_from_slice(fractions);
                 }
-                encode(self, mode, packing, run(&rest, &bits, WIDTH), out.as_mut_ptr());
+                let run = run(&rest, &bits, x.as_ptr());
+                largest = largest.max(encode(self, mode, packing, run, out.as_mut_ptr()));
                 std::ptr::copy_nonoverlapping(out.as_ptr(), codes.add(packing.bytes(whole)), packing.bytes(n));
             }
         }
-        true
+        largest
     }
 
-    /// The values of a run of codes, to where they belong; past the caches if `streamed`.
+    /// The values of a run of codes, to where they belong; past the caches if `streamed`, and then visible to other
+    /// threads after `stream::fence`.
     ///
     /// # Safety
     /// As for [`Codec::values`]; `y` holds the run from `start` on, and nobody else touches it.
@@ -197,9 +217,6 @@ impl Codec {
                 if streamed { y.stream(at, values) } else { y.store(at, values) }
             }
         }
-        if streamed {
-            stream::fence();
-        }
     }
 
     /// The values of a run of codes.
@@ -211,23 +228,13 @@ impl Codec {
         let (mut values, mut bytes) = ([0f32; WIDTH], [0u8; 2 * WIDTH]);
         // SAFETY: the caller's contract; the rest is padded to a vector and copied.
         unsafe {
-            decode(self, packing, codes, whole, WIDTH, Factors::None);
+            decode(self, packing, codes, whole, &[1.0]);
             if !rest.is_empty() {
                 let from = codes.add(packing.bytes(whole.len()));
                 std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), packing.bytes(rest.len()));
-                decode(self, packing, bytes.as_ptr(), &mut values, WIDTH, Factors::None);
+                decode(self, packing, bytes.as_ptr(), &mut values, &[1.0]);
                 rest.copy_from_slice(&values[..rest.len()]);
             }
         }
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn largest(x: &[f32]) -> u32 {
-    let (whole, rest) = x.split_at(x.len() / WIDTH * WIDTH);
-    let mut most = [0];
-    if !whole.is_empty() {
-        absmaxes(whole, whole.len(), &mut most);
-    }
-    rest.iter().fold(most[0], |m, x| m.max(x.to_bits() & 0x7fff_ffff))
 }

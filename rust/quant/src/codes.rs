@@ -89,18 +89,16 @@ pub unsafe fn encode(
     let fast = Fast::new(q, codes).filter(|_| !x.is_f64());
     pool::for_each(cut.units(), threads_for(len, threads), |u| {
         let unit = cut.unit(u);
-        let (mut reader, mut fractions) = (draws.reader(), [0; RUN]);
-        for start in (unit.start..unit.start + unit.len).step_by(RUN) {
-            let n = RUN.min(unit.start + unit.len - start);
+        let truth = Truth { q, x, codes, first_bad: &first_bad };
+        let (mut reader, mut fractions, mut loaded) = (draws.reader(), [0; RUN], Vec::new());
+        for (start, n) in unit.pieces(RUN) {
             let fractions = &mut fractions[..if draws.any() { n } else { 0 }];
             reader.read(start, fractions);
             // SAFETY: units lie in the array and are disjoint.
             unsafe {
-                if fast.as_ref().is_some_and(|fast| fast.run(x, codes, start, n, fractions)) {
-                    continue;
-                }
-                if let Some(bad) = by_truth(q, x, codes, start, n, fractions) {
-                    first_bad.fetch_min(bad, Ordering::Relaxed);
+                match &fast {
+                    Some(fast) => fast.run(&truth, start, n, fractions, &mut loaded),
+                    None => truth.run(start, n, fractions),
                 }
             }
         }
@@ -111,23 +109,38 @@ pub unsafe fn encode(
 /// Elements encoded at once: they and their random bits stay in the first-level cache.
 const RUN: usize = 1024;
 
-/// # Safety
-/// As for [`encode`]; `start..start + n` lies in the array and belongs to this thread.
-unsafe fn by_truth(q: &Quantizer, x: Memory, codes: Codes, start: usize, n: usize, fractions: &[u32]) -> Option<usize> {
-    let mut data = vec![0f64; n];
-    // SAFETY: the caller's contract.
-    unsafe { x.load_f64(start, &mut data) };
-    let mut bad = None;
-    for (i, x) in data.into_iter().enumerate() {
-        let random = integer_at(fractions, i, random_width(q));
-        let code = q.format.code_of(x, q.rounding, q.overflow, random).unwrap_or_else(|| {
-            bad = bad.or(Some(start + i));
+/// The scalar truth, for what the vector kernels do not take.
+struct Truth<'a> {
+    q: &'a Quantizer,
+    x: Memory,
+    codes: Codes,
+    first_bad: &'a AtomicUsize,
+}
+
+impl Truth<'_> {
+    /// # Safety
+    /// As for [`encode`]; `start..start + n` lies in the array and belongs to this thread.
+    unsafe fn run(&self, start: usize, n: usize, fractions: &[u32]) {
+        let mut data = vec![0f64; n];
+        // SAFETY: the caller's contract.
+        unsafe {
+            self.x.load_f64(start, &mut data);
+            for (i, x) in data.into_iter().enumerate() {
+                self.element(start + i, x, integer_at(fractions, i, random_width(self.q)));
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Truth::run`], of element `i`.
+    unsafe fn element(&self, i: usize, x: f64, random: u32) {
+        let code = self.q.format.code_of(x, self.q.rounding, self.q.overflow, random).unwrap_or_else(|| {
+            self.first_bad.fetch_min(i, Ordering::Relaxed);
             0
         });
-        // SAFETY: as above.
-        unsafe { codes.set(start + i, code) };
+        // SAFETY: the caller's contract.
+        unsafe { self.codes.set(i, code) };
     }
-    bad
 }
 
 /// What the vector kernels need for a cast.
@@ -145,24 +158,28 @@ impl Fast {
         Some(Fast { codec, mode, packing: packing(codes)?, limit }).filter(|_| vectors())
     }
 
+    /// The codes of a run; the truth's for elements beyond the limit.
+    ///
     /// # Safety
-    /// As for [`by_truth`].
-    unsafe fn run(&self, x: Memory, codes: Codes, start: usize, n: usize, fractions: &[u32]) -> bool {
-        #[cfg(target_arch = "x86_64")]
+    /// As for [`Truth::run`].
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn run(&self, truth: &Truth<'_>, start: usize, n: usize, fractions: &[u32], loaded: &mut Vec<f32>) {
         // SAFETY: the caller's contract; the codes are no part of the input.
         unsafe {
-            let mut loaded = [0f32; RUN];
-            let x = match x {
-                Memory::F32(p) => std::slice::from_raw_parts(p.add(start), n),
-                _ => {
-                    x.load(start, &mut loaded[..n]);
-                    &loaded[..n]
-                }
-            };
-            self.codec.cast(self.mode, self.packing, self.limit, x, fractions, codes.at(start))
+            let x = truth.x.f32_slice(start, n, loaded);
+            if self.codec.cast(self.mode, self.packing, x, fractions, truth.codes.at(start)) < self.limit {
+                return;
+            }
+            for (i, x) in x.iter().enumerate().filter(|(_, x)| x.to_bits() & 0x7fff_ffff >= self.limit) {
+                truth.element(start + i, f64::from(*x), integer_at(fractions, i, random_width(truth.q)));
+            }
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        false
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    unsafe fn run(&self, truth: &Truth<'_>, start: usize, n: usize, fractions: &[u32], _: &mut Vec<f32>) {
+        // SAFETY: the caller's contract.
+        unsafe { truth.run(start, n, fractions) }
     }
 }
 
@@ -198,25 +215,31 @@ pub unsafe fn decode(format: &Format, len: usize, codes: Codes, y: MemoryMut, th
     } else {
         Vec::new()
     };
-    pool::for_each(cut.units(), threads_for(len, threads), |u| {
-        let unit = cut.unit(u);
-        #[cfg(target_arch = "x86_64")]
-        if let Some((codec, packing)) = &fast {
-            // SAFETY: units lie in the array and are disjoint.
-            return unsafe { codec.values_to(*packing, codes.at(unit.start), y, unit, streamed) };
-        }
-        let value = |i: usize| {
-            // SAFETY: units lie in the array.
-            let code = unsafe { codes.get(unit.start + i) };
-            table.get(code as usize & (size - 1)).copied().unwrap_or_else(|| format.decode(code))
-        };
-        // SAFETY: units are disjoint.
-        unsafe {
-            if y.is_f64() {
-                y.store_f64(unit.start, &(0..unit.len).map(value).collect::<Vec<f64>>());
-            } else {
-                y.store(unit.start, &(0..unit.len).map(|i| value(i) as f32).collect::<Vec<f32>>());
+    let group = if streamed { stream::GROUP } else { 1 };
+    pool::for_each(cut.units().div_ceil(group), threads_for(len, threads), |g| {
+        for unit in (g * group..cut.units()).take(group).map(|u| cut.unit(u)) {
+            #[cfg(target_arch = "x86_64")]
+            if let Some((codec, packing)) = &fast {
+                // SAFETY: units lie in the array and are disjoint.
+                unsafe { codec.values_to(*packing, codes.at(unit.start), y, unit, streamed) };
+                continue;
             }
+            let value = |i: usize| {
+                // SAFETY: units lie in the array.
+                let code = unsafe { codes.get(unit.start + i) };
+                table.get(code as usize & (size - 1)).copied().unwrap_or_else(|| format.decode(code))
+            };
+            // SAFETY: units are disjoint.
+            unsafe {
+                if y.is_f64() {
+                    y.store_f64(unit.start, &(0..unit.len).map(value).collect::<Vec<f64>>());
+                } else {
+                    y.store(unit.start, &(0..unit.len).map(|i| value(i) as f32).collect::<Vec<f32>>());
+                }
+            }
+        }
+        if streamed {
+            stream::fence();
         }
     });
     None

@@ -47,14 +47,6 @@ pub unsafe trait Lanes: Copy {
     unsafe fn int_to_float(self) -> Self;
     /// The entry of each lane, of which the lowest 4 bits count.
     unsafe fn lookup(self, table: &[f32; 16]) -> Self;
-    /// Lanes as numbers of 8 or 16 bits, or two lanes a byte, from the lowest bits of every lane (for `store_nibbles`
-    /// the others are 0). The pointer is valid for as many bytes as that takes.
-    unsafe fn load_bytes(p: *const u8) -> Self;
-    unsafe fn load_halves(p: *const u8) -> Self;
-    unsafe fn load_nibbles(p: *const u8) -> Self;
-    unsafe fn store_bytes(self, p: *mut u8);
-    unsafe fn store_halves(self, p: *mut u8);
-    unsafe fn store_nibbles(self, p: *mut u8);
 }
 
 macro_rules! binary {
@@ -136,40 +128,6 @@ unsafe impl Lanes for __m512i {
     unsafe fn lookup(self, table: &[f32; 16]) -> Self {
         _mm512_castps_si512(_mm512_permutexvar_ps(self, _mm512_loadu_ps(table.as_ptr())))
     }
-
-    #[inline(always)]
-    unsafe fn load_bytes(p: *const u8) -> Self {
-        _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn load_halves(p: *const u8) -> Self {
-        _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn load_nibbles(p: *const u8) -> Self {
-        // A byte in each 64-bit lane, its high half moved to the upper 32 bits.
-        let pairs = _mm512_cvtepu8_epi64(_mm_loadl_epi64(p.cast()));
-        let both = _mm512_or_si512(pairs, _mm512_slli_epi64::<28>(pairs));
-        _mm512_and_si512(both, _mm512_set1_epi32(15))
-    }
-
-    #[inline(always)]
-    unsafe fn store_bytes(self, p: *mut u8) {
-        _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(self));
-    }
-
-    #[inline(always)]
-    unsafe fn store_halves(self, p: *mut u8) {
-        _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(self));
-    }
-
-    #[inline(always)]
-    unsafe fn store_nibbles(self, p: *mut u8) {
-        let pairs = _mm512_or_si512(self, _mm512_srli_epi64::<28>(self));
-        _mm_storel_epi64(p.cast(), _mm512_cvtepi64_epi8(pairs));
-    }
 }
 
 // SAFETY: the contract is the caller's.
@@ -245,43 +203,5 @@ unsafe impl Lanes for __m256i {
         let high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table.as_ptr().add(8)), self);
         let which = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(self));
         _mm256_castps_si256(_mm256_blendv_ps(low, high, which))
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes(p: *const u8) -> Self {
-        _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn load_halves(p: *const u8) -> Self {
-        _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn load_nibbles(p: *const u8) -> Self {
-        let pairs = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(p.cast::<i32>().read_unaligned()));
-        let both = _mm256_or_si256(pairs, _mm256_slli_epi64::<28>(pairs));
-        _mm256_and_si256(both, _mm256_set1_epi32(15))
-    }
-
-    #[inline(always)]
-    unsafe fn store_bytes(self, p: *mut u8) {
-        let halves = _mm_packus_epi32(_mm256_castsi256_si128(self), _mm256_extracti128_si256::<1>(self));
-        _mm_storel_epi64(p.cast(), _mm_packus_epi16(halves, halves));
-    }
-
-    #[inline(always)]
-    unsafe fn store_halves(self, p: *mut u8) {
-        let halves = _mm_packus_epi32(_mm256_castsi256_si128(self), _mm256_extracti128_si256::<1>(self));
-        _mm_storeu_si128(p.cast(), halves);
-    }
-
-    #[inline(always)]
-    unsafe fn store_nibbles(self, p: *mut u8) {
-        // The lowest byte of each 64-bit lane holds two codes.
-        let pairs = _mm256_or_si256(self, _mm256_srli_epi64::<28>(self));
-        let two = _mm256_shuffle_epi8(pairs, _mm256_set1_epi64x(-1 << 16 | 0x0800));
-        let (low, high) = (_mm256_castsi256_si128(two), _mm256_extracti128_si256::<1>(two));
-        p.cast::<i32>().write_unaligned(_mm_cvtsi128_si32(_mm_unpacklo_epi16(low, high)));
     }
 }

@@ -14,19 +14,21 @@
 //! * [`moments`]: sums of errors and their merging.
 //! * [`lotion`]: the penalty of a training method and its gradient.
 //! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`packed`], [`stats`], [`histogram`]: the operations.
-//! * [`pack`]: rows of codes at their true width.
+//! * [`pack`]: rows of codes at their true width; `widths`: those of 1 to 7 bits, many at once.
 
 mod absmax;
 mod bits;
 mod block;
 mod boxes;
 mod cast;
+mod code_lanes;
 mod codec;
-mod codec_lanes;
 pub mod codes;
 mod columns;
+mod decode_lanes;
 pub mod dtype;
 mod element;
+mod encode_lanes;
 pub mod fake_quant;
 mod fpu;
 pub mod gemm;
@@ -41,8 +43,9 @@ pub mod lotion;
 pub mod moments;
 pub mod neighbours;
 pub mod pack;
+mod pack_lanes;
+mod pack_rule;
 pub mod packed;
-mod packed_lanes;
 pub mod pages;
 mod philox;
 mod pieces;
@@ -56,6 +59,8 @@ mod stochastic;
 mod stochastic_lanes;
 pub mod stream;
 mod tiles;
+mod unpack_lanes;
+mod widths;
 
 pub use dtype::{Memory, MemoryMut};
 pub use fake_quant::fake_quant;

@@ -3,7 +3,7 @@
 //!
 //! The codes of an array lie in rows of its last axis. A unit of work is a stretch of memory that holds whole blocks and
 //! begins and ends at whole bytes of codes, so that no two threads share a byte. Whole blocks along rows go through
-//! `packed_lanes` where it knows the quantizer, all others through the scalar truth.
+//! `pack_lanes` and `unpack_lanes` where they know the quantizer, all others through the scalar truth.
 
 use crate::bits::{Draws, integer_at};
 use crate::boxes;
@@ -11,14 +11,17 @@ use crate::dtype::{Memory, MemoryMut};
 use crate::fake_quant::{Whole, random_width, threads_for};
 use crate::fpu::Standard;
 use crate::general::Element;
-use crate::layout::{Layout, Unit};
+use crate::layout::Layout;
+#[cfg(target_arch = "x86_64")]
+use crate::layout::Unit;
 use crate::pack::{pack, unpack};
 #[cfg(target_arch = "x86_64")]
-use crate::packed_lanes::{Packer, Unpacker};
+use crate::pack_lanes::{self, Packer};
 use crate::pool;
 use crate::rows::Cut;
-#[cfg(target_arch = "x86_64")]
 use crate::stream;
+#[cfg(target_arch = "x86_64")]
+use crate::unpack_lanes::{self, Unpacker};
 use dither_numerics::quantizer::{Randomness, absmax};
 use dither_numerics::{Format, Quantizer, Scale};
 use std::ops::Range;
@@ -215,10 +218,12 @@ unsafe fn quantize_as<T: Element>(
             unsafe {
                 let x = x.f32_slice(unit.start, unit.len(), &mut loaded);
                 cut.for_each_part(&unit, |part, bytes| {
-                    let random = random.get(part.clone()).unwrap_or_default();
-                    let first = cut.first_block(unit.start + part.start);
-                    let at = packer.part(&x[part.clone()], random, block, parts.bytes(bytes), parts.scales, first);
-                    first_bad.fetch_min(at.map_or(usize::MAX, |i| unit.start + part.start + i), Ordering::Relaxed);
+                    let fractions = random.get(part.clone()).unwrap_or_default();
+                    let (x, first) = (&x[part.clone()], cut.first_block(unit.start + part.start));
+                    let whole = pack_lanes::Part { x, fractions, block, scales: parts.scales, first };
+                    if let Some(at) = packer.part(whole, parts.bytes(bytes)) {
+                        first_bad.fetch_min(unit.start + part.start + at, Ordering::Relaxed);
+                    }
                 });
             }
             return;
@@ -262,28 +267,21 @@ unsafe fn dequantize_as<T: Element>(
     threads: usize,
 ) {
     let cut = Cut::new(q, shape);
-    #[cfg(target_arch = "x86_64")]
-    let wide = size_of::<T>() > size_of::<f32>();
     let values = Values::new(&q.format, shape.layout.len());
     // SAFETY: a tensor has one scale, a cast none.
     let known = cut.known.then(|| factor(q, unsafe { parts.scale(q, 0, tensor) }));
+    let streamed = shape.layout.len() * y.element_size() >= stream::threshold();
     #[cfg(target_arch = "x86_64")]
-    let unpacker = {
-        let streamed = shape.layout.len() * y.element_size() >= stream::threshold();
-        Unpacker::new(q, tensor, streamed).filter(|_| !wide)
-    };
-    pool::for_each(cut.units(), threads_for(shape.layout.len(), threads), |u| {
-        let unit = cut.unit(u);
+    let unpacker = Unpacker::new(q, tensor, known, streamed).filter(|_| size_of::<T>() == size_of::<f32>());
+    let work = |unit: Range<usize>| {
         #[cfg(target_arch = "x86_64")]
         if let Some((unpacker, block)) = unpacker.as_ref().zip(cut.vectors(&unit)) {
             // SAFETY: the codes and scales of a unit are its own, and so are its values.
-            unsafe {
-                cut.for_each_part(&unit, |part, bytes| {
-                    let (start, len) = (unit.start + part.start, part.len());
-                    let first = cut.first_block(start);
-                    unpacker.part_to(parts.bytes(bytes), y, Unit { start, len }, block, parts.scales, first, known);
-                });
-            }
+            cut.for_each_part(&unit, |part, bytes| unsafe {
+                let (start, len) = (unit.start + part.start, part.len());
+                let part = unpack_lanes::Part { unit: Unit { start, len }, block, first: cut.first_block(start) };
+                unpacker.part(parts.bytes(bytes), parts.scales, y, part);
+            });
             return;
         }
         let (mut data, mut codes) = (vec![T::from_f64(0.0); unit.len()], vec![0u32; unit.len()]);
@@ -301,6 +299,13 @@ unsafe fn dequantize_as<T: Element>(
         });
         // SAFETY: units are disjoint.
         unsafe { T::store(y, unit.start, &data) };
+    };
+    let group = if streamed { stream::GROUP } else { 1 };
+    pool::for_each(cut.units().div_ceil(group), threads_for(shape.layout.len(), threads), |g| {
+        (g * group..cut.units()).take(group).for_each(|u| work(cut.unit(u)));
+        if streamed {
+            stream::fence();
+        }
     });
 }
 

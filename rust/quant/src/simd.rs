@@ -26,7 +26,8 @@ pub fn detected() -> Level {
         {
             return Level::Avx512;
         }
-        if std::arch::is_x86_feature_detected!("avx2") {
+        // Every processor with AVX2 also converts fp16, which counts as one with it here.
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("f16c") {
             return Level::Avx2;
         }
     }
