@@ -24,9 +24,9 @@ BOUNDS = {
     "sr_e4m3": 11.9,
     "sr_mxfp4": 10.7,
     "sr_mxfp4_32": 19.2,
-    "encode_e4m3": 10.3,
-    "decode_e4m3": 3.4,
-    "pack_mxfp4": 7.6,
+    "encode_e4m3": 3.9,
+    "decode_e4m3": 2.1,
+    "pack_mxfp4": 5.3,
     "unpack_mxfp4": 2.9,
 }
 

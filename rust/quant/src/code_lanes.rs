@@ -9,11 +9,11 @@ use std::arch::x86_64::*;
 /// # Safety
 /// Every method: as for [`Lanes`]; pointers are valid for what is read or written, at any alignment.
 pub unsafe trait CodeLanes: Lanes {
-    /// Lanes from numbers of 8 or 16 bits, or of 4, two a byte.
+    /// Lanes from numbers of 8 or 16 bits, or of 4, two a byte, above which other bits remain.
     unsafe fn load_bytes(p: *const u8) -> Self;
     unsafe fn load_halves(p: *const u8) -> Self;
     unsafe fn load_nibbles(p: *const u8) -> Self;
-    /// The same back, from lanes that have nothing above those bits.
+    /// Such numbers from lanes that have nothing above their bits.
     unsafe fn store_bytes(four: [Self; 4], p: *mut u8);
     unsafe fn store_halves(four: [Self; 4], p: *mut u8);
     unsafe fn store_nibbles(four: [Self; 4], p: *mut u8);
@@ -81,10 +81,9 @@ unsafe impl CodeLanes for __m512i {
 
     #[inline(always)]
     unsafe fn load_nibbles(p: *const u8) -> Self {
-        // A byte in each 64-bit lane, its high half moved to the upper 32 bits.
-        let pairs = _mm512_cvtepu8_epi64(_mm_loadl_epi64(p.cast()));
-        let both = _mm512_or_si512(pairs, _mm512_slli_epi64::<28>(pairs));
-        _mm512_and_si512(both, _mm512_set1_epi32(15))
+        let halves = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+        let eights = _mm512_permutexvar_epi32(halves, _mm512_castsi128_si512(_mm_loadl_epi64(p.cast())));
+        _mm512_srlv_epi32(eights, _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28))
     }
 
     #[inline(always)]
@@ -157,9 +156,8 @@ unsafe impl CodeLanes for __m256i {
 
     #[inline(always)]
     unsafe fn load_nibbles(p: *const u8) -> Self {
-        let pairs = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(p.cast::<i32>().read_unaligned()));
-        let both = _mm256_or_si256(pairs, _mm256_slli_epi64::<28>(pairs));
-        _mm256_and_si256(both, _mm256_set1_epi32(15))
+        let eight = _mm256_set1_epi32(p.cast::<i32>().read_unaligned());
+        _mm256_srlv_epi32(eight, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28))
     }
 
     #[inline(always)]
