@@ -12,6 +12,8 @@ On any `nn.Module`; `dither.methods.base` lists the calls a training loop makes.
 
 from __future__ import annotations
 
+import inspect
+
 from dither.errors import UserError, suggest
 from dither.methods.adaround import AdaRound
 from dither.methods.base import Method
@@ -31,9 +33,10 @@ from dither.methods.qat import Qat
 from dither.methods.quest import Quest
 from dither.methods.ramp import CosineRamp, Ramp
 from dither.methods.rat import Rat
-from dither.methods.targets import Target, find_targets
+from dither.methods.targets import WEIGHT_SITES, Target, find_targets
 
 __all__ = [
+    "WEIGHT_SITES",
     "AdaRound",
     "AdamSecondMoment",
     "Cage",
@@ -61,6 +64,7 @@ __all__ = [
     "fused_cooldown",
     "get",
     "names",
+    "options",
     "qat_part",
     "randomized",
 ]
@@ -83,3 +87,13 @@ def get(name: str) -> type[Method]:
             f"unknown method {name!r}{suggest(name, _METHODS)}; methods are {', '.join(_METHODS)}"
         )
     return _METHODS[name]
+
+
+def options(name: str) -> dict[str, inspect.Parameter]:
+    """The keywords of the method of that name, those of the classes it builds on among them."""
+    found: dict[str, inspect.Parameter] = {}
+    for kind in get(name).__mro__:
+        if "__init__" in vars(kind):
+            parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
+            found = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY} | found
+    return found

@@ -56,6 +56,10 @@ class Method:
     """Whether the method moves the target weights itself, so that frozen ones are refused."""
     needs_data: ClassVar[bool] = False
     """Whether the weights are not final before `calibrate_`."""
+    own_grid: ClassVar[bool] = False
+    """Whether the deployed weights lie on another grid than `cast_weights` with the quantizer gives."""
+    can_draw: ClassVar[bool] = True
+    """Whether the deployed weights can be rounded stochastically."""
 
     def __init__(
         self,
@@ -157,6 +161,10 @@ class Method:
             values = {t.name: self.deploy(t, t.weight.detach(), rounding, seed) for t in self.found}
             with written(self.found, values):
                 yield self.model
+
+    def deploys_as(self, cast: Quantizer | str) -> bool:
+        """Whether `deployed` stands for a cast with this quantizer, in place of `cast_weights`."""
+        return self.own_grid and Quantizer(cast) == self.quantizer
 
     def packed(self, target: Target) -> PackedTensor:
         """A target weight as it would be deployed, packed; UserError where the grid cannot be stored."""

@@ -36,6 +36,7 @@ class Calibrated(Method):
     """
 
     needs_data = True
+    own_grid = True
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.results: dict[str, PackedTensor] = {}

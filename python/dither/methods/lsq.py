@@ -44,6 +44,7 @@ class Lsq(Forward):
     """
 
     name = "lsq"
+    own_grid = True
 
     def __init__(self, model: nn.Module, quantizer: Quantizer | str, **options: Any) -> None:
         self.steps: dict[str, nn.Parameter] = {}

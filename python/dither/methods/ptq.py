@@ -44,6 +44,10 @@ class Ptq(Calibrated):
     def needs_data(self) -> bool:  # type: ignore[override]
         return self.clip == "weighted"
 
+    @property
+    def own_grid(self) -> bool:  # type: ignore[override]
+        return self.clip != "none"
+
     def calibrate_(self, batches: Any, *args: Any, **options: Any) -> None:
         if self.needs_data:
             super().calibrate_(batches, *args, **options)

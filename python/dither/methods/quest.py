@@ -38,6 +38,8 @@ class Quest(Forward):
     """
 
     name = "quest"
+    own_grid = True
+    can_draw = False
 
     def __init__(
         self, model: nn.Module, quantizer: Quantizer | str, *, hadamard: int = 0, **options: Any

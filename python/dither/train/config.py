@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dither import methods
 from dither.errors import UserError, suggest
 from dither.models.gpt import GPTConfig
 from dither.train.toml import build, read_toml, set_keys
@@ -25,7 +26,7 @@ from dither.train.toml import build, read_toml, set_keys
 STDLIB = "stdlib"  # the source that is the running Python's own standard library
 SCHEDULES = ("cosine", "wsd", "constant")
 OPERANDS = ("fprop_x", "fprop_w", "dgrad_g", "dgrad_w", "wgrad_g", "wgrad_x")
-METHODS = ("none", "ptq", "qat", "rat", "lotion")
+METHODS = ("none", *methods.names())
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ casts.
 full     the trained weights, nothing quantized
 recipe   the forward of training, with the quantizers of the run's recipe
 cast     the linear weights cast with a quantizer, nothing else quantized: rounded to nearest
-("nearest_even"), and
-         randomized ("stochastic": the mean over draws with addressed bits, and the deviation between the
-         draws)
+         ("nearest_even"), and randomized ("stochastic": the mean over draws with addressed bits, and the
+         deviation between the draws); under the quantizer of a method whose grid is its own, the weights as
+         the method deploys them
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,10 +46,18 @@ def mean_loss(model: nn.Module, tokens: Tokens, context: int, limit: int) -> tup
     return total / count, (total / math.log(2) / size if size else None)
 
 
-def evaluate(model: GPT, twin: GPT, config: RunConfig, tokens: Tokens, final: bool) -> list[dict[str, Any]]:
+def evaluate(
+    model: GPT,
+    twin: GPT,
+    config: RunConfig,
+    tokens: Tokens,
+    final: bool,
+    method: methods.Method | None = None,
+) -> list[dict[str, Any]]:
     """Rows {view, cast, rounding, draws, loss, loss_sd, bits_per_byte}; `view` is "full", "recipe" or "cast".
 
-    `model` carries recipe and method, `twin` is plain over the same parameters."""
+    `model` carries recipe and method, `twin` is plain over the same parameters. `method`: for the casts,
+    ready to deploy."""
     settings = config.eval
     limit = settings.final_tokens if final and settings.final_tokens else settings.tokens
     draws = settings.draws if final else min(1, settings.draws)
@@ -62,17 +72,32 @@ def evaluate(model: GPT, twin: GPT, config: RunConfig, tokens: Tokens, final: bo
     if not is_plain(config.recipe):
         rows.append(row("recipe", *measure(model)))
     for cast in settings.casts:
-        with methods.cast_weights(twin, cast, rounding="nearest_even"):
-            rows.append(row("cast", *measure(twin), cast=cast, rounding="nearest_even"))
-        if not draws:
+        own = method if method is not None and method.deploys_as(cast) else None
+        with _cast(twin, cast, "nearest_even", None, own) as network:
+            rows.append(row("cast", *measure(network), cast=cast, rounding="nearest_even"))
+        if not draws or (own is not None and not own.can_draw):
             continue
         results = []
         for draw in range(draws):
-            with methods.cast_weights(twin, cast, rounding="stochastic", seed=draw):
-                results.append(measure(twin))
+            with _cast(twin, cast, "stochastic", draw, own) as network:
+                results.append(measure(network))
         losses = [loss for loss, _ in results]
         mean = sum(losses) / draws
         sd = math.sqrt(sum((loss - mean) ** 2 for loss in losses) / (draws - 1)) if draws > 1 else None
         bits = None if results[0][1] is None else sum(b for _, b in results if b is not None) / draws
         rows.append(row("cast", mean, bits, cast=cast, rounding="stochastic", draws=draws, loss_sd=sd))
     return rows
+
+
+@contextmanager
+def _cast(
+    twin: GPT, cast: str, rounding: str, seed: int | None, own: methods.Method | None
+) -> Iterator[nn.Module]:
+    """A plain network with its weights cast, as the method deploys them where it is given. The twin holds the
+    weights of the run; a calibrated method has a copy."""
+    if own is None:
+        with methods.cast_weights(twin, cast, rounding, seed=seed):
+            yield twin
+        return
+    with own.deployed(rounding, seed=seed) as network:
+        yield network if own.needs_data else twin

@@ -28,6 +28,7 @@ from dither.train import config as configuration
 from dither.train.batches import Batches
 from dither.train.config import RunConfig
 from dither.train.evaluate import evaluate
+from dither.train.method import calibrated, load_state_, state_of
 from dither.train.progress import Progress, TensorBoard, make_progress, summary_writer
 from dither.train.records import JSONL, Records, finite, peak_memory_mib, reset_peak_memory, write_parquet
 from dither.train.rundir import RUN, SUMMARY, RunDirectory, read_summary
@@ -129,7 +130,7 @@ class Run:
         if loaded is not None:
             state = checkpoint.restore(loaded, self.model, self.optimizer)
             if self.method is not None:
-                self.method.load_state_dict(state)
+                load_state_(self.method, self.optimizer, state)
             self.step = loaded.step
             self.progress.say(f"resuming at step {self.step}")
         self.records = Records(self.path, loaded.header["metrics_bytes"] if loaded else 0)
@@ -201,7 +202,10 @@ class Run:
         dnn.set_clock_(self.model, self.step, 0)
         if self.method is not None:
             self.method.set_step(self.step)
-        rows = evaluate(self.model, self.twin, self.config, self.tokens, final)
+        deployed = self.method
+        if deployed is not None and deployed.needs_data:
+            deployed = calibrated(deployed, self.config, self.twin, self.batches) if final else None
+        rows = evaluate(self.model, self.twin, self.config, self.tokens, final, deployed)
         self._check_finite("the validation loss", rows[0]["loss"], self.step)
         for row in rows:
             self._record({"kind": "eval", **row})
@@ -223,7 +227,7 @@ class Run:
         # a checkpoint that cannot be continued from is none
         total = sum(float(parameter.detach().double().sum()) for parameter in self.model.parameters())
         self._check_finite("the sum of the weights", total, self.step)
-        state = self.method.state_dict() if self.method is not None else {}
+        state = state_of(self.method, self.optimizer) if self.method is not None else {}
         length = self.records.sync()
         checkpoint.save(
             self.path, self.step, length, self.model, self.optimizer, state, self.config.train.keep

@@ -168,5 +168,7 @@ def _arm(
 
 
 def _training(config: RunConfig) -> RunConfig:
-    """The configuration as far as training goes: PTQ trains like no method."""
-    return replace(config, method=MethodConfig()) if config.method.name == "ptq" else config
+    """The configuration as far as training goes: PTQ trains like no method. (Under `clip` it is evaluated
+    otherwise, for which it needs a run of its own.)"""
+    plain = config.method.name == "ptq" and config.method.options.get("clip", "none") == "none"
+    return replace(config, method=MethodConfig()) if plain else config

@@ -4,8 +4,6 @@ evaluation."""
 from __future__ import annotations
 
 import hashlib
-import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,11 +11,11 @@ from torch import nn
 
 import dither.nn as dnn
 from dither import methods
-from dither.errors import UserError, suggest
+from dither.errors import UserError
 from dither.models.gpt import GPT
 from dither.quantizer import Quantizer
 from dither.train.config import OPERANDS, RecipeConfig, RunConfig, TrainConfig
-from dither.train.toml import convert
+from dither.train.method import check_options, make_method
 
 
 def make_model(config: RunConfig, vocab: int) -> GPT:
@@ -101,40 +99,11 @@ def check_names(config: RunConfig) -> None:
                 f'method "{method.name}" and recipe "{config.recipe.name}" would both quantize the weights; '
                 'set recipe.fprop_w = "none" (and dgrad_w, if the backward should use the method\'s weight)'
             )
-        known = _known_options(method.name)
-        for option in method.options:
-            if option not in known:
-                raise UserError(
-                    f"[method.options] unknown option {option!r} of {method.name}{suggest(option, known)}; "
-                    f"known: {', '.join(known) or 'none'}"
-                )
-            convert(_OPTIONS[option], method.options[option], f"[method.options] {option}")
-
-
-_OPTIONS: dict[str, Any] = {
-    "scale_grad": bool, "mode": str, "sites": tuple[str, ...], "exempt": tuple[str, ...], "curvature": str,
-    "n_eff": float, "every": int, "decay": float, "lam": float, "silent": float, "activations": str,
-    "start": int,
-}  # fmt: skip
-_LOTION = ("curvature", "n_eff", "every", "decay", "lam", "silent")
-
-
-def _known_options(name: str) -> list[str]:
-    given = ("seed", "optimizer", "curvature", "lam")
-    own: dict[str, None] = {}
-    for kind in methods.get(name).__mro__:
-        if "__init__" in vars(kind):
-            parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
-            own |= {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given}
-    return [*own, *_LOTION] if name == "lotion" else list(own)
+        check_options(method.name, method.options)
 
 
 def attach(config: RunConfig, model: GPT, optimizer: torch.optim.Optimizer) -> methods.Method | None:
-    """Prepare the model for its recipe and attach its method. None for no method.
-
-    Options of LOTION in [method.options]: `curvature` "adam" (default; `n_eff`, by default the tokens of one
-    step) or "fisher" (sampled labels; `every`, `decay`), `lam` (default 1), `silent` (the part of the run
-    before a linear ramp of lambda; without it lambda is constant), and those of dither.methods.Lotion."""
+    """Prepare the model for its recipe and attach its method (`dither.train.method`). None for no method."""
     if not is_plain(config.recipe):
         try:
             dnn.prepare_(
@@ -146,40 +115,4 @@ def attach(config: RunConfig, model: GPT, optimizer: torch.optim.Optimizer) -> m
             )
         except ValueError as error:
             raise UserError(f"[recipe] {error}") from None
-    if config.method.name == "none":
-        return None
-    options: dict[str, Any] = dict(config.method.options)
-    try:
-        if config.method.name == "lotion":
-            options |= _lotion_options(options, config, optimizer)
-        elif issubclass(methods.get(config.method.name), methods.Forward):
-            options["seed"] = config.train.seed
-        return methods.get(config.method.name)(model, config.method.quantizer, **options)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"[method] {error}") from None
-
-
-def _lotion_options(
-    options: dict[str, Any], config: RunConfig, optimizer: torch.optim.Optimizer
-) -> Mapping[str, Any]:
-    """Replace the names that stand in the TOML file by the objects that Lotion takes (they are popped from
-    it)."""
-    kind, lam = options.pop("curvature", "adam"), float(options.pop("lam", 1.0))
-    if kind == "adam":
-        for option in ("every", "decay"):
-            if option in options:
-                raise ValueError(f"{option} belongs to curvature 'fisher'")
-        n_eff = options.pop("n_eff", config.train.batch * config.model.context)
-        curvature: methods.Curvature = methods.AdamSecondMoment(optimizer, n_eff=n_eff)
-    elif kind == "fisher":
-        picked = {option: options.pop(option) for option in ("every", "decay") if option in options}
-        if "n_eff" in options:
-            raise ValueError("n_eff belongs to curvature 'adam'")
-        curvature = methods.SampledFisher(seed=config.train.seed, **picked)
-    else:
-        raise ValueError(
-            f"unknown curvature {kind!r}{suggest(str(kind), ('adam', 'fisher'))}; known: adam, fisher"
-        )
-    silent = options.pop("silent", None)
-    ramp = lam if silent is None else methods.Ramp(lam, config.train.steps, silent=float(silent))
-    return {"curvature": curvature, "lam": ramp, "optimizer": optimizer}
+    return make_method(config, model, optimizer)
