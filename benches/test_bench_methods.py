@@ -19,7 +19,7 @@ from dither.quantizer import Quantizer
 
 LIMIT = 1.10
 CONFIG = GPTConfig(layers=6, width=384, heads=6, context=256)
-BATCH, VOCABULARY = 2, 256
+BATCH, VOCABULARY = 4, 256
 SPEC = "int4_g32"
 
 
@@ -74,7 +74,7 @@ def one_thread():
 def test_step(benchmark, mode):
     steps = {"qat": Step("qat"), "lotion": Step("lotion", mode)}
     fastest(steps, rounds=1)
-    best = fastest(steps, rounds=5)
+    best = fastest(steps, rounds=4)
     benchmark.group = "LOTION's step against QAT's, 10M parameters"
     benchmark.extra_info.update({f"{name}_ms": round(1e3 * seconds, 1) for name, seconds in best.items()})
     benchmark.extra_info["parameters"] = steps["qat"].model.num_params

@@ -86,7 +86,7 @@ dispatch! { fn block_neighbours(x: &mut [f32], above: &mut [f32], scale: Fast, j
 
 /// `x` becomes the lower neighbours.
 #[inline(always)]
-pub(crate) fn body(x: &mut [f32], above: &mut [f32], scale: Fast, job: &Job<'_>) {
+fn body(x: &mut [f32], above: &mut [f32], scale: Fast, job: &Job<'_>) {
     let shape = job.shape;
     let (emin, max) = job.plain_grid();
     match scale {
@@ -138,7 +138,7 @@ fn enclose(x: f32, z: f32, s: f32, emin: u32, max: u32, shape: Shape) -> (f32, f
 
 /// The next fp32 above a finite number, without the special cases that a grid value cannot be.
 #[inline(always)]
-fn next_up(r: f32) -> f32 {
+pub(crate) fn next_up(r: f32) -> f32 {
     let b = r.to_bits();
     f32::from_bits(if r == 0.0 {
         1
@@ -150,6 +150,6 @@ fn next_up(r: f32) -> f32 {
 }
 
 #[inline(always)]
-fn next_down(r: f32) -> f32 {
+pub(crate) fn next_down(r: f32) -> f32 {
     -next_up(-r)
 }
