@@ -30,9 +30,11 @@ from dither.methods.lotion import Lotion
 from dither.methods.lsq import Lsq
 from dither.methods.ptq import Ptq
 from dither.methods.qat import Qat
+from dither.methods.qema import Qema
 from dither.methods.quest import Quest
 from dither.methods.ramp import CosineRamp, Ramp
 from dither.methods.rat import Rat
+from dither.methods.statsq import StatsQ
 from dither.methods.targets import WEIGHT_SITES, Target, find_targets
 
 __all__ = [
@@ -54,10 +56,12 @@ __all__ = [
     "Method",
     "Ptq",
     "Qat",
+    "Qema",
     "Quest",
     "Ramp",
     "Rat",
     "SampledFisher",
+    "StatsQ",
     "Target",
     "cast_weights",
     "find_targets",
@@ -69,7 +73,7 @@ __all__ = [
     "randomized",
 ]
 
-_ALL = (Ptq, Gptq, AdaRound, Qat, Lsq, Rat, Lotion, Cage, Quest)
+_ALL = (Ptq, Gptq, AdaRound, Qat, Lsq, Rat, Lotion, Cage, Quest, StatsQ, Qema)
 _METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 
 
