@@ -19,7 +19,7 @@ use crate::dtype::MemoryMut;
 #[cfg(target_arch = "x86_64")]
 use crate::encode_lanes::{Parameters, Run, encode};
 use crate::layout::Unit;
-use crate::pieces::PIECE;
+use crate::pieces::{Buffer, PIECE};
 use crate::simd::{Level, level};
 use crate::stochastic::is_fine;
 #[cfg(target_arch = "x86_64")]
@@ -205,14 +205,14 @@ impl Codec {
     /// # Safety
     /// As for [`Codec::values`]; `y` holds the run from `start` on, and nobody else touches it.
     pub unsafe fn values_to(&self, packing: Packing, codes: *const u8, y: MemoryMut, unit: Unit, streamed: bool) {
-        let mut buffer = [0f32; PIECE];
+        let mut buffer = Buffer([0f32; PIECE]);
         // SAFETY: the caller's contract; pieces lie in the unit.
         unsafe {
             if let Some(y) = y.f32_range(unit.start, unit.len).filter(|_| !streamed) {
                 return self.values(packing, codes, y);
             }
             for (at, len) in unit.pieces(PIECE) {
-                let values = &mut buffer[..len];
+                let values = &mut buffer.0[..len];
                 self.values(packing, codes.add(packing.bytes(at - unit.start)), values);
                 if streamed { y.stream(at, values) } else { y.store(at, values) }
             }

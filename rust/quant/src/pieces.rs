@@ -28,7 +28,7 @@ impl<'a> Arrays<'a> {
 
 /// A piece, aligned to lines of the cache.
 #[repr(align(64))]
-struct Buffer<T>([T; PIECE]);
+pub struct Buffer<T>(pub [T; PIECE]);
 
 /// One thread's buffers. Dropping them makes streamed results visible to other threads.
 pub struct Pieces<'a> {
