@@ -78,3 +78,35 @@ def random_bits(seed: int, stream: int, index: int, bits: int) -> int: ...
 def prefer_huge_pages(address: int, bytes: int) -> None: ...
 def simd_level(at_most: str | None = None) -> str: ...
 def stream_threshold(bytes: int | None = None) -> int: ...
+
+_Law = tuple[int, int, list[list[tuple[int, int | None, float]]], int | None, int | None]
+
+def fit_minimise(
+    description: _Law,
+    x: Any,
+    y: Any,
+    weights: Any,
+    objectives: list[tuple[str, float]],
+    low: Any,
+    high: Any,
+    starts: Any,
+    count: int,
+    evaluations: int,
+    tolerance: float,
+    threads: int,
+) -> bytes: ...
+def fit_project(
+    description: _Law,
+    x: Any,
+    y: Any,
+    weights: Any,
+    params: list[int],
+    values: list[list[float]],
+    base: list[float],
+    keep: int,
+) -> bytes: ...
+def fit_evaluate(
+    description: _Law, x: Any, y: Any, weights: Any, named: tuple[str, float], theta: list[float]
+) -> tuple[float, list[float], list[float]]: ...
+def fit_predict(description: _Law, x: Any, theta: list[float]) -> bytes: ...
+def fit_multipower(eta: Any, warmup: float, law: list[float], at: list[int], threads: int) -> bytes: ...

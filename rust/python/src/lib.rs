@@ -4,6 +4,7 @@
 //! the length of the call. (numpy's buffer protocol knows neither bf16 nor torch.)
 
 mod calls;
+mod fit;
 mod formats;
 mod linalg;
 mod memory;
@@ -24,5 +25,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     linalg::register(m)?;
     statistics::register(m)?;
     packed::register(m)?;
-    methods::register(m)
+    methods::register(m)?;
+    fit::register(m)
 }

@@ -1,0 +1,68 @@
+"""What a reader of a fit must be told, in words: weak designs, unidentified parameters, doubtful optima."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from dither.laws.fitting import Fit
+
+FEW_SCALES = 3
+SHORT = 1.5
+"""Decades that a variable should span."""
+ILL = 1e8
+"""Condition number from which a direction of the parameters counts as not identified."""
+
+
+def of(fit: Fit) -> Iterator[str]:
+    """The cautions of a fit, the gravest first."""
+    yield from _optimum(fit)
+    yield from _bounds(fit)
+    yield from _design(fit)
+
+
+def _optimum(fit: Fit) -> Iterator[str]:
+    c = fit.certificate
+    if c.ending != "converged":
+        yield f"the search {c.ending} before it converged; give other starts or bounds"
+    elif not c.is_minimum:
+        yield "the objective does not bend upwards in every direction: some parameter is not identified"
+    elif c.condition > ILL:
+        yield f"some direction is hardly identified (condition {c.condition:.1e}): report intervals"
+    if c.minima > 1:
+        yield f"{c.minima} different minima lie within 1 % of the best: the parameters are not settled"
+    if c.at_start:
+        yield f"{', '.join(c.at_start)} did not move from the start"
+
+
+def _bounds(fit: Fit) -> Iterator[str]:
+    for name in fit.certificate.active_bounds:
+        at = fit.law.thetas.index(name)
+        at_low = fit.theta[at] - fit.low[at] < fit.high[at] - fit.theta[at]
+        if name == "E" and at_low:
+            yield "E went to 0: these runs do not show a floor; fit a law without one, or add larger runs"
+        elif name == "E":
+            yield "E sits at the smallest loss: the largest run looks saturated"
+        else:
+            yield f"{name} sits at its bound; widen the bound or fix the parameter"
+
+
+def _design(fit: Fit) -> Iterator[str]:
+    free = int(np.sum(fit.low < fit.high))
+    rows = len(fit.loss) if fit.weights is None else int(np.sum(fit.weights > 0))
+    if rows == free:
+        yield f"as many parameters as rows ({rows}): the curve meets every point, errors are unknown"
+    elif rows < 2 * free:
+        yield f"{rows} rows for {free} parameters: intervals will be too narrow"
+    for name, values in fit.arrays.items():
+        scales = len(np.unique(np.round(np.log(values), 2)))
+        span = float(np.log10(values.max() / values.min()))
+        if scales == 1:
+            yield f"{name} has one value only: its exponent and coefficient cannot be told from E"
+        elif scales < FEW_SCALES:
+            yield f"{name} has {scales} scales: intervals of its exponent mean little"
+        elif span < SHORT and name in ("N", "D", "C"):
+            yield f"{name} spans {span:.1f} decades; extrapolations beyond as much again are guesses"

@@ -1,0 +1,91 @@
+"""How good an optimum is: what a reader needs to trust a fit, computed for every fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dither.laws.engine import ENDINGS, Floats, Optima
+
+SAME = 1e-6
+"""Starts whose objective lies within this share of the best one reached it."""
+
+NEAR = 1e-2
+"""Other minima are counted up to this share above the best."""
+
+APART = 1e-3
+"""Two ends further apart than this, in units of the parameters' own scale, are different minima."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Evidence that an optimum is one.
+
+    promise: share of the objective that one more Newton step would gain. gradient: norm, in units in which
+    the Hessian's diagonal is 1. eigenvalues, condition: of the Hessian in those units (a large condition
+    number: some direction is hardly identified). active_bounds, at_start: names of parameters at a bound, or
+    where their start was. hit_rate: share of starts that reached the best objective. minima: distinct ends
+    within 1 % of it.
+    """
+
+    ending: str
+    promise: float
+    gradient: float
+    eigenvalues: tuple[float, ...]
+    condition: float
+    active_bounds: tuple[str, ...]
+    at_start: tuple[str, ...]
+    starts: int
+    hit_rate: float
+    minima: int
+    evaluations: int
+
+    @property
+    def is_minimum(self) -> bool:
+        """Converged to a point where the objective bends upwards in every free direction."""
+        return self.ending == "converged" and all(value > 0 for value in self.eigenvalues)
+
+
+def certify(
+    names: tuple[str, ...],
+    optima: Optima,
+    starts: Floats,
+    gradient: Floats,
+    hessian: Floats,
+    low: Floats,
+    high: Floats,
+) -> Certificate:
+    """The certificate of the best of one set's optima; names, bounds, starts and derivatives are theta's."""
+    theta, value, which = (part[0] for part in optima.best())
+    fixed = low == high
+    tight = 1e-9 * (1 + np.abs(theta))
+    active = ~fixed & ((theta <= low + tight) | (theta >= high - tight))
+    free = ~fixed & ~active
+    scale = np.sqrt(np.maximum(np.diag(hessian)[free], np.finfo(float).tiny))
+    unit = hessian[np.ix_(free, free)] / np.outer(scale, scale)
+    eigenvalues = np.linalg.eigvalsh(unit) if free.any() else np.ones(1)
+    values = optima.value[0]
+    near = values <= value * (1 + NEAR) + np.finfo(float).tiny
+    return Certificate(
+        ending=ENDINGS[optima.ending[0, which]],
+        promise=float(optima.promise[0, which]),
+        gradient=float(np.linalg.norm(gradient[free] / scale)),
+        eigenvalues=tuple(float(v) for v in eigenvalues),
+        condition=float(eigenvalues[-1] / eigenvalues[0]) if eigenvalues[0] > 0 else np.inf,
+        active_bounds=tuple(n for n, a in zip(names, active, strict=True) if a),
+        at_start=tuple(n for n, a in zip(names, free & (starts[which] == theta), strict=True) if a),
+        starts=len(values),
+        hit_rate=float(np.mean(values <= value * (1 + SAME) + np.finfo(float).tiny)),
+        minima=_distinct(optima.theta[0][near][:, free], values[near]),
+        evaluations=int(optima.evaluations.sum()),
+    )
+
+
+def _distinct(ends: Floats, values: Floats) -> int:
+    """Groups of ends, best first: an end belongs to the first group whose leader lies within APART of it."""
+    leaders: list[Floats] = []
+    for end in ends[np.argsort(values)]:
+        if not any(np.max(np.abs(end - leader) / (1 + np.abs(leader))) <= APART for leader in leaders):
+            leaders.append(end)
+    return len(leaders)

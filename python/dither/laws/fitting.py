@@ -1,0 +1,231 @@
+"""Fit a law to a table, and what one gets: parameters, certificate, predictions, intervals, a card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from dither.errors import UserError, suggest
+from dither.laws import cautions, search, table
+from dither.laws.certificate import Certificate, certify
+from dither.laws.engine import Floats, Objective, Rows
+from dither.laws.law import FunctionLaw, SumLaw
+from dither.laws.uncertainty import Bootstrap, Profile, bootstrap, profile
+
+AnyLaw = SumLaw | FunctionLaw
+
+FARTHEST = 100.0
+"""Predictions further than this factor beyond the largest run of the fit are refused unless asked for."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A law fitted to a table.
+
+    params: name -> value. value: of the objective (a sum over rows). certificate: evidence that this is the
+    optimum. cautions: what a reader must know, in words. theta: the parameters as they were searched.
+    """
+
+    law: AnyLaw
+    params: dict[str, float]
+    objective: Objective
+    value: float
+    certificate: Certificate
+    cautions: tuple[str, ...]
+    arrays: dict[str, Floats] = field(repr=False)
+    loss: Floats = field(repr=False)
+    weights: Floats | None = field(repr=False)
+    theta: Floats = field(repr=False)
+    low: Floats = field(repr=False)
+    high: Floats = field(repr=False)
+
+    @property
+    def rows(self) -> Rows:
+        return Rows.of(self.law.columns(self.arrays), np.log(self.loss), self.weights)
+
+    def predict(self, *, far: bool = False, **variables: Any) -> Floats:
+        """The law's value at `variables`. UserError beyond FARTHEST times the data's span, unless `far`."""
+        arrays = self.law.arrays(variables)
+        factor = self.extrapolation(arrays)
+        if factor > FARTHEST and not far:
+            raise UserError(
+                f"this predicts {factor:.3g} times beyond the data of the fit; pass far=True if that is meant"
+            )
+        return self.law.curve(self.law.vector(self.params), arrays)
+
+    def extrapolation(self, arrays: Mapping[str, Floats]) -> float:
+        """How far the farthest point lies beyond the data: the largest factor over the variables, 1 inside.
+
+        Where a law has N and D, their product (compute) counts as well.
+        """
+        spans = [(arrays[name], self.arrays[name]) for name in self.arrays]
+        if {"N", "D"} <= set(self.arrays):
+            spans.append((arrays["N"] * arrays["D"], self.arrays["N"] * self.arrays["D"]))
+        return float(max(1.0, *(max(np.max(new) / old.max(), old.min() / np.min(new)) for new, old in spans)))
+
+    @property
+    def residuals(self) -> Floats:
+        """ln L - ln L_hat of every row."""
+        return np.log(self.loss) - np.log(self.law.curve(self.law.vector(self.params), self.arrays))
+
+    def bootstrap(
+        self, n: int = 1000, *, by: Any = None, weights: Any = None, seed: int = 0, threads: int = 1
+    ) -> Bootstrap:
+        """Refit to `n` resamples of the rows, or of the groups that `by` (a label a row) names.
+
+        weights: (n, rows) counts of resamples drawn elsewhere, in place of `n`, `by` and `seed`.
+        """
+        return bootstrap(self, n, by=by, weights=weights, seed=seed, threads=threads)
+
+    def profile(self, name: str, *, level: float = 0.95, points: int = 41) -> Profile:
+        """The objective's optimum at fixed values of one parameter, and the interval it gives."""
+        return profile(self, name, level=level, points=points)
+
+    def interval(
+        self, level: float = 0.95, *, n: int = 1000, by: Any = None, seed: int = 0
+    ) -> dict[str, tuple[float, float]]:
+        """Percentile bootstrap intervals of every parameter."""
+        return self.bootstrap(n, by=by, seed=seed).interval(level)
+
+    def card(self) -> dict[str, Any]:
+        """Everything needed to check the fit, as JSON takes it."""
+        digest = hashlib.sha256()
+        for values in (*self.arrays.values(), self.loss):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return {
+            "law": self.law.name,
+            "formula": self.law.formula,
+            "source": self.law.source,
+            "variables": dict(self.law.variables),
+            "response": self.law.response,
+            "rows": len(self.loss),
+            "ranges": {
+                k: [float(v.min()), float(v.max())] for k, v in {**self.arrays, "loss": self.loss}.items()
+            },
+            "data_sha256": digest.hexdigest(),
+            "objective": str(self.objective),
+            "reduction": "sum",
+            "value": self.value,
+            "params": self.params,
+            "certificate": asdict(self.certificate),
+            "cautions": list(self.cautions),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.law.name}: {self.law.formula}"]
+        lines += [f"  {name:<8} {value:.6g}" for name, value in self.params.items()]
+        c = self.certificate
+        lines += [
+            f"  {self.objective} = {self.value:.8g} over {len(self.loss)} rows; {c.ending}, "
+            f"{c.hit_rate:.0%} of {c.starts} starts reach it, {c.minima} minima within 1 %, "
+            f"condition {c.condition:.2g}"
+        ]
+        return "\n".join(lines + [f"  ! {caution}" for caution in self.cautions])
+
+    def to_json(self) -> str:
+        return json.dumps(self.card(), indent=1, default=float)
+
+
+def fit(
+    law: AnyLaw | str,
+    data: Any,
+    *,
+    loss: str = "loss",
+    objective: str = "huber",
+    delta: float = 1e-3,
+    weights: Any = None,
+    starts: Any = "project",
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    threads: int = 1,
+    **columns: str,
+) -> Fit:
+    """Fit `law` to a table and certify the optimum.
+
+    Args:
+        law: a law or its name (`dither.laws.names()`).
+        data: a mapping of columns, a pandas / polars / Arrow frame, or the path of a .csv, .jsonl or
+        .parquet file. loss: name of the column of losses; `columns`: law's variable -> column's name
+        (default: its own name). objective: "huber" (of log residuals, `delta`), "lad", "log_square",
+        "raw_square", "raw_huber"; summed. weights: one a row.
+        starts: "project", a grid {parameter: values}, or rows of parameters.
+        bounds, fixed: parameter -> (low, high), or a value.
+
+    Raises UserError for missing or unusable columns, and for fewer rows than free parameters.
+    """
+    law = get(law) if isinstance(law, str) else law
+    for name in columns:
+        if name not in law.variables:
+            raise UserError(
+                f"{law.name} has no variable {name!r}{suggest(name, law.variables)}; "
+                f"its variables are {', '.join(law.variables)}"
+            )
+    taken = table.select(data, {**{v: columns.get(v, v) for v in law.variables}, "the loss": loss})
+    y = taken.pop("the loss")
+    if not (np.isfinite(y).all() and (y > 0).all()):
+        bad = int(np.sum(~(np.isfinite(y) & (y > 0))))
+        raise UserError(
+            f"column {loss!r} has {bad} losses that are missing, infinite, zero or negative; drop them"
+        )
+    arrays = law.arrays(taken)
+    kind = Objective(objective, delta)
+    w = None if weights is None else np.asarray(weights, dtype=np.float64)
+    if w is not None and (w.shape != y.shape or not (w >= 0).all()):
+        raise UserError(f"weights must be {len(y)} numbers that are not negative")
+    return fit_arrays(law, arrays, y, kind, w, starts, bounds or {}, fixed or {}, threads)
+
+
+def fit_arrays(
+    law: AnyLaw,
+    arrays: dict[str, Floats],
+    loss: Floats,
+    objective: Objective,
+    weights: Floats | None,
+    starts: Any,
+    bounds: Mapping[str, tuple[float, float]],
+    fixed: Mapping[str, float],
+    threads: int = 1,
+) -> Fit:
+    """`fit` of checked arrays."""
+    rows = Rows.of(law.columns(arrays), np.log(loss), weights)
+    low, high = search.theta_bounds(law, rows.y, bounds, fixed)
+    free = int(np.sum(low < high))
+    used = len(loss) if weights is None else int(np.sum(weights > 0))
+    if used < free:
+        raise UserError(
+            f"{law.name} has {free} free parameters, but there are {used} rows; "
+            "fix some (fixed=), take a law with fewer, or measure more"
+        )
+    found = search.find(law, rows, objective, low, high, starts=starts, threads=threads)
+    theta, value, _ = (part[0] for part in found.optima.best())
+    _, gradient, hessian = search.derivatives(law, rows, theta, objective)
+    certificate = certify(law.thetas, found.optima, found.starts, gradient, hessian, low, high)
+    result = Fit(
+        law=law,
+        params=law.named(law.from_theta(theta)),
+        objective=objective,
+        value=float(value),
+        certificate=certificate,
+        cautions=(),
+        arrays=arrays,
+        loss=loss,
+        weights=weights,
+        theta=theta,
+        low=low,
+        high=high,
+    )
+    return replace(result, cautions=tuple(cautions.of(result)))
+
+
+def get(name: str) -> AnyLaw:
+    """The law of that name. UserError names the known ones."""
+    from dither.laws.catalogue import LAWS
+
+    if name not in LAWS:
+        raise UserError(f"unknown law {name!r}{suggest(name, LAWS)}; laws are {', '.join(LAWS)}")
+    return LAWS[name]

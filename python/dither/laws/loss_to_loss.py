@@ -1,0 +1,182 @@
+"""From the loss of one model to the loss of another: L_y = K (L_x - E_x)^kappa + E_y (2411.12925).
+
+Train to train: two corpora, each model on its own corpus. Train to test: one family of models, its training
+loss and another. Test to test: two corpora, one test set. In all of them runs are paired by size and tokens,
+and E_x, E_y are the floors of the laws that each loss follows by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dither.errors import UserError
+from dither.laws import table
+from dither.laws.engine import Floats
+from dither.laws.fitting import Fit, fit
+
+SAME = 1e-6
+"""Relative difference up to which sizes and tokens of two runs count as equal."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Runs of two tables that have the same keys.
+
+    x, y: losses of the pairs; keys: (pairs, keys); index_x, index_y: their rows; unmatched_x, unmatched_y:
+    rows without a partner.
+    """
+
+    x: Floats
+    y: Floats
+    keys: Floats
+    index_x: Any = field(repr=False)
+    index_y: Any = field(repr=False)
+    unmatched_x: Any = field(repr=False)
+    unmatched_y: Any = field(repr=False)
+
+
+def pair(keys_x: Floats, loss_x: Floats, keys_y: Floats, loss_y: Floats) -> Pairs:
+    """Pair rows whose keys (rows, keys) agree to SAME; each row is used once, in the order of x."""
+    log_x, log_y = np.log(keys_x), np.log(keys_y)
+    equal = np.all(np.abs(log_x[:, None] - log_y) <= SAME, axis=2)
+    index, taken = [], np.zeros(len(log_y), dtype=bool)
+    for i in np.flatnonzero(equal.any(axis=1)):
+        free = np.flatnonzero(equal[i] & ~taken)
+        if len(free):
+            taken[free[0]] = True
+            index.append((i, free[0]))
+    at = np.array(index, dtype=np.int64).reshape(-1, 2)
+    unmatched_x = np.setdiff1d(np.arange(len(log_x)), at[:, 0])
+    return Pairs(
+        loss_x[at[:, 0]],
+        loss_y[at[:, 1]],
+        keys_x[at[:, 0]],
+        at[:, 0],
+        at[:, 1],
+        unmatched_x,
+        np.flatnonzero(~taken),
+    )
+
+
+@dataclass(frozen=True)
+class LossMap:
+    """L_y = K (L_x - E_x)^kappa + E_y.
+
+    r2: of L_y over the pairs. cautions: what a reader must know, in words. fit_x, fit_y: the laws that gave
+    the floors (None where they were given).
+    """
+
+    kappa: float
+    K: float
+    E_x: float
+    E_y: float
+    r2: float
+    pairs: Pairs = field(repr=False)
+    cautions: tuple[str, ...]
+    fit_x: Fit | None = field(repr=False, default=None)
+    fit_y: Fit | None = field(repr=False, default=None)
+
+    def predict(self, loss_x: Any) -> Floats:
+        """L_y at L_x. UserError where a loss lies below E_x: the map has no value there."""
+        x = np.asarray(loss_x, dtype=np.float64)
+        if not (x > self.E_x).all():
+            raise UserError(f"the map starts at E_x = {self.E_x:.6g}; {x.min():.6g} lies below it")
+        return self.K * (x - self.E_x) ** self.kappa + self.E_y
+
+    def translate(self, params: Mapping[str, float]) -> dict[str, float]:
+        """The law of y from a kaplan_e law of x: a shifted power of one is one again (2411.12925, section 4).
+
+        The compute-optimal N*(C) stays where it was.
+        """
+        a, b, alpha, beta = (params[name] for name in ("A", "B", "alpha", "beta"))
+        return {
+            "A": a * self.K ** (1 / (self.kappa * alpha)),
+            "B": b * self.K ** (1 / (self.kappa * beta)),
+            "E": self.E_y,
+            "alpha": self.kappa * alpha,
+            "beta": self.kappa * beta,
+        }
+
+
+def loss_to_loss(
+    data_x: Any,
+    data_y: Any,
+    *,
+    on: Sequence[str] = ("N", "D"),
+    loss: str = "loss",
+    law: str = "kaplan_e",
+    E_x: float | None = None,
+    E_y: float | None = None,
+    errors: str = "y",
+    **columns: str,
+) -> LossMap:
+    """Fit the map between the losses of two tables of runs.
+
+    Args:
+        data_x, data_y: tables as `dither.laws.fit` takes them; `columns`: names of N and D, `loss` that of
+        the loss. on: law's variables by which runs are paired ("D" alone where sizes are counted
+        differently). law: the law that gives each loss its floor; or give `E_x`, `E_y`.
+        errors: "y": least squares of ln(L_y - E_y) on ln(L_x - E_x), as published; "both": orthogonal, for
+        losses
+            that are equally noisy (then the map from y to x is the inverse one).
+
+    Raises UserError where fewer than three runs pair, or a loss lies below its floor.
+    """
+    if errors not in ("y", "both"):
+        raise UserError(f"errors must be 'y' or 'both', not {errors!r}")
+    names = {variable: columns.get(variable, variable) for variable in ("N", "D")}
+    frames = [table.select(data, {**names, "loss": loss}) for data in (data_x, data_y)]
+    keys = [np.stack([frame[variable] for variable in on], axis=1) for frame in frames]
+    pairs = pair(keys[0], frames[0]["loss"], keys[1], frames[1]["loss"])
+    if len(pairs.x) < 3:
+        raise UserError(
+            f"{len(pairs.x)} runs pair on {', '.join(on)} ({len(keys[0])} and {len(keys[1])} runs); a map "
+            "needs three. Pair on fewer columns (on=), or check their units"
+        )
+    fits = [
+        fit(law, frame) if floor is None else None for frame, floor in zip(frames, (E_x, E_y), strict=True)
+    ]
+    floors = [
+        f.params["E"] if f is not None else float(given or 0.0)
+        for f, given in zip(fits, (E_x, E_y), strict=True)
+    ]
+    return _fit_map(pairs, floors[0], floors[1], errors, fits[0], fits[1])
+
+
+def _fit_map(
+    pairs: Pairs, e_x: float, e_y: float, errors: str, fit_x: Fit | None, fit_y: Fit | None
+) -> LossMap:
+    for name, losses, floor in (("x", pairs.x, e_x), ("y", pairs.y, e_y)):
+        if not (losses > floor).all():
+            raise UserError(f"E_{name} = {floor:.6g} is not below every loss of {name} ({losses.min():.6g})")
+    u, v = np.log(pairs.x - e_x), np.log(pairs.y - e_y)
+    kappa = _slope(u, v, errors)
+    scale = float(np.exp(v.mean() - kappa * u.mean()))
+    predicted = scale * (pairs.x - e_x) ** kappa + e_y
+    r2 = 1 - float(np.sum((pairs.y - predicted) ** 2) / np.sum((pairs.y - pairs.y.mean()) ** 2))
+    return LossMap(kappa, scale, e_x, e_y, r2, pairs, tuple(_cautions(pairs, fit_x, fit_y)), fit_x, fit_y)
+
+
+def _slope(u: Floats, v: Floats, errors: str) -> float:
+    u, v = u - u.mean(), v - v.mean()
+    uu, vv, uv = float(u @ u), float(v @ v), float(u @ v)
+    if errors == "y":
+        return uv / uu
+    return (vv - uu + float(np.hypot(vv - uu, 2 * uv))) / (2 * uv)
+
+
+def _cautions(pairs: Pairs, fit_x: Fit | None, fit_y: Fit | None) -> list[str]:
+    said = []
+    for name, rows in (("x", pairs.unmatched_x), ("y", pairs.unmatched_y)):
+        if len(rows):
+            said.append(f"{len(rows)} runs of {name} have no partner and were left out")
+    for name, one in (("x", fit_x), ("y", fit_y)):
+        if one is not None:
+            said += [f"E_{name}: {caution}" for caution in one.cautions]
+    if np.ptp(np.log(pairs.x)) < 0.1:
+        said.append("the losses of x span less than 10 %: kappa is hardly identified")
+    return said

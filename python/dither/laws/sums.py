@@ -1,0 +1,338 @@
+"""Laws that are sums of power terms: the engine fits them to a certified optimum.
+
+Sources and constants: each law's `source` and `published`. N: parameters, D: training tokens, C = 6 N D
+training FLOPs, M = D / N, losses in nats a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dither.laws.engine import Floats
+from dither.laws.law import COARSE, Parameter, SumLaw, powers
+
+N = {"N": "parameters"}
+ND = {"N": "parameters", "D": "training tokens"}
+
+
+def _scale(name: str, meaning: str) -> Parameter:
+    return Parameter(name, meaning, low=0.0, logarithmic=True)
+
+
+def _exponent(name: str, meaning: str) -> Parameter:
+    return Parameter(name, meaning, low=0.0, high=10.0)
+
+
+def straight(
+    name: str,
+    formula: str,
+    terms: Mapping[str, Mapping[str, Any]],
+    parameters: tuple[Parameter, ...],
+    *,
+    variables: Mapping[str, str] = ND,
+    features: Mapping[str, Callable[[dict[str, Floats]], Floats]] | None = None,
+    floor: str | None = "E",
+    grid: Floats = COARSE,
+    **more: Any,
+) -> SumLaw:
+    """A law whose sum has no exponent: parameters are theta, coefficients and floor through exp.
+
+    `features`: name -> column; default: the logarithm of the variable of that name.
+    """
+    columns = dict(features or {key: _log(key) for key in variables})
+    model, logarithmic = powers(terms, variables=tuple(columns), floor=floor)
+    names = tuple(p.name for p in parameters)
+    where = [names.index(p) if p in names else None for p in model.params]
+    back = [model.params.index(n) for n in names]
+    is_log = np.array([p in logarithmic for p in model.params])
+    exponents = [p for p in model.params if p not in logarithmic and p != "one"]
+
+    def to_theta(vector: Floats) -> Floats:
+        taken = [np.ones(vector.shape[:-1]) if w is None else vector[..., w] for w in where]
+        theta = np.stack(taken, axis=-1)
+        with np.errstate(divide="ignore"):
+            return np.where(is_log, np.log(np.where(is_log, theta, 1.0)), theta)
+
+    def from_theta(theta: Floats) -> Floats:
+        values = np.where(is_log, np.exp(np.where(is_log, theta, 0.0)), theta)
+        return values[..., back]
+
+    return SumLaw(
+        name,
+        formula,
+        variables,
+        parameters,
+        model=model,
+        features=lambda arrays: [column(arrays) for column in columns.values()],
+        to_theta=to_theta,
+        from_theta=from_theta,
+        fixed={"one": 1.0} if "one" in model.params else {},
+        grid={p: grid for p in exponents},
+        same={name: name for name in names},
+        **more,
+    )
+
+
+def _log(key: str) -> Callable[[dict[str, Floats]], Floats]:
+    return lambda arrays: np.log(arrays[key])
+
+
+_A = _scale("A", "coefficient of the size term")
+_B = _scale("B", "coefficient of the data term")
+_E = _scale("E", "irreducible loss")
+_ALPHA = _exponent("alpha", "exponent of the size")
+_BETA = _exponent("beta", "exponent of the data")
+
+CHINCHILLA = straight(
+    "chinchilla",
+    "L = E + A N^-alpha + B D^-beta",
+    {"A": {"N": "alpha"}, "B": {"D": "beta"}},
+    (_A, _B, _E, _ALPHA, _BETA),
+    source="Hoffmann et al. 2022, 2203.15556, approach 3",
+    published={
+        "2203.15556 (Hoffmann et al., digits of its source text)": dict(
+            A=float(np.exp(6.0073404)),
+            B=float(np.exp(6.0179186)),
+            E=float(np.exp(0.5267228)),
+            alpha=0.33917084,
+            beta=0.2849083,
+        ),
+        "2404.10102 (Besiroglu et al.)": dict(A=482.01, B=2085.43, E=1.8172, alpha=0.3478, beta=0.3658),
+    },
+)
+
+CHINCHILLA_TIED = straight(
+    "chinchilla_tied",
+    "L = E + A N^-alpha + B D^-alpha",
+    {"A": {"N": "alpha"}, "B": {"D": "alpha"}},
+    (_A, _B, _E, _exponent("alpha", "exponent of size and data")),
+    source="Muennighoff et al. 2023, 2305.16264, appendix; the tied form",
+    published={"2305.16264": dict(A=521.0, B=1488.0, E=1.87, alpha=0.353)},
+)
+
+OVER_TRAINING = straight(
+    "over_training",
+    "L = E + (a M^eta + b M^-eta) C^-eta, M = D/N, C = 6 N D",
+    {"a": {"M": ("eta", 1.0), "C": "eta"}, "b": {"M": "eta", "C": "eta"}},
+    (
+        _scale("a", "coefficient of the term that grows with M (the size term)"),
+        _scale("b", "coefficient of the term that falls with M (the data term)"),
+        _E,
+        _exponent("eta", "exponent of compute"),
+    ),
+    features={
+        "M": lambda v: np.log(v["D"] / v["N"]),
+        "C": lambda v: np.log(6.0 * v["N"] * v["D"]),
+    },
+    source="Gadre et al. 2024, 2403.08540, equation 4: Chinchilla with alpha = beta = 2 eta",
+)
+
+SATURATION = straight(
+    "saturation",
+    "L = E + A C^-alpha",
+    {"A": {"C": "alpha"}},
+    (_scale("A", "coefficient"), _E, _exponent("alpha", "exponent of compute")),
+    variables={"C": "training FLOPs"},
+    source="a power law with a floor; the loss-saturation fits of Porian et al. 2024, 2406.19146",
+)
+
+KAPLAN_N = straight(
+    "kaplan_n",
+    "L = A N^-alpha (no floor)",
+    {"A": {"N": "alpha"}},
+    (_scale("A", "coefficient: Nc^alpha"), _exponent("alpha", "exponent of the size")),
+    variables={"N": "parameters without embeddings"},
+    floor=None,
+    source="Kaplan et al. 2020, 2001.08361, equation 1.1",
+    published={"2001.08361": dict(A=8.8e13**0.076, alpha=0.076)},
+)
+
+SHAPE = straight(
+    "shape",
+    "L = E + A W^-alpha + B H^-beta + F N^-gamma + G D^-delta",
+    {"A": {"W": "alpha"}, "B": {"H": "beta"}, "F": {"N": "gamma"}, "G": {"D": "delta"}},
+    (
+        _scale("A", "coefficient of the width term"),
+        _scale("B", "coefficient of the depth term"),
+        _scale("F", "coefficient of the size term"),
+        _scale("G", "coefficient of the data term"),
+        _E,
+        _exponent("alpha", "exponent of the width"),
+        _exponent("beta", "exponent of the depth"),
+        _exponent("gamma", "exponent of the size"),
+        _exponent("delta", "exponent of the data"),
+    ),
+    variables={"W": "width", "H": "depth (layers)", **ND},
+    grid=np.array([0.1, 0.3, 0.5, 0.8, 1.2]),
+    source="McLeish et al. 2025 (Gemstones), 2502.06857",
+)
+
+FINE_GRAINED_MOE = straight(
+    "fine_grained_moe",
+    "L = E + (g G^-gamma + a) N^-alpha + B D^-beta",
+    {"g": {"G": "gamma", "N": "alpha"}, "a": {"N": "alpha"}, "B": {"D": "beta"}},
+    (
+        _scale("g", "coefficient of the granularity"),
+        _scale("a", "coefficient of the size term"),
+        _B,
+        _E,
+        _exponent("gamma", "exponent of the granularity"),
+        _ALPHA,
+        _BETA,
+    ),
+    variables={"G": "granularity of the experts", **ND},
+    grid=np.array([0.05, 0.15, 0.3, 0.5, 0.8, 1.2]),
+    source="Krajewski et al. 2024, 2402.07871",
+)
+
+ENSEMBLE = straight(
+    "ensemble",
+    "L = E + A K^-alpha",
+    {"A": {"K": "alpha"}},
+    (_scale("A", "coefficient"), _E, _exponent("alpha", "exponent of the number of members")),
+    variables={"K": "members"},
+    source="2509.14786 (infinite compute, fixed data)",
+)
+
+FP_TRAINING = straight(
+    "fp_training",
+    "L = eps + n N^-alpha + d D^-beta + (D^beta / N^alpha) log2(block) rho (e + 1/2)^-delta (m + 1/2)^-nu",
+    {
+        "n": {"N": "alpha"},
+        "d": {"D": "beta"},
+        "rho": {"N": "alpha", "D": ("beta", 1.0), "B": 1.0, "e": "delta", "m": "nu"},
+    },
+    (
+        _scale("n", "coefficient of the size term"),
+        _scale("d", "coefficient of the data term"),
+        _scale("rho", "1 / gamma of the paper"),
+        _scale("eps", "irreducible loss"),
+        _ALPHA,
+        _BETA,
+        _exponent("delta", "exponent of the exponent bits"),
+        _exponent("nu", "exponent of the mantissa bits"),
+    ),
+    variables={**ND, "e": "exponent bits", "m": "mantissa bits", "block": "elements a scale"},
+    features={
+        "N": _log("N"),
+        "D": _log("D"),
+        "B": lambda v: np.log(np.log2(v["block"])),
+        "e": lambda v: np.log(v["e"] + 0.5),
+        "m": lambda v: np.log(v["m"] + 0.5),
+    },
+    floor="eps",
+    grid=np.array([0.15, 0.3, 0.5, 1.0, 2.0, 3.0]),
+    source="Sun et al. 2025, 2501.02423, equation 26 (table 2)",
+    published={
+        "2501.02423": dict(
+            n=69.2343,
+            d=68973.0621,
+            rho=1 / 11334.5197,
+            eps=1.9061,
+            alpha=0.2368,
+            beta=0.5162,
+            delta=3.1926,
+            nu=2.9543,
+        )
+    },
+)
+
+
+def _bent(vector: Floats, fixed_data: bool) -> Floats:
+    """Chinchilla's parameters as those of a law that bends, alike along each axis far from the other term."""
+    a, b, e, alpha, beta = np.moveaxis(vector, -1, 0)
+    if fixed_data:
+        return np.stack([a ** (1 / alpha), b ** (1 / beta), e, alpha, beta], axis=-1)
+    starts = [
+        np.stack([a ** (1 / g), b ** (1 / g), e, alpha / g, beta / g, np.full_like(a, g)], axis=-1)
+        for g in (0.45, 0.7, 1.0, 1.3)
+    ]
+    return np.concatenate(starts)
+
+
+_BENT_MODEL = powers({"A": {"N": "p"}, "B": {"D": "q"}}, variables=("N", "D"), floor="E", outer="gamma")[0]
+
+
+def _kaplan_to_theta(vector: Floats) -> Floats:
+    a, b, e, alpha, beta = np.moveaxis(vector, -1, 0)
+    return np.stack(
+        [alpha / beta * np.log(a), np.log(b), np.log(e), alpha / beta, np.ones_like(a), beta], axis=-1
+    )
+
+
+def _kaplan_from_theta(theta: Floats) -> Floats:
+    a, b, e, p, _, beta = np.moveaxis(theta, -1, 0)
+    return np.stack([np.exp(a / p), np.exp(b), np.exp(e), p * beta, beta], axis=-1)
+
+
+KAPLAN_E = SumLaw(
+    "kaplan_e",
+    "L = E + [(A/N)^(alpha/beta) + B/D]^beta",
+    ND,
+    (
+        _scale("A", "size scale (parameters)"),
+        _scale("B", "data scale (tokens)"),
+        _E,
+        _ALPHA,
+        _BETA,
+    ),
+    source="Brandfonbrener et al. 2024, 2411.12925, equation 3: closed under shifted powers",
+    model=_BENT_MODEL,
+    features=lambda v: [np.log(v["N"]), np.log(v["D"])],
+    to_theta=_kaplan_to_theta,
+    from_theta=_kaplan_from_theta,
+    fixed={"q": 1.0},
+    same={"B": "B", "E": "E", "beta": "gamma"},
+    via=CHINCHILLA,
+    bend=lambda vector: _bent(vector, True),
+)
+
+
+def _gamma_to_theta(vector: Floats) -> Floats:
+    a, b, e, p, q, gamma = np.moveaxis(vector, -1, 0)
+    return np.stack([np.log(a), np.log(b), np.log(e), p, q, gamma], axis=-1)
+
+
+def _gamma_from_theta(theta: Floats) -> Floats:
+    a, b, e, p, q, gamma = np.moveaxis(theta, -1, 0)
+    return np.stack([np.exp(a), np.exp(b), np.exp(e), p, q, gamma], axis=-1)
+
+
+GAMMA = SumLaw(
+    "gamma",
+    "L = E + (A N^-p + B D^-q)^gamma",
+    ND,
+    (
+        _scale("A", "coefficient of the size term"),
+        _scale("B", "coefficient of the data term"),
+        _E,
+        _exponent("p", "exponent of the size within the sum"),
+        _exponent("q", "exponent of the data within the sum"),
+        _exponent("gamma", "exponent of the sum"),
+    ),
+    source="xLSTM scaling laws, 2510.02228: contains chinchilla (gamma = 1) and kaplan_e (q = 1)",
+    model=_BENT_MODEL,
+    features=lambda v: [np.log(v["N"]), np.log(v["D"])],
+    to_theta=_gamma_to_theta,
+    from_theta=_gamma_from_theta,
+    same={name: name for name in ("A", "B", "E", "p", "q", "gamma")},
+    via=CHINCHILLA,
+    bend=lambda vector: _bent(vector, False),
+)
+
+LAWS: tuple[SumLaw, ...] = (
+    CHINCHILLA,
+    CHINCHILLA_TIED,
+    KAPLAN_E,
+    GAMMA,
+    OVER_TRAINING,
+    SATURATION,
+    KAPLAN_N,
+    SHAPE,
+    FINE_GRAINED_MOE,
+    ENSEMBLE,
+    FP_TRAINING,
+)

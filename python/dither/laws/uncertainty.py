@@ -1,0 +1,217 @@
+"""Intervals: bootstrap by row or by group (percentile and BCa), and profiles of the objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dither.errors import UserError, suggest
+from dither.laws import search
+from dither.laws.engine import Floats, Rows
+
+if TYPE_CHECKING:
+    from dither.laws.fitting import Fit
+
+Derived = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Refits to resampled rows.
+
+    values: (replicates, params) in the law's order; failed: replicates that did not converge (left out of
+    intervals); groups: units that were resampled.
+    """
+
+    fit: Fit = field(repr=False)
+    values: Floats = field(repr=False)
+    converged: Any = field(repr=False)
+    counts: Floats = field(repr=False)
+    groups: int
+
+    @property
+    def failed(self) -> int:
+        return int(np.sum(~self.converged))
+
+    def of(self, derived: Derived) -> Floats:
+        """`derived(**params)` of every converged replicate."""
+        names = self.fit.law.names
+        return np.array([derived(**dict(zip(names, v, strict=True))) for v in self.values[self.converged]])
+
+    def standard_errors(self) -> dict[str, float]:
+        return self.fit.law.named(self.values[self.converged].std(axis=0))
+
+    def interval(self, level: float = 0.95, derived: Derived | None = None) -> Any:
+        """Percentile intervals: of every parameter, or (low, high) of `derived(**params)`."""
+        tails = 50 * (1 - level), 50 * (1 + level)
+        if derived is not None:
+            low, high = np.percentile(self.of(derived), tails, axis=0)
+            return low, high
+        table = np.percentile(self.values[self.converged], tails, axis=0)
+        return {n: (float(a), float(b)) for n, a, b in zip(self.fit.law.names, *table, strict=True)}
+
+    def bca(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """Bias-corrected and accelerated intervals (Efron 1987); the acceleration by leaving groups out."""
+        normal = NormalDist()
+        values = self.values[self.converged]
+        jackknife = _jackknife(self.fit, _labels(self.counts))
+        result = {}
+        for i, (name, estimate) in enumerate(self.fit.params.items()):
+            below = np.clip(np.mean(values[:, i] < estimate), 1e-6, 1 - 1e-6)
+            bias = normal.inv_cdf(float(below))
+            spread = jackknife[:, i].mean() - jackknife[:, i]
+            square = np.sum(spread**2)
+            speed = float(np.sum(spread**3) / (6 * square**1.5)) if square > 0 else 0.0
+            ends = []
+            for tail in ((1 - level) / 2, (1 + level) / 2):
+                z = bias + normal.inv_cdf(tail)
+                ends.append(100 * normal.cdf(bias + z / (1 - speed * z)))
+            low, high = np.percentile(values[:, i], ends)
+            result[name] = (float(low), float(high))
+        return result
+
+
+def _labels(counts: Floats) -> Any:
+    """Rows that are always drawn together, as one label each."""
+    return np.unique(counts, axis=1, return_inverse=True)[1].ravel()
+
+
+def bootstrap(fit: Fit, n: int, *, by: Any, weights: Any, seed: int, threads: int) -> Bootstrap:
+    """See `Fit.bootstrap`."""
+    rows = len(fit.loss)
+    if weights is not None:
+        counts = np.asarray(weights, dtype=np.float64)
+        if counts.ndim != 2 or counts.shape[1] != rows or not (counts >= 0).all():
+            raise UserError(f"weights of resamples must be (replicates, {rows}) and not negative")
+        groups = rows
+    else:
+        label = np.arange(rows) if by is None else np.asarray(by)
+        if label.shape != (rows,):
+            raise UserError(f"by must name a group for each of the {rows} rows")
+        if n < 1:
+            raise UserError(f"a bootstrap needs at least one replicate, not {n}")
+        _, group = np.unique(label, return_inverse=True)
+        groups = int(group.max()) + 1
+        if groups < 2:
+            raise UserError("there is one group only; nothing can be resampled")
+        draws = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=n)
+        counts = draws[:, group].astype(np.float64)
+    own = counts if fit.weights is None else counts * fit.weights
+    optima = search.minimise(
+        fit.law,
+        Rows.of(fit.rows.x, fit.rows.y, own),
+        fit.theta[None],
+        fit.objective,
+        fit.low,
+        fit.high,
+        threads,
+    )
+    theta, _, which = optima.best()
+    converged = optima.ending[np.arange(len(theta)), which] == 0
+    return Bootstrap(fit, fit.law.from_theta(theta), converged, counts, groups)
+
+
+def _jackknife(fit: Fit, group: Any) -> Floats:
+    """Parameters with each group of rows left out."""
+    kept = (np.arange(group.max() + 1)[:, None] != group).astype(np.float64)
+    own = kept if fit.weights is None else kept * fit.weights
+    rows = Rows.of(fit.rows.x, fit.rows.y, own)
+    theta, _, _ = search.minimise(fit.law, rows, fit.theta[None], fit.objective, fit.low, fit.high).best()
+    return fit.law.from_theta(theta)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The optimum at fixed values of one parameter.
+
+    x: values; value: the objective there; limit: the height that bounds the interval; low, high: where the
+    profile crosses it (None: it does not, so that side is not identified).
+    """
+
+    name: str
+    x: Floats
+    value: Floats
+    level: float
+    limit: float
+    low: float | None
+    high: float | None
+
+
+def profile(fit: Fit, name: str, *, level: float, points: int) -> Profile:
+    """See `Fit.profile`."""
+    if name not in fit.law.same:
+        raise UserError(
+            f"no profile of {name!r}{suggest(name, fit.law.same)}; give one of {', '.join(fit.law.same)}"
+        )
+    at = fit.law.thetas.index(fit.law.same[name])
+    logarithmic = fit.law.parameters[fit.law.names.index(name)].logarithmic
+    centre = fit.theta[at]
+    rows = len(fit.loss)
+    limit = fit.value + rise(fit, level)
+
+    def optimum(values: Floats) -> Floats:
+        low, high = (np.repeat(b[None], len(values), axis=0) for b in (fit.low, fit.high))
+        low[:, at] = high[:, at] = values
+        own = (
+            np.ones((len(values), rows))
+            if fit.weights is None
+            else np.repeat(fit.weights[None], len(values), 0)
+        )
+        data = Rows.of(fit.rows.x, fit.rows.y, own)
+        return search.minimise(fit.law, data, fit.theta[None], fit.objective, low, high).best()[1]
+
+    width = 0.05 * (1 + abs(centre))
+    ends: list[float | None] = []
+    for side, bound in ((-1.0, fit.low[at]), (1.0, fit.high[at])):
+        ends.append(_crossing(optimum, float(centre), side, float(bound), width, limit))
+    reach = [
+        centre - 3 * width if ends[0] is None else ends[0],
+        centre + 3 * width if ends[1] is None else ends[1],
+    ]
+    span = (reach[1] - reach[0]) * 0.25
+    x = np.clip(np.linspace(reach[0] - span, reach[1] + span, points), fit.low[at], fit.high[at])
+    natural = np.exp if logarithmic else lambda v: v
+    low, high = (None if e is None else float(natural(e)) for e in ends)
+    return Profile(name, natural(x), optimum(x), level, float(limit), low, high)
+
+
+def rise(fit: Fit, level: float) -> float:
+    """How far above its optimum the profiled objective stays inside an interval.
+
+    The likelihood-ratio test of M-estimates (Hampel et al. 1986, section 7.2): 2 rise mean(psi') /
+    mean(psi^2) is chi-squared with one degree of freedom. psi' is averaged over a window of the residuals'
+    own width, because Huber's and the absolute deviation's have it at a few points only.
+    """
+    r, objective = search.residuals(fit.law, fit.rows, fit.theta, fit.objective), fit.objective
+    delta = objective.path()[-1][1] if objective.has_delta or objective.name == "lad" else np.inf
+    psi = np.clip(r, -delta, delta)
+    low, high = np.percentile(r, (25, 75))
+    window = max(float(high - low) * len(r) ** -0.2, np.finfo(float).tiny)
+    slope = np.mean(np.clip(r + window, -delta, delta) - np.clip(r - window, -delta, delta)) / (2 * window)
+    quantile = NormalDist().inv_cdf((1 + level) / 2)
+    return float(0.5 * quantile**2 * np.mean(psi**2) / slope / objective.unit)
+
+
+def _crossing(
+    optimum: Callable[[Floats], Floats], centre: float, side: float, bound: float, width: float, limit: float
+) -> float | None:
+    """Where the profile crosses the limit on one side: bracketed by doubling, then halved 40 times."""
+    inner = outer = centre
+    for _ in range(12):
+        outer = centre + side * width
+        outer = max(outer, bound) if side < 0 else min(outer, bound)
+        if optimum(np.array([outer]))[0] > limit:
+            break
+        if outer == bound:
+            return None
+        inner, width = outer, 2 * width
+    else:
+        return None
+    for _ in range(40):
+        middle = 0.5 * (inner + outer)
+        inner, outer = (inner, middle) if optimum(np.array([middle]))[0] > limit else (middle, outer)
+    return outer

@@ -1,0 +1,237 @@
+"""Fits of generated data, what is said about weak data, and bad input."""
+
+import csv
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dither import laws
+from dither.errors import UserError
+
+TRUTH = dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
+
+
+def made(noise: float = 0.0, seed: int = 0, sizes: int = 8, tokens: int = 8) -> dict[str, np.ndarray]:
+    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(2e7, 5e9, sizes), np.geomspace(5e8, 1e11, tokens)))
+    return laws.get("chinchilla").simulate(TRUTH, N=n, D=d, noise=noise, seed=seed)
+
+
+VARIABLES = {
+    "N": np.geomspace(1e7, 1e10, 9),
+    "D": np.geomspace(1e9, 1e12, 7),
+    "C": np.geomspace(1e17, 1e22, 40),
+    "W": np.geomspace(128, 8192, 5),
+    "H": np.geomspace(2, 80, 4),
+    "G": np.array([1.0, 2, 4, 8]),
+    "K": np.arange(1.0, 30),
+    "e": np.array([2.0, 3, 4]),
+    "m": np.array([1.0, 2, 3]),
+    "block": np.array([16.0, 32, 128]),
+}
+TRUTHS = {
+    "chinchilla": TRUTH,
+    "chinchilla_tied": dict(A=500.0, B=1500.0, E=1.9, alpha=0.35),
+    "kaplan_e": dict(A=5e7, B=8e8, E=1.9, alpha=0.41, beta=0.45),
+    "gamma": dict(A=300.0, B=900.0, E=1.9, p=0.35, q=0.4, gamma=0.8),
+    "over_training": dict(a=110.0, b=190.0, E=1.5, eta=0.12),
+    "saturation": dict(A=900.0, E=1.7, alpha=0.15),
+    "kaplan_n": dict(A=11.0, alpha=0.076),
+    "shape": dict(A=20.0, B=1.5, F=300.0, G=1800.0, E=1.6, alpha=0.8, beta=0.9, gamma=0.35, delta=0.33),
+    "fine_grained_moe": dict(g=60.0, a=250.0, B=900.0, E=1.6, gamma=0.6, alpha=0.3, beta=0.32),
+    "ensemble": dict(A=0.3, E=3.2, alpha=0.9),
+    "fp_training": dict(
+        n=69.2343, d=68973.0, rho=1 / 11334.5, eps=1.9061, alpha=0.2368, beta=0.5162, delta=3.19, nu=2.95
+    ),
+}
+
+
+@pytest.mark.parametrize("name", laws.names())
+def test_every_law_gives_back_its_parameters(name: str):
+    law = laws.get(name)
+    grid = np.meshgrid(*(VARIABLES[v] for v in law.variables))
+    variables: dict[str, Any] = {v: g.ravel() for v, g in zip(law.variables, grid, strict=True)}
+    data = law.simulate(TRUTHS[name], **variables)
+    fit = laws.fit(name, data)
+    assert fit.params == pytest.approx(TRUTHS[name], rel=1e-4)
+    assert fit.predict(**variables) == pytest.approx(data["loss"], rel=1e-7)
+
+
+@pytest.mark.parametrize("name", laws.names())
+def test_the_formula_is_the_model(name: str):
+    """The engine's prediction against the formula as the law prints it, evaluated by Python."""
+    law, params = laws.get(name), TRUTHS[name]
+    rng = np.random.default_rng(3)
+    values = {v: rng.choice(VARIABLES[v], 20) for v in law.variables}
+    names = {**values, **params, "log2": np.log2}
+    names["C"] = values.get("C", 6 * values.get("N", 1.0) * values.get("D", 1.0))
+    names["M"] = values.get("D", 1.0) / values.get("N", 1.0)
+    formulas = {
+        "chinchilla": "E + A*N**-alpha + B*D**-beta",
+        "chinchilla_tied": "E + A*N**-alpha + B*D**-alpha",
+        "kaplan_e": "E + ((A/N)**(alpha/beta) + B/D)**beta",
+        "gamma": "E + (A*N**-p + B*D**-q)**gamma",
+        "over_training": "E + (a*M**eta + b*M**-eta)*C**-eta",
+        "saturation": "E + A*C**-alpha",
+        "kaplan_n": "A*N**-alpha",
+        "shape": "E + A*W**-alpha + B*H**-beta + F*N**-gamma + G*D**-delta",
+        "fine_grained_moe": "E + (g*G**-gamma + a)*N**-alpha + B*D**-beta",
+        "ensemble": "E + A*K**-alpha",
+        "fp_training": "eps + n*N**-alpha + d*D**-beta + D**beta/N**alpha*log2(block)*rho"
+        "*(e + .5)**-delta*(m + .5)**-nu",
+    }
+    expected = eval(formulas[name], {}, names)
+    assert law.predict(params, **values) == pytest.approx(expected, rel=1e-12)
+
+
+def test_noise_is_recovered_within_its_intervals():
+    fit = laws.fit("chinchilla", made(0.01, seed=5), objective="log_square")
+    intervals = fit.interval(0.95, n=500, seed=1)
+    for name, (low, high) in intervals.items():
+        assert low < fit.params[name] < high
+    # Three of the five at least: each covers about 19 times in 20.
+    assert sum(low < TRUTH[name] < high for name, (low, high) in intervals.items()) >= 3
+    profile = fit.profile("E")
+    assert profile.low is not None and profile.high is not None
+    assert profile.low < fit.params["E"] < profile.high
+    assert (profile.value >= fit.value * (1 - 1e-12)).all()
+    # At its ends the profile has risen to the limit.
+    for end in (profile.low, profile.high):
+        fixed = laws.fit("chinchilla", made(0.01, seed=5), objective="log_square", fixed={"E": end})
+        assert fixed.value == pytest.approx(profile.limit, rel=1e-6)
+
+
+def test_profiles_cover():
+    """95 % profile intervals of E over 100 sweeps: 95 expected with a standard deviation of 2.2."""
+    for objective, expected in (("log_square", 88), ("huber", 85)):
+        covered = 0
+        for seed in range(100):
+            fit = laws.fit("chinchilla", made(0.01, seed=seed), objective=objective)
+            p = fit.profile("E", points=3)
+            covered += (p.low is None or p.low < 1.8) and (p.high is None or p.high > 1.8)
+        assert covered >= expected, (objective, covered)
+
+
+def test_bca_and_groups():
+    data = made(0.01, seed=2)
+    fit = laws.fit("chinchilla", data, objective="log_square")
+    by_size = fit.bootstrap(300, by=data["N"], seed=3)
+    assert by_size.groups == 8 and by_size.counts.shape == (300, 64)
+    assert (by_size.counts.sum(axis=1) == 64).all()
+    for low, high in by_size.bca().values():
+        assert low < high
+    again = fit.bootstrap(300, by=data["N"], seed=3, threads=2)
+    assert (again.values == by_size.values).all()
+
+
+def test_fixed_and_bounded_parameters():
+    data = made(0.01)
+    fixed = laws.fit("chinchilla", data, fixed={"E": 1.7, "alpha": 0.3})
+    assert (fixed.params["E"], fixed.params["alpha"]) == pytest.approx((1.7, 0.3), rel=1e-15)
+    bounded = laws.fit("chinchilla", data, bounds={"beta": (0.0, 0.3)})
+    assert bounded.params["beta"] == pytest.approx(0.3) and bounded.certificate.active_bounds == ("beta",)
+    assert any("beta sits at its bound" in caution for caution in bounded.cautions)
+    own_names = laws.fit("kaplan_e", data, fixed={"beta": 0.4})
+    assert own_names.params["beta"] == pytest.approx(0.4)
+
+
+def test_weights_are_repetitions():
+    data = made(0.02, sizes=5, tokens=5)
+    weights = np.arange(25) % 3
+    rows = np.repeat(np.arange(25), weights)
+    weighted = laws.fit("chinchilla", data, weights=weights)
+    repeated = laws.fit("chinchilla", {k: v[rows] for k, v in data.items()})
+    assert weighted.params == pytest.approx(repeated.params, rel=1e-6)
+
+
+def test_threads_do_not_change_a_bit():
+    fit = laws.fit("chinchilla", made(0.02))
+    one, four = (fit.bootstrap(50, seed=1, threads=n).values for n in (1, 4))
+    assert (one == four).all()
+
+
+def test_cautions_name_what_the_data_cannot_show():
+    data = made(0.001)
+    one_size = {k: v[data["N"] == data["N"][0]] for k, v in data.items()}
+    assert any("N has one value only" in c for c in laws.fit("chinchilla", one_size).cautions)
+    no_floor = laws.get("kaplan_n").simulate(dict(A=12.0, alpha=0.08), N=np.geomspace(1e6, 1e9, 12))
+    fit = laws.fit("saturation", {"C": no_floor["N"], "loss": no_floor["loss"]})
+    assert any("E went to 0" in c for c in fit.cautions), fit
+    five = {k: v[:5] for k, v in made(sizes=5, tokens=1).items()}
+    assert any("curve meets every point" in c for c in laws.fit("chinchilla", five).cautions)
+    same = {k: np.repeat(v[:1], 9) for k, v in data.items()}
+    assert laws.fit("chinchilla", same).cautions
+
+
+def test_far_predictions_are_asked_for():
+    fit = laws.fit("chinchilla", made())
+    assert fit.predict(N=7e9, D=1.4e11).shape == ()
+    with pytest.raises(UserError, match="times beyond the data"):
+        fit.predict(N=7e12, D=1e11)
+    assert fit.predict(N=7e12, D=1e11, far=True) > TRUTH["E"]
+
+
+def test_the_card_is_json():
+    fit = laws.fit("chinchilla", made(0.01))
+    card = json.loads(fit.to_json())
+    assert card["rows"] == 64 and card["params"] == pytest.approx(fit.params)
+    assert card["certificate"]["ending"] == "converged"
+    assert card == json.loads(laws.fit("chinchilla", made(0.01)).to_json())
+    assert card["data_sha256"] != laws.fit("chinchilla", made(0.02)).card()["data_sha256"]
+    assert "converged" in str(fit)
+
+
+def test_files_and_names(tmp_path):
+    data = made(0.01)
+    path = tmp_path / "runs.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["params", "tokens", "val_loss"])
+        writer.writerows(zip(data["N"], data["D"], data["loss"], strict=True))
+    from_file = laws.fit("chinchilla", path, N="params", D="tokens", loss="val_loss")
+    assert from_file.params == pytest.approx(laws.fit("chinchilla", data).params)
+    lines = tmp_path / "runs.jsonl"
+    records = [dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)]
+    lines.write_text("\n".join(json.dumps({k: float(v) for k, v in r.items()}) for r in records))
+    assert laws.fit("chinchilla", lines).params == pytest.approx(from_file.params)
+
+
+BAD = [
+    (lambda d: laws.fit("chinchila", d), "did you mean 'chinchilla'"),
+    (lambda d: laws.fit("chinchilla", {"N": d["N"], "loss": d["loss"]}), "no column 'D'"),
+    (lambda d: laws.fit("chinchilla", d, loss="los"), "did you mean 'loss'"),
+    (lambda d: laws.fit("chinchilla", d, M="N"), "no variable 'M'"),
+    (lambda d: laws.fit("chinchilla", {**d, "loss": -d["loss"]}), "64 losses that are missing"),
+    (lambda d: laws.fit("chinchilla", {**d, "loss": d["loss"] * np.nan}), "64 losses that are missing"),
+    (lambda d: laws.fit("chinchilla", {**d, "N": d["N"] * 0}), "N .parameters. must be positive"),
+    (lambda d: laws.fit("chinchilla", {**d, "N": d["N"][1:]}), "different lengths"),
+    (lambda d: laws.fit("chinchilla", {**d, "N": ["big"] * 64}), "not a column of numbers"),
+    (
+        lambda d: laws.fit("chinchilla", {k: v[:4] for k, v in d.items()}),
+        "5 free parameters, but there are 4",
+    ),
+    (lambda d: laws.fit("chinchilla", d, objective="hubber"), "did you mean 'huber'"),
+    (lambda d: laws.fit("chinchilla", d, delta=0), "delta must be positive"),
+    (lambda d: laws.fit("chinchilla", d, fixed={"gamma": 1}), "'gamma' is not one of"),
+    (lambda d: laws.fit("kaplan_e", d, fixed={"A": 1}), "cannot be bounded in this form"),
+    (lambda d: laws.fit("chinchilla", d, bounds={"E": (2, 1)}), "bounds of E are empty"),
+    (lambda d: laws.fit("chinchilla", d, bounds={"E": (50, 60)}), "bounds of E leave nothing"),
+    (lambda d: laws.fit("chinchilla", d, starts="anywhere"), "give 'project'"),
+    (lambda d: laws.fit("chinchilla", d, starts={"A": [1]}), "no values of B"),
+    (lambda d: laws.fit("chinchilla", d, starts=[[1, 2]]), "rows of A, B"),
+    (lambda d: laws.fit("chinchilla", d, weights=[1, 2]), "weights must be 64"),
+    (lambda d: laws.fit("chinchilla", "nowhere.csv"), "no such file"),
+    (lambda d: laws.fit("chinchilla", d).bootstrap(0), "at least one replicate"),
+    (lambda d: laws.fit("chinchilla", d).bootstrap(5, by=[1]), "a group for each"),
+    (lambda d: laws.fit("chinchilla", d).bootstrap(5, by=np.ones(64)), "one group only"),
+    (lambda d: laws.fit("chinchilla", d).profile("C"), "no profile of 'C'"),
+    (lambda d: laws.get("chinchilla").predict({"A": 1.0}, N=1, D=1), "needs a value of B"),
+    (lambda d: laws.get("chinchilla").predict(TRUTH, N=1), "needs D"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BAD)
+def test_bad_input_is_named(call, message: str):
+    with pytest.raises(UserError, match=message):
+        call(made(0.01))
