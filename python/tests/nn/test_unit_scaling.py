@@ -1,7 +1,7 @@
 """Unit scaling against its table: values, gradients, rates, and sizes near one through a deep model."""
 
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
 
 import copy
 
