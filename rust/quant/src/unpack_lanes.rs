@@ -8,7 +8,7 @@ use crate::dtype::MemoryMut;
 use crate::layout::Unit;
 use crate::pack::{row_bytes, unpack};
 use crate::packed::Scales;
-use crate::pieces::{Buffer, PIECE};
+use crate::pieces::PIECE;
 use crate::stochastic_lanes::WIDTH;
 use crate::widths::widen;
 use dither_numerics::{Quantizer, ScaleFormat};
@@ -29,12 +29,6 @@ enum Factors {
     Coded(Box<[f32; 256]>),
     /// By their scale and by this.
     Scaled(f32),
-}
-
-/// A piece on its way: its codes at the width that vectors load, and its values.
-struct Held {
-    codes: [u8; 2 * PIECE],
-    values: Buffer<f32>,
 }
 
 /// Where the values of whole blocks of whole vectors belong, and the index of the first block.
@@ -70,19 +64,18 @@ impl Unpacker {
     /// `row` and the scales hold the part, and so does `y`, which nobody else touches there.
     pub unsafe fn part(&self, row: &[u8], scales: Scales, y: MemoryMut, part: Part) {
         let Part { unit: Unit { start, len }, block, first } = part;
-        let (mut factors, bits) = ([0f32; PIECE / WIDTH], self.codec.bits);
-        let mut held = Held { codes: [0; 2 * PIECE], values: Buffer([0.0; PIECE]) };
         // Pieces of several blocks, or of one.
         let stretch = if block > PIECE { block } else { len };
         for from in (0..len).step_by(stretch) {
             let within = Unit { start: start + from, len: stretch };
             for (at, n) in within.pieces(if block > PIECE { PIECE } else { PIECE / block * block }) {
+                let (bits, mut factors) = (self.codec.bits, [0f32; PIECE / WIDTH]);
                 let bytes = row_bytes(at - start, bits).expect("the codes were allocated");
                 let factors = &mut factors[..n.div_ceil(block)];
                 // SAFETY: the caller's contract.
                 unsafe {
                     self.factors(scales, first + (at - start) / block, factors);
-                    self.piece(&row[bytes..], y, at, factors, n, &mut held);
+                    self.piece(&row[bytes..], y, at, n, factors);
                 }
             }
         }
@@ -109,14 +102,15 @@ impl Unpacker {
 
     /// # Safety
     /// As for [`Unpacker::part`], of `n` elements at `at`, whose codes begin the row.
-    unsafe fn piece(&self, row: &[u8], y: MemoryMut, at: usize, factors: &[f32], n: usize, held: &mut Held) {
-        let codes = self.codes(row, &mut held.codes[..self.packing.bytes(n)]);
+    unsafe fn piece(&self, row: &[u8], y: MemoryMut, at: usize, n: usize, factors: &[f32]) {
+        let (mut codes, mut values) = ([0u8; 2 * PIECE], [0f32; PIECE]);
+        let codes = self.codes(row, &mut codes[..self.packing.bytes(n)]);
         // SAFETY: the caller's contract.
         unsafe {
             match y.f32_range(at, n).filter(|_| !self.streamed) {
                 Some(y) => decode(&self.codec, self.packing, codes, y, factors),
                 None => {
-                    let values = &mut held.values.0[..n];
+                    let values = &mut values[..n];
                     decode(&self.codec, self.packing, codes, values, factors);
                     if self.streamed { y.stream(at, values) } else { y.store(at, values) }
                 }
