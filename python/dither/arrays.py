@@ -362,6 +362,24 @@ def run_dequantize(
     )
 
 
+def optimizer_block(block: int) -> bool:
+    """Whether packed optimizer state can have blocks of this many elements."""
+    return _core.optimizer_block(block)
+
+
+def run_adamw(parameters: list[dict[str, Any]]) -> int | None:
+    """One step of AdamW (rust/quant/src/optim.rs) of parameters as `dither.optim.kernel.describe` has them.
+
+    Returns the first of them with a moment that has no code.
+    """
+    return _core.adamw(parameters, get_num_threads())
+
+
+def optimizer_codes(q: Quantizer, codes: Buffer, scales: Buffer, address: tuple[int, int, int]) -> Any:
+    """Packed state as `run_adamw` takes it."""
+    return _handle(q), q.block, codes.ptr, scales.ptr, address
+
+
 def random_bits(seed: int, stream: int, index: int, bits: int) -> int:
     """The addressed random bits of one element (rust/numerics/src/random.rs)."""
     return _core.random_bits(seed, stream, index, bits)

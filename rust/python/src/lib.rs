@@ -10,6 +10,7 @@ mod linalg;
 mod memory;
 mod methods;
 mod ops;
+mod optim;
 mod packed;
 mod quantizer;
 mod statistics;
@@ -22,6 +23,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     formats::register(m)?;
     quantizer::register(m)?;
     ops::register(m)?;
+    optim::register(m)?;
     linalg::register(m)?;
     statistics::register(m)?;
     packed::register(m)?;

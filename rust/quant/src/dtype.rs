@@ -133,7 +133,7 @@ impl MemoryMut {
         self.as_input().element_size()
     }
 
-    fn as_input(&self) -> Memory {
+    pub(crate) fn as_input(&self) -> Memory {
         match *self {
             MemoryMut::F32(p) => Memory::F32(p),
             MemoryMut::Bf16(p) => Memory::Bf16(p),
@@ -251,7 +251,12 @@ pub(crate) fn nearest_f16(x: f64) -> f32 {
 }
 
 #[inline(always)]
-fn bf16_bits(x: f32) -> u16 {
+pub(crate) fn bf16_value(x: u16) -> f32 {
+    f32::from_bits(u32::from(x) << 16)
+}
+
+#[inline(always)]
+pub(crate) fn bf16_bits(x: f32) -> u16 {
     let b = x.to_bits();
     let rounded = b.wrapping_add(0x7fff + (b >> 16 & 1));
     // NaN: keep it one whatever its payload.
@@ -294,7 +299,7 @@ fn widen(x: &[u16], out: &mut [f32], value: impl Fn(u16) -> f32) {
 
 #[inline(always)]
 fn widen_bf16_body(x: &[u16], out: &mut [f32]) {
-    widen(x, out, |x| f32::from_bits(u32::from(x) << 16));
+    widen(x, out, bf16_value);
 }
 
 #[inline(always)]

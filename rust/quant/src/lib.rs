@@ -15,6 +15,7 @@
 //! * [`lotion`]: the penalty of a training method and its gradient.
 //! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`packed`], [`stats`], [`histogram`]: the operations.
 //! * [`pack`]: rows of codes at their true width; `widths`: those of 1 to 7 bits, many at once.
+//! * [`optim`]: optimizer steps over weights and state in few bits.
 
 mod absmax;
 mod bits;
@@ -42,6 +43,7 @@ pub mod layout;
 pub mod lotion;
 pub mod moments;
 pub mod neighbours;
+pub mod optim;
 pub mod pack;
 mod pack_lanes;
 mod pack_rule;

@@ -65,16 +65,32 @@ pub fn tile_len(n: u32) -> usize {
     64 * (32 / n) as usize
 }
 
-#[allow(clippy::needless_range_loop)] // lanes of four arrays side by side
 fn portable(philox: &Philox, first: u64) -> Words {
-    let mut c = [[0u64; LANES]; 4];
-    for lane in 0..LANES {
-        let counter = first + lane as u64;
-        (c[0][lane], c[1][lane]) = (counter, counter >> 32);
-        (c[2][lane], c[3][lane]) = (philox.stream, philox.stream >> 32);
+    let mut rounds = Rounds::begin(philox, first);
+    for i in 0..10 {
+        rounds.advance(philox, i);
     }
-    let low = 0xffff_ffff;
-    for key in &philox.keys {
+    [0, 1, 2, 3].map(|i| rounds.word(i).map(|c| c as u32))
+}
+
+/// Sixteen counters on their way through the ten rounds, for callers who have other work between two rounds.
+pub struct Rounds([[u64; LANES]; 4]);
+
+#[allow(clippy::needless_range_loop)] // lanes of four arrays side by side
+impl Rounds {
+    /// The counters from `first` on, a multiple of [`LANES`].
+    #[inline(always)]
+    pub fn begin(philox: &Philox, first: u64) -> Self {
+        let stream = philox.stream;
+        let splat = |word: u64| std::array::from_fn(|_| word);
+        let counters = std::array::from_fn(|lane| first + lane as u64);
+        Rounds([counters, splat(first >> 32), splat(stream), splat(stream >> 32)])
+    }
+
+    /// Round `i` of 0..10, in order.
+    #[inline(always)]
+    pub fn advance(&mut self, philox: &Philox, i: usize) {
+        let (c, key, low) = (&mut self.0, &philox.keys[i], 0xffff_ffff);
         for lane in 0..LANES {
             let a = u64::from(MULTIPLIERS[0]) * (c[0][lane] & low);
             let b = u64::from(MULTIPLIERS[1]) * (c[2][lane] & low);
@@ -82,7 +98,12 @@ fn portable(philox: &Philox, first: u64) -> Words {
             (c[2][lane], c[3][lane]) = ((a >> 32) ^ c[3][lane] ^ u64::from(key[1]), a);
         }
     }
-    c.map(|word| word.map(|c| c as u32))
+
+    /// Word `i` of the counters after the last round, in the low half of each element.
+    #[inline(always)]
+    pub fn word(&self, i: usize) -> &[u64; LANES] {
+        &self.0[i]
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
