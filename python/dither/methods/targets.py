@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from dither.errors import UserError, suggest
-from dither.nn.prepare import candidates, matching
 from dither.nn.recipe import SITES
+from dither.nn.sites import candidates, matching
 
 WEIGHT_SITES = tuple(site for site in SITES if site != "attention")
 

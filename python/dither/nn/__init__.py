@@ -12,18 +12,22 @@ from dither.errors import require
 require("torch", "torch")
 
 from dither.nn import ops, streams, twin  # noqa: E402
+from dither.nn.attention import AttentionProducts  # noqa: E402
 from dither.nn.clock import load_state_dict_, set_clock_, state_dict  # noqa: E402
 from dither.nn.convert import convert_, load_model_, save_model  # noqa: E402
-from dither.nn.layers import AttentionProducts  # noqa: E402
+from dither.nn.experts import GroupedLinear, MatrixProduct  # noqa: E402
 from dither.nn.operand import Delayed, Hadamard, Operand  # noqa: E402
 from dither.nn.packed import PackedTensor  # noqa: E402
-from dither.nn.prepare import Site, candidates, prepare_, restore_, sites  # noqa: E402
+from dither.nn.prepare import prepare_, restore_, sites  # noqa: E402
 from dither.nn.recipe import Recipe  # noqa: E402
+from dither.nn.sites import Site, candidates  # noqa: E402
 
 __all__ = [
     "AttentionProducts",
     "Delayed",
+    "GroupedLinear",
     "Hadamard",
+    "MatrixProduct",
     "Operand",
     "PackedTensor",
     "Recipe",

@@ -1,8 +1,11 @@
 """What a prepared layer carries of its recipe, and how the clock of the run moves it.
 
-    dither_operands  the recipe's operands, ready to use (factors.Operands)
-    dither_rng       int64 (rows, 2): seed and stream of every operand and rotation; None unless some are read
+    dither_operands  for each product of the layer its operands, ready to use (factors.Operands)
+    dither_rng       int64 (rows, 2): seed and stream of every operand and rotation, product after product;
+                     None unless some are read
     dither_history   fp32 (rows, 2 + steps): the state of delayed scaling; None without it
+    dither_position  (step, microbatch) that the addresses stand at
+    dither_clock     the step that the history stands at
 
 The two tensors are non-persistent buffers: they move with the model, and its state dict stays as it was.
 `state_dict` and `load_state_dict_` keep the history for a checkpoint; addresses follow from the clock.
@@ -19,26 +22,30 @@ from torch import Tensor, nn
 
 from dither.errors import UserError
 from dither.nn import history
+from dither.nn.factors import Operand as Ready
 from dither.nn.factors import Operands, operands_of
 from dither.nn.operand import Delayed, Operand
 from dither.nn.recipe import Recipe
 from dither.nn.streams import OPERANDS, addresses
 
 if TYPE_CHECKING:
-    from dither.nn.prepare import Site
+    from dither.nn.sites import Prepared, Site
 
-ATTRIBUTES = ("dither_operands", "dither_rng", "dither_history", "dither_clock")
+ATTRIBUTES = ("dither_operands", "dither_rng", "dither_history", "dither_position", "dither_clock")
+WEIGHTS = ("fprop_w", "dgrad_w")
 
 
-def attach_(module: nn.Module, site: Site) -> None:
-    """Give a module what its recipe needs to compute, at step 0."""
-    recipe, products = site.recipe, 2 if site.kind == "attention" else 1
-    rng = addresses_of(site, 0, 0) if recipe.is_addressed else None
-    state = history.fresh_state(products * len(OPERANDS), recipe.history) if recipe.history else None
-    weight = getattr(module, "weight", None)
-    if isinstance(weight, Tensor):
-        rng, state = (None if t is None else t.to(weight.device) for t in (rng, state))
-    vars(module).update(dither_operands=operands_of(recipe), dither_clock=None)
+def attach_(module: nn.Module, prepared: Prepared) -> None:
+    """Give a module what its recipes need to compute, at step 0."""
+    recipes = [site.recipe for site in prepared.sites]
+    rng = _addresses(prepared.sites, 0, 0) if any(recipe.is_addressed for recipe in recipes) else None
+    state, steps = None, max(recipe.history for recipe in recipes)
+    if steps:
+        state = history.fresh_state(len(recipes) * len(OPERANDS), steps)
+    parameter = next(module.parameters(recurse=False), None)
+    if parameter is not None:
+        rng, state = (None if t is None else t.to(parameter.device) for t in (rng, state))
+    vars(module).update(dither_operands=_operands(prepared, None), dither_position=(0, 0), dither_clock=None)
     module.register_buffer("dither_rng", rng, persistent=False)
     module.register_buffer("dither_history", state, persistent=False)
 
@@ -49,11 +56,24 @@ def detach_(module: nn.Module) -> None:
         delattr(module, name)
 
 
+def refresh_(module: Any, was_meta: bool) -> None:
+    """After the buffers moved: addresses are written anew, as `to_empty` leaves memory without values; so is
+    the history where there was none before, on the meta device."""
+    if module.dither_rng is not None:
+        module.dither_rng.copy_(_addresses(module.dither_prepared.sites, *module.dither_position))
+    state = module.dither_history
+    if state is not None and was_meta:
+        state.copy_(history.fresh_state(len(state), state.shape[1] - history.PAST))
+
+
 def addresses_of(site: Site, step: int, microbatch: int) -> Tensor:
     """[seed, stream] of every operand and rotation of a site."""
     fixed = tuple(rotation is not None and rotation.signs == "fixed" for rotation in site.recipe.rotations)
-    products = 2 if site.kind == "attention" else 1
-    return addresses(site.seed, site.index, step, microbatch, fixed, products)
+    return addresses(site.seed, site.index, step, microbatch, fixed)
+
+
+def _addresses(sites: tuple[Site, ...], step: int, microbatch: int) -> Tensor:
+    return torch.cat([addresses_of(site, step, microbatch) for site in sites])
 
 
 def set_clock_(model: nn.Module, step: int, microbatch: int = 0) -> None:
@@ -67,39 +87,65 @@ def set_clock_(model: nn.Module, step: int, microbatch: int = 0) -> None:
     """
     delayed = []
     for module in _prepared(model):
-        site, state = module.dither_site, module.dither_history
+        prepared, state = module.dither_prepared, module.dither_history
         if module.dither_rng is not None:
-            module.dither_rng.copy_(addresses_of(site, step, microbatch))
+            module.dither_rng.copy_(_addresses(prepared.sites, step, microbatch))
+            module.dither_position = (step, microbatch)
         if state is not None and module.dither_clock != step:
-            delayed.append((state, _delayed_rows(site.recipe, len(state))))
-        if site.switch_step is not None:
-            module.dither_operands = _operands_at(site.recipe, step >= site.switch_step)
+            delayed.append((state, _delayed_rows(prepared.sites)))
+        if any(site.switch_step is not None for site in prepared.sites):
+            module.dither_operands = _operands(prepared, step)
         module.dither_clock = step
     history.advance_(delayed)
 
 
-@lru_cache(maxsize=64)
-def _operands_at(recipe: Recipe, switched: bool) -> Operands:
-    return operands_of(recipe.with_bf16_forward() if switched else recipe)
+def _operands(prepared: Prepared, step: int | None) -> tuple[Operands, ...]:
+    """Those of each site, at that step of the run."""
+    return tuple(
+        _placed(
+            site.recipe,
+            step is not None and site.switch_step is not None and step >= site.switch_step,
+            site.shared_weight,
+            prepared.rank,
+        )
+        for site in prepared.sites
+    )
 
 
-def _delayed_rows(recipe: Recipe, rows: int) -> list[tuple[int, float, Delayed]]:
-    own = [
-        (row, operand.quantizer.format.max, operand.delayed)
-        for row, operand in enumerate(recipe.operands)
+@lru_cache(maxsize=256)
+def _placed(recipe: Recipe, switched: bool, shared_weight: bool, rank: int) -> Operands:
+    """The operands of a recipe; those that hold a share of the batch know which."""
+    operands = operands_of(recipe.with_bf16_forward() if switched else recipe)
+    six = tuple(
+        operand._replace(share=rank)
+        if isinstance(operand, Ready) and not (shared_weight and name in WEIGHTS)
+        else operand
+        for name, operand in zip(OPERANDS, operands.six, strict=True)
+    )
+    return operands._replace(six=six)
+
+
+def _delayed_rows(sites: tuple[Site, ...]) -> list[tuple[int, float, Delayed]]:
+    return [
+        (part * len(OPERANDS) + row, operand.quantizer.format.max, operand.delayed)
+        for part, site in enumerate(sites)
+        for row, operand in enumerate(site.recipe.operands)
         if isinstance(operand, Operand) and operand.delayed
     ]
-    return [(first + row, top, how) for first in range(0, rows, len(OPERANDS)) for row, top, how in own]
 
 
 def _prepared(model: nn.Module) -> Iterator[Any]:
-    return (module for module in model.modules() if hasattr(module, "dither_site"))
+    return (module for module in model.modules() if hasattr(module, "dither_prepared"))
 
 
 def state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state of delayed scaling by site, to be saved beside the model's own; empty without it."""
+    return {name: module.dither_history.detach().clone() for name, module in _histories(model).items()}
+
+
+def _histories(model: nn.Module) -> dict[str, Any]:
     return {
-        f"{module.dither_site.name}.dither_history".removeprefix("."): module.dither_history.detach().clone()
+        f"{module.dither_site.owner}.dither_history".removeprefix("."): module
         for module in _prepared(model)
         if module.dither_history is not None
     }
@@ -107,11 +153,7 @@ def state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 def load_state_dict_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Restore what `state_dict` gave, in place. UserError where sites or shapes differ: nothing changes."""
-    mine = {
-        f"{module.dither_site.name}.dither_history".removeprefix("."): module
-        for module in _prepared(model)
-        if module.dither_history is not None
-    }
+    mine = _histories(model)
     if mine.keys() != state.keys():
         odd = sorted(mine.keys() ^ state.keys())[0]
         raise UserError(

@@ -18,7 +18,8 @@ from dither import storage
 from dither.errors import UserError, suggest
 from dither.nn.checks import dtype_of
 from dither.nn.packed import PackedTensor, parameter, quantize
-from dither.nn.prepare import candidates, matching, sites
+from dither.nn.prepare import sites
+from dither.nn.sites import candidates, matching
 from dither.quantizer import Quantizer
 
 _TIED = "dither_tied"
@@ -57,7 +58,10 @@ def convert_(
     chosen = [
         (index, name, module)
         for index, (name, module, kind) in enumerate(found)
-        if kind == "linear" and name not in left_out and (filter_fn is None or filter_fn(module, name))
+        if kind == "linear"
+        and isinstance(module, nn.Linear)
+        and name not in left_out
+        and (filter_fn is None or filter_fn(module, name))
     ]
     if not chosen:
         raise UserError("no linear is left to convert: change exempt= or filter_fn=")

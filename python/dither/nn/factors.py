@@ -36,6 +36,15 @@ class Operand(NamedTuple):
     again: bool = False
     state: int = 0
     """`delayed`: the row of the layer's history that holds the scale."""
+    share: int = 0
+    """Which of the batch's equal shares this process holds: the index of an element is its index in the whole
+    batch, so that the random bits do not depend on the number of ranks. 0 for weights."""
+    start: int = 0
+    """Index of the first element, where the operand is a part of a larger one."""
+
+    def offset(self, x: Tensor) -> int:
+        """Index of the first element of `x` in its random stream."""
+        return self.start + self.share * x.numel() if self.stochastic else 0
 
 
 class Rotation(NamedTuple):
@@ -139,7 +148,7 @@ def quantized(
         return x if dtype is None else x.to(dtype)
     if operand.rule == "own":
         own = rng[row] if operand.stochastic and rng is not None else None
-        return ops.apply(x, operand.spec, axis, own, dtype)
+        return ops.apply(x, operand.spec, axis, own, dtype, operand.offset(x))
     if torch.is_grad_enabled() and x.requires_grad:
         return _Straight.apply(x, operand, axis, rng, row, dtype, scales)
     return _by_rule(None, x, operand, axis, rng, row, dtype, scales)
@@ -158,7 +167,8 @@ class _Straight(torch.autograd.Function):
 
 def _round_into(x: Tensor, out: Tensor, operand: Any, axis: int, rng: Tensor | None, row: int) -> None:
     own = rng[row] if operand.stochastic and rng is not None else None
-    kernels.fake_quant_into(x, out, kernels.parse(operand.spec), axis % max(x.dim(), 1), own, 0, None)
+    q, offset = kernels.parse(operand.spec), operand.offset(x)
+    kernels.fake_quant_into(x, out, q, axis % max(x.dim(), 1), own, offset, None)
 
 
 def _by_rule(

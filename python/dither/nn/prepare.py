@@ -1,72 +1,31 @@
 """Turn a model into one that trains under a recipe, in place, and back.
 
-`prepare_` changes the class of leaf modules and nothing else: parameters, their order, hooks and state-dict
-keys stay, so optimizers, checkpoints, DDP and a copy of the model go on as before. `restore_` gives every
-module its class back.
+`prepare_` changes the class of modules and nothing else: parameters, their order, hooks and state-dict keys
+stay, so optimizers, checkpoints, DDP and a copy of the model go on as before. `restore_` gives every module
+its class back.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import nn
 
 from dither import arrays
 from dither.errors import UserError
 from dither.nn.clock import addresses_of, attach_, detach_
-from dither.nn.kept import kept
+from dither.nn.counterparts import OPT_IN, known, mixed
 from dither.nn.kernels import WORDS
-from dither.nn.layers import COUNTERPARTS, Quantized, counterpart, plain_base
+from dither.nn.layers import Quantized
+from dither.nn.ragged import check_whole_blocks
 from dither.nn.recipe import SITES, Recipe
+from dither.nn.rules import Rule, decide
+from dither.nn.sites import Prepared, Site
 
-HEAD_NAMES = ("head", "lm_head", "output")
-
-
-@dataclass(frozen=True)
-class Site:
-    """A module that a recipe applies to."""
-
-    name: str
-    kind: str
-    recipe: Recipe
-    index: int
-    """Position among all modules that could be sites; enters the random streams."""
-    seed: int
-    plain_class: type[nn.Module] = field(repr=False)
-    switch_step: int | None = None
-    """The step from which the forward is in bf16 (Recipe.forward_bf16_from); None: never, or not known."""
-
-
-def candidates(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
-    """(name, module, kind) of all that could be a site under some recipe, in the order of named_modules.
-
-    A linear is a head if its name ends in head, lm_head or output, or if an embedding shares its weight.
-    """
-    modules = list(model.named_modules())
-    embeddings = {id(m.weight) for _, m in modules if isinstance(m, nn.Embedding)}
-    inside = {id(m.out_proj) for _, m in modules if isinstance(m, nn.MultiheadAttention)}
-    found = []
-    for name, module in modules:
-        base = _base(module)
-        if base is None or id(module) in inside:
-            continue
-        kind = COUNTERPARTS[base][0]
-        if kind == "norm" and module.weight is None:
-            continue
-        if kind == "linear" and (name.rpartition(".")[2] in HEAD_NAMES or id(module.weight) in embeddings):
-            kind = "head"
-        found.append((name, module, kind))
-    return found
-
-
-def _base(module: nn.Module) -> type[nn.Module] | None:
-    if isinstance(module, Quantized):
-        return next(base for base in COUNTERPARTS if issubclass(module.dither_site.plain_class, base))
-    return plain_base(module)
+RAGGED = ("shorter", "error")
 
 
 def prepare_(
@@ -74,22 +33,38 @@ def prepare_(
     recipe: Recipe | str,
     *,
     exempt: Iterable[str] | str = (),
+    rules: Sequence[Rule] = (),
+    also: Mapping[str, Iterable[str] | str] | None = None,
     filter_fn: Callable[[nn.Module, str], bool] | None = None,
+    ragged: str = "shorter",
     seed: int = 0,
     steps: int | None = None,
+    rank: int | None = None,
 ) -> nn.Module:
     """Make the sites of `model` compute as `recipe` says, in place; returns `model`.
 
     Args:
         recipe: a Recipe or the name of a preset (`Recipe.presets()`). A plain one changes nothing.
-        exempt: globs of module names to leave out; "*.head" also means a top-level "head".
+        exempt: globs of names of modules or sites to leave out, whatever the rules say; "*.head" also means a
+            top-level "head".
+        rules: (where, what) pairs, the later ones win. `where` is a glob or a function of (module,
+            name). `what` is a recipe or its name, which takes the place of the site's (for the kinds that it
+            names); a dict such as {"wgrad_g": None} that changes operands, also those of a site which the
+            recipe leaves out; or None, which exempts.
+        also: globs by kind, {"norm": "*.ln_?"}: modules to be sites of that kind although the recipe does not
+            name the kind, or this package not their class ("norm": with a `weight`; "attention": what calls
+            F.scaled_dot_product_attention; "output": any, its output is quantized).
         filter_fn: called as filter_fn(module, name) for every site that is left; False leaves it out.
+        ragged: "shorter" lets the last block of an axis be shorter (a tile at an edge smaller); "error"
+            refuses a layer whose features do not fill whole blocks.
         seed: of stochastic roundings and rotations. Their position in the run is set by `set_clock_`.
         steps: optimizer steps of the run, for recipes that change at a part of it; without it they do not.
+        rank: which of the batch's equal shares this process holds, so that the random bits of an element do
+            not depend on the number of processes; by default the rank in torch.distributed, 0 without it.
 
-    Raises UserError where the model is prepared already (restore_ it first), a glob matches no module that
-    could be a site, no site is left, or an embedding to be quantized has max_norm. A failed call changes
-    nothing.
+    Raises UserError where the model is prepared already (restore_ it first), a glob or function matches
+    nothing, no site is left, an embedding to be quantized has max_norm, or a ragged layer is refused. A
+    failed call changes nothing.
     """
     recipe = Recipe.get(recipe)
     prepared = sites(model)
@@ -98,80 +73,99 @@ def prepare_(
             f"the model is prepared already ({prepared[0].name!r} has recipe {prepared[0].recipe.name!r}); "
             "call dither.nn.restore_(model) first"
         )
-    found = candidates(model)
-    left_out = matching(found, [exempt] if isinstance(exempt, str) else list(exempt))
-    left_out |= kept([name for name, _, kind in found if kind in recipe.sites], *recipe.keep_blocks)
-    if recipe.is_plain:
-        return model
-    switch = _switch_step(recipe, steps)
-    chosen = [
-        (module, Site(name, kind, recipe, index, seed, type(module), switch))
-        for index, (name, module, kind) in enumerate(found)
-        if kind in recipe.sites and name not in left_out and (filter_fn is None or filter_fn(module, name))
-    ]
+    if ragged not in RAGGED:
+        raise UserError(f"ragged must be one of {', '.join(RAGGED)}, not {ragged!r}")
+    decided = decide(
+        model, recipe, exempt=exempt, rules=rules, also=also, filter_fn=filter_fn, seed=seed, steps=steps
+    )
+    chosen = [(module, site) for module, site in decided if site.is_quantized]
     if not chosen:
-        kinds = sorted({kind for _, _, kind in found}, key=SITES.index)
-        raise UserError(
-            f"recipe {recipe.name!r} applies to {', '.join(recipe.sites)}, but no such module is left in the "
-            f"model (it has: {', '.join(kinds) or 'none that could be a site'}); change sites=, exempt= or "
-            "filter_fn="
-        )
+        if recipe.is_plain and not rules:
+            return model
+        raise UserError(_nothing_left(recipe, decided))
     for module, site in chosen:
         if site.kind == "embedding" and module.max_norm is not None:
             raise UserError(f"{site.name!r} renormalises its weight in place (max_norm); exempt it")
+        if ragged == "error":
+            check_whole_blocks(site)
+    addresses_of(decided[-1][1], 0, 0)  # a position that does not fit is found before anything changes
     _warn_of_inexact(chosen)
-    addresses_of(chosen[-1][1], 0, 0)  # a position that does not fit is found before anything changes
-    _warn_of_fused(model)
-    for module, site in chosen:
-        base = plain_base(module)
-        assert base is not None
-        module.__class__ = counterpart(module, base)
-        vars(module)["dither_site"] = site
-        attach_(module, site)
+    _warn_of_switch([site.recipe for _, site in chosen], steps)
+    _warn_of_fast_path(model)
+    _swap_all_(model, decided, _rank() if rank is None else rank)
     return model
 
 
-def _switch_step(recipe: Recipe, steps: int | None) -> int | None:
-    if recipe.forward_bf16_from is None:
-        return None
-    if steps is None:
-        warnings.warn(
-            f"recipe {recipe.name!r} turns its forward to bf16 at {recipe.forward_bf16_from:g} of the run: "
-            "pass steps=, the length of the run, to prepare_ and call set_clock_, or it never does",
-            stacklevel=3,
-        )
-        return None
-    return math.ceil(recipe.forward_bf16_from * steps)
+def _rank() -> int:
+    distributed = torch.distributed
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+def _nothing_left(recipe: Recipe, decided: list[tuple[nn.Module, Site]]) -> str:
+    kinds = sorted({site.kind for _, site in decided}, key=SITES.index)
+    return (
+        f"recipe {recipe.name!r} applies to {', '.join(recipe.sites)}, but no such module is left in the "
+        f"model (it has: {', '.join(kinds) or 'none that could be a site'}); change sites=, exempt=, "
+        "rules= or filter_fn="
+    )
+
+
+def _swap_all_(model: nn.Module, decided: list[tuple[nn.Module, Site]], rank: int) -> None:
+    plan = tuple(site for _, site in decided)
+    parts: dict[int, tuple[nn.Module, list[Site]]] = {}
+    for module, site in decided:
+        parts.setdefault(id(module), (module, []))[1].append(site)
+    quantized = {key for key, (_, own) in parts.items() if any(site.is_quantized for site in own)}
+    # torch's own attention multiplies by the weight of out_proj without calling it
+    quantized |= {
+        id(module)
+        for module, _ in parts.values()
+        if isinstance(module, nn.MultiheadAttention) and id(module.out_proj) in quantized
+    }
+    for key in quantized:
+        module, own = parts[key]
+        _swap_(module, tuple(own), plan, rank)
+
+
+def _swap_(module: nn.Module, own: tuple[Site, ...], plan: tuple[Site, ...], rank: int) -> None:
+    plain = type(module)
+    quantized = mixed(known(module) or OPT_IN[own[0].kind], plain)
+    prepared = Prepared(own, plain, quantized, plan, rank)
+    module.__class__ = quantized
+    vars(module)["dither_prepared"] = prepared
+    attach_(module, prepared)
 
 
 def restore_(model: nn.Module) -> nn.Module:
-    """Undo `prepare_` in place: every module has its class back; weights keep what they learned."""
-    for module in list(model.modules()):
-        if isinstance(module, Quantized):
-            plain_class = module.dither_site.plain_class
-            detach_(module)
-            del module.dither_site
-            module.__class__ = plain_class  # pyright: ignore[reportAttributeAccessIssue]
+    """Undo `prepare_` in place: every module has its class back; weights keep what they learned.
+
+    Raises UserError where another library has changed the class of a module since (fully_shard of FSDP2
+    does); nothing is changed then.
+    """
+    prepared = [(name, module) for name, module in model.named_modules() if isinstance(module, Quantized)]
+    for name, module in prepared:
+        if type(module) is not module.dither_prepared.quantized_class:
+            raise UserError(
+                f"the class of {name!r} has become {type(module).__name__} since prepare_; undo that first, "
+                "or load its state dict into a new model"
+            )
+    for _, module in prepared:
+        plain_class: Any = module.dither_prepared.plain_class
+        detach_(module)
+        del module.dither_prepared
+        module.__class__ = plain_class
     return model
 
 
 def sites(model: nn.Module) -> list[Site]:
     """What of the model is quantized, and how; empty for a plain model."""
-    return [module.dither_site for module in model.modules() if isinstance(module, Quantized)]
-
-
-def matching(found: list[tuple[str, nn.Module, str]], globs: list[str]) -> set[str]:
-    """Names that a glob covers. UserError for a glob that covers none."""
-    covered = set()
-    for glob in globs:
-        names = {name for name, _, _ in found if fnmatchcase(name, glob) or fnmatchcase("." + name, glob)}
-        if not names:
-            listing = "\n  ".join(f"{name} ({kind})" for name, _, kind in found) or "none"
-            raise UserError(
-                f"exempt pattern {glob!r} matches no module. Modules that can be sites:\n  {listing}"
-            )
-        covered |= names
-    return covered
+    return [
+        site
+        for module in model.modules()
+        if isinstance(module, Quantized)
+        for site in module.dither_prepared.sites
+        if site.is_quantized
+    ]
 
 
 def _warn_of_inexact(chosen: list[tuple[nn.Module, Site]]) -> None:
@@ -182,18 +176,21 @@ def _warn_of_inexact(chosen: list[tuple[nn.Module, Site]]) -> None:
                 arrays.warn_inexact(q, WORDS[parameter.dtype])
 
 
-def _warn_of_fused(model: nn.Module) -> None:
-    """torch's fused attention modules multiply without calling their linears, out of reach of a recipe."""
+def _warn_of_fast_path(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            warnings.warn(
-                f"{name!r} is an nn.MultiheadAttention, whose products run in one torch function and stay "
-                "unquantized; write it with nn.Linear and dither.nn.AttentionProducts to quantize them",
-                stacklevel=3,
-            )
-        elif isinstance(module, nn.TransformerEncoderLayer):
+        if isinstance(module, nn.TransformerEncoderLayer):
             warnings.warn(
                 f"{name!r} is an nn.TransformerEncoderLayer, whose eval mode without gradients skips its "
                 "linears; call torch.backends.mha.set_fastpath_enabled(False) to evaluate it quantized",
                 stacklevel=3,
             )
+
+
+def _warn_of_switch(recipes: list[Recipe], steps: int | None) -> None:
+    late = [recipe for recipe in recipes if recipe.forward_bf16_from is not None]
+    if late and steps is None:
+        warnings.warn(
+            f"recipe {late[0].name!r} turns its forward to bf16 at {late[0].forward_bf16_from:g} of the run: "
+            "pass steps=, the length of the run, to prepare_ and call set_clock_, or it never does",
+            stacklevel=3,
+        )

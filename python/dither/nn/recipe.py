@@ -25,7 +25,7 @@ from dither.nn.presets import PRESETS, Preset
 from dither.nn.streams import OPERANDS, PRODUCTS
 from dither.quantizer import Quantizer
 
-SITES = ("linear", "head", "embedding", "norm", "attention")
+SITES = ("linear", "head", "conv", "grouped", "embedding", "norm", "attention", "product", "output")
 
 Value = Quantizer | Operand | str | None
 """A preset name stands for its quantizer; a Recipe holds no other string than "fprop"."""
@@ -35,10 +35,11 @@ Value = Quantizer | Operand | str | None
 class Recipe:
     """Six operands, three rotations and the kinds of sites they apply to: a frozen value.
 
-    `sites` is a subset of linear (every linear but the head), head, embedding, norm (the weight of LayerNorm
-    and RMSNorm) and attention (the two products). Linears, heads and attention products use the six operands;
-    embedding and norm weights are fake-quantized with `fprop_w`, straight-through. Raises UserError for an
-    unknown quantizer, operand or site.
+    `sites` is a subset of linear (every linear but the head), head, conv, grouped (the linears of experts),
+    embedding, norm (the affine weight), attention (its two products), product (dither.nn.MatrixProduct) and
+    output (what a module returns). Products use the six operands; embedding and norm weights are
+    fake-quantized with `fprop_w`, straight-through; an output with `fprop_x`, its gradient with `dgrad_g`.
+    Raises UserError for an unknown quantizer, operand or site.
     """
 
     fprop_x: Value = None
@@ -57,7 +58,7 @@ class Recipe:
     """From this part of the run on (0.82) fprop_x and fprop_w are bf16; the backward stays."""
     keep_blocks: tuple[float, float] = (0, 0)
     """Blocks at the start and the end of the model that stay unquantized: numbers, or parts below 1."""
-    sites: tuple[str, ...] = ("linear",)
+    sites: tuple[str, ...] = ("linear", "conv", "grouped")
     name: str = "custom"
 
     def __post_init__(self) -> None:

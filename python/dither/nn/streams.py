@@ -2,10 +2,9 @@
 
     stream = site << 48 | operand << 44 | microbatch << 32 | step
 
-`site` is the position of the module among all that could be quantized (so exempting one leaves the others'
-bits alone), `operand` the position in OPERANDS, plus 8 for the second product of an attention; `step` counts
-optimizer steps and `microbatch` the forwards within one. The element's position in its operand is the index
-within the stream.
+`site` is the position of the product or weight among all that could be quantized (so exempting one leaves the
+others' bits alone), `operand` the position in OPERANDS; `step` counts optimizer steps and `microbatch` the
+forwards within one. The element's position in its operand is the index within the stream.
 
 The signs of a rotation come from another key, seed ^ ROTATION: fresh ones from the stream of the product's
 first operand, fixed ones from stream 0.
@@ -22,7 +21,6 @@ PRODUCTS = ("fprop", "dgrad", "wgrad")
 OPERANDS = ("fprop_x", "fprop_w", "dgrad_g", "dgrad_w", "wgrad_g", "wgrad_x")
 ROWS = len(OPERANDS) + len(PRODUCTS)
 """Addresses that a layer holds: those of its operands, then those of the rotations of its products."""
-SECOND_PRODUCT = 8
 ROTATION = 0x48414441_4D415244  # "HADAMARD"
 
 _FIELDS = (("site", 16), ("operand", 4), ("microbatch", 12), ("step", 32))
@@ -40,20 +38,15 @@ def stream(site: int, operand: int, microbatch: int, step: int) -> int:
     return packed
 
 
-def addresses(
-    seed: int, site: int, step: int, microbatch: int, fixed: tuple[bool, ...], products: int = 1
-) -> Tensor:
-    """[seed, stream] of every operand and rotation: int64 (ROWS, 2), twice as many rows for two `products`.
+def addresses(seed: int, site: int, step: int, microbatch: int, fixed: tuple[bool, ...]) -> Tensor:
+    """[seed, stream] of every operand and rotation: int64 (ROWS, 2).
 
     `fixed`: for fprop, dgrad and wgrad, whether their rotation keeps its signs.
     """
-    rows = []
-    for second in range(products):
-        first = SECOND_PRODUCT * second
-        streams = [stream(site, first + number, microbatch, step) for number in range(len(OPERANDS))]
-        rows += [[signed(seed), signed(one)] for one in streams]
-        signs = [0 if fixed[product] else streams[2 * product] for product in range(len(PRODUCTS))]
-        rows += [[signed(seed % (1 << 64) ^ ROTATION), signed(one)] for one in signs]
+    streams = [stream(site, number, microbatch, step) for number in range(len(OPERANDS))]
+    signs = [0 if fixed[product] else streams[2 * product] for product in range(len(PRODUCTS))]
+    rows = [[signed(seed), signed(one)] for one in streams]
+    rows += [[signed(seed % (1 << 64) ^ ROTATION), signed(one)] for one in signs]
     return torch.tensor(rows, dtype=torch.int64)
 
 

@@ -315,6 +315,6 @@ def test_every_operand_rounds_with_its_own_bits():
         recipe = dnn.Recipe(**{name: "mxfp4:rounding=stochastic"})
         dnn.prepare_(layer, recipe)
         row = OPERANDS.index(name)
-        results.append(quantized(x, layer.dither_operands[row], -1, layer.dither_rng, row))
+        results.append(quantized(x, layer.dither_operands[0].six[row], -1, layer.dither_rng, row))
         dnn.restore_(layer)
     assert all(not torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])

@@ -96,7 +96,7 @@ def test_every_kind_of_site():
     for site in dnn.sites(model):
         kinds.setdefault(site.kind, []).append(site.name)
     assert kinds["head"] == ["head"] and kinds["embedding"] == ["embed"]
-    assert "blocks.0.attention.products" in kinds["attention"] and "blocks.1.mlp.down" in kinds["linear"]
+    assert "blocks.0.attention.products.pv" in kinds["attention"] and "blocks.1.mlp.down" in kinds["linear"]
     assert {"norm", "blocks.0.attention.q_norm"} <= set(kinds["norm"])
 
 
@@ -198,9 +198,9 @@ def test_subclasses_with_the_plain_forward_are_sites_and_others_are_not():
     assert type(model[0]) is Named
 
 
-def test_fused_attention_modules_are_named():
-    with pytest.warns(UserWarning, match="'0' is an nn.MultiheadAttention"):
-        dnn.prepare_(nn.Sequential(nn.MultiheadAttention(8, 2), nn.Linear(8, 8)), "mxfp8")
+def test_layers_with_a_fast_path_are_named():
+    with pytest.warns(UserWarning, match="'0' is an nn.TransformerEncoderLayer"):
+        dnn.prepare_(nn.Sequential(nn.TransformerEncoderLayer(8, 2), nn.Linear(8, 8)), "mxfp8")
 
 
 def test_the_clock_moves_the_bits_and_nothing_else_does():
