@@ -110,6 +110,6 @@ def check_recipe(model: nn.Module, saved: str) -> None:
         was, is_ = (sites.get(name, "not quantized") for sites in (before, now))
         raise UserError(
             f"the weights were trained under another recipe: {len(changed)} sites differ, the first is "
-            f"{name!r}: it was {was}, and is now {is_}; prepare_ the model as it was, or leave this check out "
+            f"{name!r}: it was {was}, and is now {is_}; prepare_ the model as it was, or leave the check out "
             "where the change is meant"
         )
