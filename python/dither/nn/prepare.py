@@ -139,15 +139,15 @@ def _swap_(module: nn.Module, own: tuple[Site, ...], plan: tuple[Site, ...], ran
 def restore_(model: nn.Module) -> nn.Module:
     """Undo `prepare_` in place: every module has its class back; weights keep what they learned.
 
-    Raises UserError where another library has changed the class of a module since (fully_shard of FSDP2
-    does); nothing is changed then.
+    Raises UserError where the class of a module was changed since, by a method that is still attached or by
+    another library (fully_shard of FSDP2); nothing is changed then.
     """
     prepared = [(name, module) for name, module in model.named_modules() if isinstance(module, Quantized)]
     for name, module in prepared:
         if type(module) is not module.dither_prepared.quantized_class:
             raise UserError(
-                f"the class of {name!r} has become {type(module).__name__} since prepare_; undo that first, "
-                "or load its state dict into a new model"
+                f"the class of {name!r} has become {type(module).__name__} since prepare_; undo that first "
+                "(a method: method.detach()), or load its state dict into a new model"
             )
     for _, module in prepared:
         plain_class: Any = module.dither_prepared.plain_class
