@@ -4,6 +4,7 @@
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalMemberAccess=false
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from dither.nn import twin
 from dither.nn.streams import OPERANDS
 from dither.quantizer import Quantizer
 
-SIX = dict(
+SIX: dict[str, Any] = dict(
     fprop_x="mxfp8_e4m3",
     fprop_w="int4_g32",
     dgrad_g="mxfp8_e5m2",

@@ -180,7 +180,8 @@ def test_every_preset_under_autocast_and_in_attention(name):
 
 
 def test_the_forward_turns_to_bf16_near_the_end():
-    layer = dnn.prepare_(nn.Linear(64, 64, bias=False), "nvfp4_pretraining", steps=100)
+    layer = nn.Linear(64, 64, bias=False)
+    dnn.prepare_(layer, "nvfp4_pretraining", steps=100)
     x = torch.randn(8, 64)
     bf16 = x.bfloat16().float() @ layer.weight.detach().bfloat16().float().t()
     for step, switched in ((0, False), (81, False), (82, True), (99, True), (10, False)):

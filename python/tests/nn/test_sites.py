@@ -3,6 +3,8 @@
 # Attributes of a swapped module are unknown to the type checker.
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -279,13 +281,14 @@ def test_grouped_linears_are_linears_side_by_side(rounding):
     recipe = dnn.Recipe(**dict.fromkeys(OPERANDS, spec))
     layer = dnn.GroupedLinear(3, 32, 64, bias=True)
     x, ends = torch.randn(12, 32, requires_grad=True), torch.tensor([4, 4, 12])
+    assert layer.bias is not None
     each = torch.cat([nn.functional.linear(x[a:b], layer.weight[e], layer.bias[e])
                       for e, (a, b) in enumerate(((0, 4), (4, 4), (4, 12)))])  # fmt: skip
     assert torch.equal(layer(x, ends), each)
     dnn.prepare_(layer, recipe, seed=3)
     y = layer(x, ends)
     # Operands are those of the whole tensors: the bits of an element do not depend on the expert.
-    rng = layer.dither_rng
+    rng: Any = layer.dither_rng
     draws = [{} if rng is None else {"rng": rng[row]} for row in range(6)]
     xq = twin.fake_quant(x.detach(), Quantizer(spec), -1, **draws[0])
     wq = twin.fake_quant(layer.weight.detach(), Quantizer(spec), -1, **draws[1])
