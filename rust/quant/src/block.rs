@@ -9,8 +9,12 @@ use crate::stochastic;
 use crate::stream;
 
 const MAGNITUDE: u32 = 0x7fff_ffff;
-/// Contiguous blocks whose scales are worked out together.
-const GROUP: usize = 32;
+/// Contiguous blocks whose scales are worked out together. Few, so that the next group is read while results of this
+/// one are on their way to memory.
+const GROUP: usize = 16;
+/// Elements of a block from which its own reduction and scale weigh little, and a group would leave the first-level
+/// cache.
+const LONG: usize = 256;
 
 /// `f::<MODE>(arguments)` for the rounding of a job.
 macro_rules! by_mode {
@@ -28,22 +32,30 @@ macro_rules! by_mode {
 }
 pub(crate) use by_mode;
 
-/// Blocks of neighbours in a contiguous run; the last one may be short.
-pub fn contiguous(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
+/// Blocks of neighbours in a contiguous run; the last one may be short. Results may go `past` the caches (see
+/// [`stream::map`]) where the rounding is nearest-even.
+pub fn contiguous(x: &[f32], y: &mut [f32], past: bool, block: usize, random: &[u32], job: &Job<'_>) {
     let done = if is_stochastic(job.mode) { stochastic::blocks(x, y, block, random, job) } else { 0 };
     let (x, y, random) = (&x[done..], &mut y[done..], random.get(done..).unwrap_or_default());
-    by_mode!(job.mode, run_contiguous(x, y, block, random, job));
+    by_mode!(job.mode, run_contiguous(x, y, past, block, random, job));
 }
 
 /// A run under one known scale.
-pub fn scaled(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) {
+pub fn scaled(x: &[f32], y: &mut [f32], past: bool, random: &[u32], scale: Fast, job: &Job<'_>) {
     let done = if is_stochastic(job.mode) { stochastic::known(x, y, random, scale, job) } else { 0 };
     let (x, y, random) = (&x[done..], &mut y[done..], random.get(done..).unwrap_or_default());
-    by_mode!(job.mode, run_scaled(x, y, random, scale, job));
+    by_mode!(job.mode, run_scaled(x, y, past, random, scale, job));
 }
 
-dispatch! { fn run_contiguous<const M: u8>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) = contiguous_body; }
-dispatch! { fn run_scaled<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) = apply; }
+dispatch! {
+    fn run_contiguous<const M: u8>(
+        x: &[f32], y: &mut [f32], past: bool, block: usize, random: &[u32], job: &Job<'_>,
+    ) = contiguous_body;
+}
+dispatch! {
+    fn run_scaled<const M: u8>(x: &[f32], y: &mut [f32], past: bool, random: &[u32], scale: Fast, job: &Job<'_>)
+        = scaled_body;
+}
 dispatch! {
     /// The bits of the largest magnitude.
     pub fn absmax(x: &[f32]) -> u32 = absmax_body;
@@ -55,102 +67,130 @@ fn absmax_body(x: &[f32]) -> u32 {
 }
 
 #[inline(always)]
-fn contiguous_body<const M: u8>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
-    match block {
-        // Short blocks in groups; in longer ones the reduction of a block weighs little.
-        16 => blocks::<M, 16>(x, y, random, job),
-        32 => blocks::<M, 32>(x, y, random, job),
-        _ => ragged::<M>(x, y, block, random, job),
+fn contiguous_body<const M: u8>(x: &[f32], y: &mut [f32], past: bool, block: usize, random: &[u32], job: &Job<'_>) {
+    match past && M == element::NEAREST_EVEN {
+        true => by_block::<M, true>(x, y, block, random, job),
+        false => by_block::<M, false>(x, y, block, random, job),
     }
 }
 
 #[inline(always)]
-fn blocks<const M: u8, const B: usize>(x: &[f32], y: &mut [f32], random: &[u32], job: &Job<'_>) {
-    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<B>(), y.as_chunks_mut::<B>());
-    let (random, random_rest) = if is_stochastic(M) { random.split_at(x.len() * B) } else { (random, random) };
-    let mut random = random.chunks(GROUP * B);
-    for (x, y) in x.chunks(GROUP).zip(y.chunks_mut(GROUP)) {
-        group::<M, B>(x, y, random.next().unwrap_or_default(), job);
+fn scaled_body<const M: u8>(x: &[f32], y: &mut [f32], past: bool, random: &[u32], scale: Fast, job: &Job<'_>) {
+    match past && M == element::NEAREST_EVEN {
+        true => apply::<M, true>(x, y, random, scale, job),
+        false => apply::<M, false>(x, y, random, scale, job),
     }
-    ragged::<M>(x_rest, y_rest, B, random_rest, job);
+}
+
+#[inline(always)]
+fn by_block<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
+    match block {
+        // Loops of known length are unrolled.
+        16 => groups::<M, PAST>(x, y, 16, random, job),
+        32 => groups::<M, PAST>(x, y, 32, random, job),
+        48.. if block.is_multiple_of(16) && block <= LONG => groups::<M, PAST>(x, y, block, random, job),
+        _ => ragged::<M, PAST>(x, y, block, random, job),
+    }
+}
+
+/// Blocks of whole lines in groups, so that many scales are worked out at once.
+#[inline(always)]
+fn groups<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
+    let whole = x.len() / block * block;
+    for from in (0..whole).step_by(GROUP * block) {
+        let range = from..whole.min(from + GROUP * block);
+        let random = if is_stochastic(M) { &random[range.clone()] } else { &[] };
+        group::<M, PAST>(&x[range.clone()], &mut y[range], block, random, job);
+    }
+    let random = if is_stochastic(M) { &random[whole..] } else { &[] };
+    ragged::<M, PAST>(&x[whole..], &mut y[whole..], block, random, job);
 }
 
 /// At most [`GROUP`] blocks: all absmax, all scales, then the elements.
 #[inline(always)]
-fn group<const M: u8, const B: usize>(x: &[[f32; B]], y: &mut [[f32; B]], random: &[u32], job: &Job<'_>) {
+fn group<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
     let mut absmax = [0; GROUP];
-    let absmax = &mut absmax[..x.len()];
-    reduce::absmax(x, absmax);
-    let scales = Scales::<GROUP>::new(absmax, job);
-    let random = random.as_chunks::<B>().0;
-    let r = |i: usize| if is_stochastic(M) { random[i].as_slice() } else { &[] };
+    let absmax = &mut absmax[..x.len() / block];
+    match block {
+        16 => reduce::absmax(x.as_chunks::<16>().0, absmax),
+        32 => reduce::absmax(x.as_chunks::<32>().0, absmax),
+        _ => {
+            for (x, absmax) in x.chunks_exact(block).zip(&mut *absmax) {
+                *absmax = absmax_body(x);
+            }
+        }
+    }
+    let mut scales = Scales::<GROUP>::new();
+    scales.set(absmax, job);
+    let random = |i: usize| if is_stochastic(M) { &random[i * block..][..block] } else { &[] };
     let shape = job.shape;
     let (emin0, max0) = job.plain_grid();
-    let each = x.iter().zip(y.iter_mut()).zip(scales.first.iter().zip(&scales.second)).enumerate();
+    let value = f32::from_bits;
+    let each = x.chunks_exact(block).zip(y.chunks_exact_mut(block)).zip(scales.first.iter().zip(&scales.second));
+    // Loops, not `for_each`: that is too large to be inlined, and would be compiled for the processor that every x86-64
+    // is (three times the time).
     match scales.kind {
-        Pair::Power => each.for_each(|(i, ((x, y), (emin, max)))| {
-            map::<M>(x, y, r(i), |x, r| element::round::<M>(x, *emin, *max, shape, r));
-        }),
-        Pair::Divide => each.for_each(|(i, ((x, y), (s, _)))| {
-            let s = f32::from_bits(*s);
-            map::<M>(x, y, r(i), |x, r| element::round::<M>(x / s, emin0, max0, shape, r) * s);
-        }),
-        Pair::Multiply => each.for_each(|(i, ((x, y), (encode, decode)))| {
-            let (encode, decode) = (f32::from_bits(*encode), f32::from_bits(*decode));
-            map::<M>(x, y, r(i), |x, r| element::round::<M>(x * encode, emin0, max0, shape, r) * decode);
-        }),
+        Pair::Power => {
+            for (i, ((x, y), (emin, max))) in each.enumerate() {
+                map::<M, PAST>(x, y, random(i), |x, r| element::round::<M>(x, *emin, *max, shape, r));
+            }
+        }
+        Pair::Divide => {
+            for (i, ((x, y), (s, _))) in each.enumerate() {
+                let s = value(*s);
+                map::<M, PAST>(x, y, random(i), |x, r| element::round::<M>(x / s, emin0, max0, shape, r) * s);
+            }
+        }
+        Pair::Multiply => {
+            for (i, ((x, y), (encode, decode))) in each.enumerate() {
+                let (encode, decode) = (value(*encode), value(*decode));
+                let one = |x, r| element::round::<M>(x * encode, emin0, max0, shape, r) * decode;
+                map::<M, PAST>(x, y, random(i), one);
+            }
+        }
     }
     for (i, scale) in &scales.others {
-        apply::<M>(&x[*i], &mut y[*i], r(*i), *scale, job);
+        let range = i * block..(i + 1) * block;
+        apply::<M, PAST>(&x[range.clone()], &mut y[range], random(*i), *scale, job);
     }
 }
 
 #[inline(always)]
-fn ragged<const M: u8>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
+fn ragged<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
     let mut start = 0;
     for (x, y) in x.chunks(block).zip(y.chunks_mut(block)) {
         let r = if is_stochastic(M) { &random[start..start + x.len()] } else { &[] };
         start += x.len();
-        one::<M>(x, y, r, job);
+        apply::<M, PAST>(x, y, r, job.scale(absmax_body(x)), job);
     }
 }
 
 #[inline(always)]
-fn one<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], job: &Job<'_>) {
-    let absmax = absmax_body(x);
-    apply::<M>(x, y, random, job.scale(absmax), job);
-}
-
-#[inline(always)]
-pub fn apply<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) {
+pub fn apply<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) {
     let shape = job.shape;
     let (emin0, max0) = job.plain_grid();
     match scale {
-        Fast::Power { emin, max } => map::<M>(x, y, random, |x, r| element::round::<M>(x, emin, max, shape, r)),
-        Fast::Divide { s } => map::<M>(x, y, random, |x, r| element::round::<M>(x / s, emin0, max0, shape, r) * s),
-        Fast::Multiply { encode, decode } => {
-            map::<M>(x, y, random, |x, r| element::round::<M>(x * encode, emin0, max0, shape, r) * decode)
+        Fast::Power { emin, max } => {
+            map::<M, PAST>(x, y, random, |x, r| element::round::<M>(x, emin, max, shape, r));
         }
-        Fast::Zero => map::<TOWARD_ZERO>(x, y, &[], |x, _| x * 0.0 + shape.zero),
-        Fast::Exact(scale) => map::<M>(x, y, random, |x, r| job.exact(x, scale, r)),
+        Fast::Divide { s } => {
+            map::<M, PAST>(x, y, random, |x, r| element::round::<M>(x / s, emin0, max0, shape, r) * s);
+        }
+        Fast::Multiply { encode, decode } => {
+            map::<M, PAST>(x, y, random, |x, r| element::round::<M>(x * encode, emin0, max0, shape, r) * decode);
+        }
+        Fast::Zero => map::<TOWARD_ZERO, false>(x, y, &[], |x, _| x * 0.0 + shape.zero),
+        Fast::Exact(scale) => map::<M, false>(x, y, random, |x, r| job.exact(x, scale, r)),
     }
 }
 
 #[inline(always)]
-fn map<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], f: impl Fn(f32, u32) -> f32) {
+fn map<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], random: &[u32], f: impl Fn(f32, u32) -> f32) {
     if is_stochastic(M) {
         for ((x, y), r) in x.iter().zip(y).zip(random) {
             *y = f(*x, *r);
         }
     } else {
-        // A line of the cache at a time.
-        let ((lines, x), (out, y)) = (x.as_chunks::<16>(), y.as_chunks_mut::<16>());
-        for (x, y) in lines.iter().zip(out) {
-            stream::prefetch(x.as_ptr().wrapping_add(stream::AHEAD));
-            (0..16).for_each(|i| y[i] = f(x[i], 0));
-        }
-        for (x, y) in x.iter().zip(y) {
-            *y = f(*x, 0);
-        }
+        stream::map::<PAST>(x, y, |x| f(x, 0));
     }
 }

@@ -55,30 +55,21 @@ impl Cast {
         self.over == [self.max; 2] && self.infinite == self.max
     }
 
-    pub fn apply(&self, x: &[f32], y: &mut [f32], random: &[u32]) {
+    /// Results go `past` the caches where the rounding is nearest-even.
+    pub fn apply(&self, x: &[f32], y: &mut [f32], past: bool, random: &[u32]) {
         if self.shape.mbits == 23 {
-            // fp32 to fp32: NaN becomes the one NaN that every cast returns, infinity what the overflow mode says.
-            for (x, y) in x.iter().zip(y) {
-                *y = if x.is_nan() {
-                    f32::NAN
-                } else if x.is_infinite() {
-                    f32::from_bits(self.infinite).copysign(*x)
-                } else {
-                    *x
-                };
-            }
-            return;
+            return whole(x, y, past, self.infinite);
         }
         let done = if element::is_stochastic(self.mode) { stochastic::cast(x, y, random, self) } else { 0 };
         let (x, y, random) = (&x[done..], &mut y[done..], random.get(done..).unwrap_or_default());
         match self.mode {
-            element::NEAREST_EVEN => run::<{ element::NEAREST_EVEN }>(x, y, random, self),
-            element::NEAREST_AWAY => run::<{ element::NEAREST_AWAY }>(x, y, random, self),
-            element::TOWARD_ZERO => run::<{ element::TOWARD_ZERO }>(x, y, random, self),
-            element::UP => run::<{ element::UP }>(x, y, random, self),
-            element::DOWN => run::<{ element::DOWN }>(x, y, random, self),
-            element::STOCHASTIC => run::<{ element::STOCHASTIC }>(x, y, random, self),
-            _ => run::<{ element::STOCHASTIC_FINE }>(x, y, random, self),
+            element::NEAREST_EVEN => run::<{ element::NEAREST_EVEN }>(x, y, past, random, self),
+            element::NEAREST_AWAY => run::<{ element::NEAREST_AWAY }>(x, y, past, random, self),
+            element::TOWARD_ZERO => run::<{ element::TOWARD_ZERO }>(x, y, past, random, self),
+            element::UP => run::<{ element::UP }>(x, y, past, random, self),
+            element::DOWN => run::<{ element::DOWN }>(x, y, past, random, self),
+            element::STOCHASTIC => run::<{ element::STOCHASTIC }>(x, y, past, random, self),
+            _ => run::<{ element::STOCHASTIC_FINE }>(x, y, past, random, self),
         }
     }
 }
@@ -91,7 +82,19 @@ fn overflow(f: &Format, q: &Quantizer, x: f64) -> f64 {
     }
 }
 
-dispatch! { fn run<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], cast: &Cast) = body; }
+dispatch! { fn whole(x: &[f32], y: &mut [f32], past: bool, infinite: u32) = whole_body; }
+dispatch! { fn run<const M: u8>(x: &[f32], y: &mut [f32], past: bool, random: &[u32], cast: &Cast) = body; }
+
+/// fp32 to fp32: NaN becomes the one NaN that every cast returns, infinity what the overflow mode says.
+#[inline(always)]
+fn whole_body(x: &[f32], y: &mut [f32], past: bool, infinite: u32) {
+    let one = |x: f32| {
+        let (a, sign) = (x.to_bits() & 0x7fff_ffff, x.to_bits() & 0x8000_0000);
+        let number = if a == 0x7f80_0000 { f32::from_bits(infinite | sign) } else { x };
+        if a > 0x7f80_0000 { f32::NAN } else { number }
+    };
+    if past { stream::map::<true>(x, y, one) } else { stream::map::<false>(x, y, one) }
+}
 
 /// Which arithmetic a cast takes: on the bits (fp32's exponent range), with one clamp, or with all that overflow can be.
 const WIDE: u8 = 0;
@@ -99,28 +102,24 @@ const SATURATING: u8 = 1;
 const GENERAL: u8 = 2;
 
 #[inline(always)]
-fn body<const M: u8>(x: &[f32], y: &mut [f32], random: &[u32], cast: &Cast) {
+fn body<const M: u8>(x: &[f32], y: &mut [f32], past: bool, random: &[u32], cast: &Cast) {
     match (cast.wide, cast.saturates()) {
-        (true, _) => map::<M, WIDE>(x, y, random, cast),
-        (false, true) => map::<M, SATURATING>(x, y, random, cast),
-        (false, false) => map::<M, GENERAL>(x, y, random, cast),
+        (true, _) => map::<M, WIDE>(x, y, past, random, cast),
+        (false, true) => map::<M, SATURATING>(x, y, past, random, cast),
+        (false, false) => map::<M, GENERAL>(x, y, past, random, cast),
     }
 }
 
 #[inline(always)]
-fn map<const M: u8, const HOW: u8>(x: &[f32], y: &mut [f32], random: &[u32], cast: &Cast) {
+fn map<const M: u8, const HOW: u8>(x: &[f32], y: &mut [f32], past: bool, random: &[u32], cast: &Cast) {
     if element::is_stochastic(M) {
         for ((x, y), r) in x.iter().zip(y).zip(random) {
             *y = one::<M, HOW>(*x, cast, *r);
         }
+    } else if past && M == element::NEAREST_EVEN {
+        stream::map::<true>(x, y, |x| one::<M, HOW>(x, cast, 0));
     } else {
-        // A line of the cache at a time.
-        for (x, y) in x.chunks(16).zip(y.chunks_mut(16)) {
-            stream::prefetch(x.as_ptr().wrapping_add(stream::AHEAD));
-            for (x, y) in x.iter().zip(y) {
-                *y = one::<M, HOW>(*x, cast, 0);
-            }
-        }
+        stream::map::<false>(x, y, |x| one::<M, HOW>(x, cast, 0));
     }
 }
 

@@ -22,7 +22,7 @@ pub fn columns(x: &[f32], y: &mut [f32], inner: usize, random: &[u32], job: &Job
         let strip = Strip::new(&absmax[..width], job);
         for (k, (x, y)) in x.chunks_exact(inner).zip(y.chunks_exact_mut(inner)).enumerate() {
             let random = if random.is_empty() { random } else { &random[k * inner + from..][..width] };
-            strip.row(&x[from..from + width], &mut y[from..from + width], random);
+            strip.row(&x[from..from + width], &mut y[from..from + width], false, random);
         }
     }
 }
@@ -35,11 +35,14 @@ pub struct Strip<'a> {
 
 impl<'a> Strip<'a> {
     pub fn new(absmax: &[u32], job: &'a Job<'a>) -> Strip<'a> {
-        Strip { job, scales: Scales::new(absmax, job) }
+        let mut strip = Strip { job, scales: Scales::new() };
+        strip.scales.set(absmax, job);
+        strip
     }
 
-    pub fn row(&self, x: &[f32], y: &mut [f32], random: &[u32]) {
-        by_mode!(self.job.mode, row(self, x, y, random));
+    /// A row; results go `past` the caches where the rounding is nearest-even.
+    pub fn row(&self, x: &[f32], y: &mut [f32], past: bool, random: &[u32]) {
+        by_mode!(self.job.mode, row(self, x, y, past, random));
     }
 }
 
@@ -47,7 +50,7 @@ dispatch! {
     /// Raise the magnitudes `absmax` of columns to those of a row; the next row lies `inner` elements on.
     pub fn raise(absmax: &mut [u32], x: &[f32], inner: usize) = raise_body;
 }
-dispatch! { fn row<const M: u8>(strip: &Strip<'_>, x: &[f32], y: &mut [f32], random: &[u32]) = row_body; }
+dispatch! { fn row<const M: u8>(strip: &Strip<'_>, x: &[f32], y: &mut [f32], past: bool, random: &[u32]) = row_body; }
 
 #[inline(always)]
 fn raise_body(absmax: &mut [u32], x: &[f32], inner: usize) {
@@ -61,7 +64,38 @@ fn raise_body(absmax: &mut [u32], x: &[f32], inner: usize) {
 }
 
 #[inline(always)]
-fn row_body<const M: u8>(strip: &Strip<'_>, x: &[f32], y: &mut [f32], random: &[u32]) {
+fn row_body<const M: u8>(strip: &Strip<'_>, x: &[f32], y: &mut [f32], past: bool, random: &[u32]) {
+    match past && M == element::NEAREST_EVEN {
+        true => columns_of_row::<M, true>(strip, x, y, random),
+        false => columns_of_row::<M, false>(strip, x, y, random),
+    }
+}
+
+/// `y[i] = body`. A macro, because a stochastic closure is too large to be inlined, and stays scalar (five times the
+/// time).
+macro_rules! fill {
+    ($y:ident, $n:ident, |$i:ident| $body:expr) => {{
+        let mut done = 0;
+        if PAST && stream::can_pass($y.as_ptr()) {
+            for y in $y.as_chunks_mut().0 {
+                let mut results = [0.0; 16];
+                for k in 0..16 {
+                    let $i = done + k;
+                    results[k] = $body;
+                }
+                // SAFETY: lines follow each other from an aligned address.
+                unsafe { stream::line(results, y) };
+                done += 16;
+            }
+        }
+        for $i in done..$n {
+            $y[$i] = $body;
+        }
+    }};
+}
+
+#[inline(always)]
+fn columns_of_row<const M: u8, const PAST: bool>(strip: &Strip<'_>, x: &[f32], y: &mut [f32], random: &[u32]) {
     let n = x.len();
     // Slices of one length, so that the loops need no further checks.
     let (first, second, y) = (&strip.scales.first[..n], &strip.scales.second[..n], &mut y[..n]);
@@ -70,29 +104,19 @@ fn row_body<const M: u8>(strip: &Strip<'_>, x: &[f32], y: &mut [f32], random: &[
     let shape = strip.job.shape;
     let (emin0, max0) = strip.job.plain_grid();
     let value = f32::from_bits;
-    // Loops, not closures over a range: a stochastic closure is too large to be inlined, and stays scalar (five times
-    // the time).
     match strip.scales.kind {
-        Pair::Power => {
-            for i in 0..n {
-                y[i] = element::round::<M>(x[i], first[i], second[i], shape, r(i));
-            }
-        }
-        Pair::Divide => {
-            for i in 0..n {
-                let s = value(first[i]);
-                y[i] = element::round::<M>(x[i] / s, emin0, max0, shape, r(i)) * s;
-            }
-        }
-        Pair::Multiply => {
-            for i in 0..n {
-                y[i] = element::round::<M>(x[i] * value(first[i]), emin0, max0, shape, r(i)) * value(second[i]);
-            }
-        }
+        Pair::Power => fill!(y, n, |i| element::round::<M>(x[i], first[i], second[i], shape, r(i))),
+        Pair::Divide => fill!(y, n, |i| {
+            let s = value(first[i]);
+            element::round::<M>(x[i] / s, emin0, max0, shape, r(i)) * s
+        }),
+        Pair::Multiply => fill!(y, n, |i| {
+            element::round::<M>(x[i] * value(first[i]), emin0, max0, shape, r(i)) * value(second[i])
+        }),
     }
     for (i, scale) in &strip.scales.others {
         let i = *i..*i + 1;
         let random = if is_stochastic(M) { &random[i.clone()] } else { &[] };
-        apply::<M>(&x[i.clone()], &mut y[i], random, *scale, strip.job);
+        apply::<M, false>(&x[i.clone()], &mut y[i], random, *scale, strip.job);
     }
 }

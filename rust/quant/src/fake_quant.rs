@@ -104,7 +104,7 @@ pub(crate) unsafe fn along(
         return;
     }
     let kernel = Kernel::new(q, &whole);
-    let arrays = Arrays::new(x, y, &draws, layout.len());
+    let arrays = Arrays::new(x, y, &draws, &cut, q.rounding);
     let strips = cut.inner().div_ceil(STRIP);
     let tasks = cut.units() * strips;
     let group = if cut.inner() == 1 { GROUP } else { 1 };
@@ -171,12 +171,12 @@ impl<'a> Kernel<'a> {
         }
     }
 
-    /// A unit of whole blocks in cache.
-    pub fn apply(&self, cut: &Cut, x: &[f32], y: &mut [f32], random: &[u32]) {
+    /// A unit of whole blocks; results may go `past` the caches.
+    pub fn apply(&self, cut: &Cut, x: &[f32], y: &mut [f32], past: bool, random: &[u32]) {
         match self {
-            Kernel::Cast(cast) => cast.apply(x, y, random),
-            Kernel::Scaled(job, scale) => block::scaled(x, y, random, *scale, job),
-            Kernel::Blocks(job) if cut.inner() == 1 => block::contiguous(x, y, cut.block, random, job),
+            Kernel::Cast(cast) => cast.apply(x, y, past, random),
+            Kernel::Scaled(job, scale) => block::scaled(x, y, past, random, *scale, job),
+            Kernel::Blocks(job) if cut.inner() == 1 => block::contiguous(x, y, past, cut.block, random, job),
             Kernel::Blocks(job) => columns::columns(x, y, cut.inner(), random, job),
         }
     }
@@ -186,8 +186,9 @@ impl<'a> Kernel<'a> {
     /// # Safety
     /// The unit lies in the arrays and belongs to this thread.
     unsafe fn run(&self, cut: &Cut, unit: Unit, pieces: &mut Pieces<'_>) {
+        let most = pieces.most(unit.len);
         if let Kernel::Blocks(job) = self
-            && cut.block > PIECE
+            && cut.block > most
         {
             for start in (0..unit.len).step_by(cut.block) {
                 let block = Unit { start: unit.start + start, len: cut.block.min(unit.len - start) };
@@ -196,10 +197,10 @@ impl<'a> Kernel<'a> {
             }
             return;
         }
-        let block = cut.block.min(PIECE);
-        for (at, len) in unit.pieces(PIECE / block * block) {
+        let block = cut.block.min(most);
+        for (at, len) in unit.pieces(most / block * block) {
             // SAFETY: the caller's contract.
-            unsafe { pieces.map(at, len, |x, random, y| self.apply(cut, x, y, random)) };
+            unsafe { pieces.map(at, len, |x, random, y, past| self.apply(cut, x, y, past, random)) };
         }
     }
 
@@ -220,7 +221,7 @@ impl<'a> Kernel<'a> {
         let strip = Strip::new(&absmax[..width], job);
         for at in rows {
             // SAFETY: as above.
-            unsafe { pieces.map(at, width, |x, random, y| strip.row(x, y, random)) };
+            unsafe { pieces.map(at, width, |x, random, y, past| strip.row(x, y, past, random)) };
         }
     }
 }
@@ -238,7 +239,7 @@ unsafe fn long_block(job: &Job<'_>, block: Unit, pieces: &mut Pieces<'_>) {
     let scale = job.scale(absmax);
     for (at, len) in block.pieces(PIECE) {
         // SAFETY: the caller's contract.
-        unsafe { pieces.map(at, len, |x, random, y| block::scaled(x, y, random, scale, job)) };
+        unsafe { pieces.map(at, len, |x, random, y, past| block::scaled(x, y, past, random, scale, job)) };
     }
 }
 

@@ -76,6 +76,16 @@ impl Layout {
 }
 
 impl Cut {
+    pub fn len(&self) -> usize {
+        self.layout.len()
+    }
+
+    /// Whether all blocks start at multiples of four elements.
+    pub fn in_fours(&self) -> bool {
+        let Layout { outer, axis, inner } = self.layout;
+        inner.is_multiple_of(4) || inner == 1 && self.block.is_multiple_of(4) && (outer == 1 || axis.is_multiple_of(4))
+    }
+
     pub fn units(&self) -> usize {
         self.layout.outer * self.per_outer
     }

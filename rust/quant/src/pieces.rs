@@ -2,10 +2,12 @@
 
 use crate::bits::{Draws, Reader};
 use crate::dtype::{Memory, MemoryMut};
+use crate::layout::Cut;
 use crate::stream;
+use dither_numerics::Rounding;
 
-/// Elements of a piece at most. What is stored past the caches is written here first and copied on; larger pieces
-/// would not overlap the arithmetic with the stores (measured: 512 to 1024 elements are best).
+/// Elements of a piece at most, where it goes through a buffer. What is stored past the caches is written there first
+/// and copied on; larger pieces would not overlap the arithmetic with the stores (measured: 512 to 1024 are best).
 pub const PIECE: usize = 512;
 
 /// Input, output and random bits of an operation, as given by its caller.
@@ -16,13 +18,19 @@ pub struct Arrays<'a> {
     pub draws: &'a Draws<'a>,
     /// Whether results go past the caches.
     pub streamed: bool,
+    /// Whether kernels work between the arrays themselves, without a buffer.
+    direct: bool,
 }
 
 impl<'a> Arrays<'a> {
-    /// `len` elements; a result that replaces its input is in the cache already and stays there.
-    pub fn new(x: Memory, y: MemoryMut, draws: &'a Draws<'a>, len: usize) -> Self {
-        let streamed = x.address() != y.address() && len * y.element_size() >= stream::threshold();
-        Arrays { x, y, draws, streamed }
+    /// The arrays of a cut; a result that replaces its input is in the cache already and stays there.
+    pub fn new(x: Memory, y: MemoryMut, draws: &'a Draws<'a>, cut: &Cut, rounding: Rounding) -> Self {
+        let apart = x.address() != y.address();
+        let streamed = apart && cut.len() * y.element_size() >= stream::threshold();
+        // Nearest-even alone is fast enough that a buffer is felt.
+        let lines = rounding == Rounding::NearestEven && stream::can_pass(y.address()) && cut.in_fours();
+        let fp32 = matches!((x, y), (Memory::F32(_), MemoryMut::F32(_)));
+        Arrays { x, y, draws, streamed, direct: fp32 && apart && !draws.any() && (lines || !streamed) }
     }
 }
 
@@ -45,10 +53,15 @@ impl<'a> Pieces<'a> {
         Pieces { arrays, reader, input: Buffer([0.0; PIECE]), output: Buffer([0.0; PIECE]), random: Buffer([0; PIECE]) }
     }
 
+    /// Elements of a piece at most, of a run of `len`.
+    pub fn most(&self, len: usize) -> usize {
+        if self.arrays.direct { len } else { len.min(PIECE) }
+    }
+
     /// The input of a piece.
     ///
     /// # Safety
-    /// `at..at + len` lies in the array, nobody writes it meanwhile, and `len` is at most [`PIECE`].
+    /// `at..at + len` lies in the array, nobody writes it meanwhile, and `len` is at most what `most` says.
     #[inline(always)]
     pub unsafe fn look(&mut self, at: usize, len: usize) -> &[f32] {
         let Arrays { x, y, .. } = self.arrays;
@@ -61,26 +74,27 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// `work(input, random bits, output)` on a piece.
+    /// `work(input, random bits, output, past the caches)` on a piece.
     ///
     /// # Safety
     /// As for `look`; besides, the range belongs to this thread.
     #[inline(always)]
-    pub unsafe fn map(&mut self, at: usize, len: usize, work: impl FnOnce(&[f32], &[u32], &mut [f32])) {
+    pub unsafe fn map(&mut self, at: usize, len: usize, work: impl FnOnce(&[f32], &[u32], &mut [f32], bool)) {
         let drawn = if self.arrays.draws.any() { len } else { 0 };
         if drawn > 0 {
             self.ask(at + len, len);
         }
         self.reader.read(at, &mut self.random.0[..drawn]);
-        let Arrays { y, streamed, .. } = self.arrays;
+        let Arrays { y, streamed, direct, .. } = self.arrays;
         // SAFETY: the caller's contract; input and output are different memory where both are borrowed.
         unsafe {
             let x: *const [f32] = self.look(at, len);
-            let (x, random, output) = (&*x, &self.random.0[..drawn], &mut self.output.0[..len]);
-            match y.f32_range(at, len).filter(|_| !streamed) {
-                Some(y) => work(x, random, y),
+            let (x, random) = (&*x, &self.random.0[..drawn]);
+            match y.f32_range(at, len).filter(|_| direct || !streamed) {
+                Some(y) => work(x, random, y, streamed),
                 None => {
-                    work(x, random, output);
+                    let output = &mut self.output.0[..len];
+                    work(x, random, output, false);
                     if streamed { y.stream(at, output) } else { y.store(at, output) }
                 }
             }

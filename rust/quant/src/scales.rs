@@ -17,14 +17,18 @@ pub struct Scales<const N: usize> {
 
 impl<const N: usize> Scales<N> {
     #[inline(always)]
-    pub fn new(absmax: &[u32], job: &Job<'_>) -> Self {
+    pub fn new() -> Self {
+        Scales { kind: Pair::Power, first: [ONE; N], second: [ONE; N], others: Vec::new() }
+    }
+
+    /// Work them out, in place: moving what was just stored would wait for all stores before it (a fifth of the time).
+    #[inline(always)]
+    pub fn set(&mut self, absmax: &[u32], job: &Job<'_>) {
         let n = absmax.len();
-        let mut scales = Scales { kind: Pair::Power, first: [ONE; N], second: [ONE; N], others: Vec::new() };
-        match job.scales(absmax, &mut scales.first[..n], &mut scales.second[..n]) {
-            Some(kind) => scales.kind = kind,
-            None => scales.one_by_one(absmax, job),
+        match job.scales(absmax, &mut self.first[..n], &mut self.second[..n]) {
+            Some(kind) => self.kind = kind,
+            None => self.one_by_one(absmax, job),
         }
-        scales
     }
 
     #[cold]

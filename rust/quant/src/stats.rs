@@ -192,7 +192,7 @@ impl Job<'_> {
         if !wide {
             let narrow: Vec<f32> = before.iter().map(|x| *x as f32).collect();
             let mut quantized = vec![0f32; unit.len];
-            self.kernel.apply(&self.cut, &narrow, &mut quantized, &random);
+            self.kernel.apply(&self.cut, &narrow, &mut quantized, false, &random);
             after.extend(quantized.into_iter().map(f64::from));
         }
         let mut block = self.first_block(unit.start);

@@ -257,7 +257,7 @@ unsafe fn run<V: Lanes, const FINE: bool>(
                     c.element::<FINE>(z, emin, max, V::load(pf.add(i))).fmul(decode).store(py.add(i));
                 }
             }
-            scale => block::scaled(x, y, fractions, scale, job),
+            scale => block::scaled(x, y, false, fractions, scale, job),
         }
     }
 }

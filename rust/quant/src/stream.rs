@@ -123,7 +123,68 @@ pub unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
     unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
 }
 
-/// Orders the stores of [`copy`] before whatever this thread does next.
+/// `y = f(x)`, a line of the cache at a time; straight from the registers `PAST` the caches if `y` allows it.
+#[inline(always)]
+pub fn map<const PAST: bool>(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) {
+    let past = PAST && can_pass(y.as_ptr());
+    let ((lines, x), (out, y)) = (x.as_chunks::<16>(), y.as_chunks_mut::<16>());
+    for (x, y) in lines.iter().zip(out) {
+        prefetch(x.as_ptr().wrapping_add(AHEAD));
+        let mut results = [0.0; 16];
+        for i in 0..16 {
+            results[i] = f(x[i]);
+        }
+        if past {
+            // SAFETY: asked above; lines follow each other.
+            unsafe { line(results, y) }
+        } else {
+            *y = results;
+        }
+    }
+    for (x, y) in x.iter().zip(y) {
+        *y = f(*x);
+    }
+}
+
+/// Whether lines from here on can be stored by [`line`].
+#[inline(always)]
+pub fn can_pass<T>(at: *const T) -> bool {
+    cfg!(target_arch = "x86_64") && level() >= Level::Avx2 && at.addr().is_multiple_of(16)
+}
+
+/// Store a line past the caches. Its four parts meet in the processor's write-combining buffer, which is as fast as one
+/// store of 64 bytes (measured) and asks for less alignment.
+///
+/// # Safety
+/// [`can_pass`] is true of `y`, or of another line a multiple of 64 bytes away.
+#[inline(always)]
+pub unsafe fn line(x: [f32; 16], y: &mut [f32; 16]) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the processor has AVX and the address is a multiple of 16, by the caller's contract. (The intrinsic would
+    // be encoded for SSE, which stalls the first processors with AVX2, and takes an address register for each part.)
+    unsafe {
+        use std::arch::x86_64::_mm_loadu_ps;
+        let part = |i: usize| _mm_loadu_ps(x.as_ptr().add(i));
+        std::arch::asm!(
+            "vmovntps [{y}], {a}",
+            "vmovntps [{y} + 16], {b}",
+            "vmovntps [{y} + 32], {c}",
+            "vmovntps [{y} + 48], {d}",
+            y = in(reg) y.as_mut_ptr(),
+            a = in(xmm_reg) part(0),
+            b = in(xmm_reg) part(4),
+            c = in(xmm_reg) part(8),
+            d = in(xmm_reg) part(12),
+            options(nostack, preserves_flags),
+        );
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        *y = x;
+    }
+}
+
+/// Orders the stores of [`copy`] and [`line`] before whatever this thread does next.
 pub fn fence() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 processor has it.
@@ -137,7 +198,7 @@ pub const GROUP: usize = 16;
 
 /// How far ahead of their loads the kernels ask for input (elements). The processor's own prefetching stops at every
 /// page, and stores past the caches leave no slack for it: a quarter of the time of a copy.
-pub const AHEAD: usize = 512;
+pub const AHEAD: usize = 2048;
 
 /// Ask for the cache line at an address, to be read soon. A hint: any address will do.
 #[inline(always)]

@@ -319,21 +319,27 @@ fn half_precision_arrays() {
     }
 }
 
-/// Results stored past the caches are those of ordinary stores: outputs at every alignment, tails, all output types.
+/// Results stored past the caches are those of ordinary stores: outputs at every alignment, tails, all output types,
+/// every level.
 #[test]
 fn streamed_results() {
-    let _guard = LEVEL.lock().unwrap_or_else(|e| e.into_inner());
     let quantizers = [
         (ScaleFormat::E8m0, ScaleRule::Floor, false, Block::Size(32)),
         (ScaleFormat::Fp32, ScaleRule::Absmax, false, Block::Row),
+        (ScaleFormat::Fp32, ScaleRule::Absmax, false, Block::Size(128)),
+        (ScaleFormat::Fp32, ScaleRule::Absmax, false, Block::Tensor),
         (ScaleFormat::Float(Format::get("e4m3").unwrap()), ScaleRule::Absmax, true, Block::Size(16)),
     ]
-    .map(|(format, rule, tensor_scale, block)| Quantizer {
+    .map(|(format, rule, tensor_scale, block)| {
+        Some(Scaling { block, format, rule, tensor_scale, options: Default::default() })
+    });
+    let quantizers = quantizers.into_iter().chain([None]).map(|scaling| Quantizer {
         format: Format::get("e2m1").unwrap(),
-        scaling: Some(Scaling { block, format, rule, tensor_scale, options: Default::default() }),
+        scaling,
         rounding: Rounding::NearestEven,
         overflow: Overflow::Saturate,
     });
+    let quantizers: Vec<Quantizer> = quantizers.collect();
     for layout in [(1, 3000, 1), (3, 1333, 1), (2, 70, 531), (1, 5, 1), (40, 33, 3)] {
         let layout = Layout { outer: layout.0, axis: layout.1, inner: layout.2 };
         let n = layout.len();
@@ -354,10 +360,12 @@ fn streamed_results() {
                 let wide: Vec<u32> = wide.into_iter().map(f32::to_bits).collect();
                 (wide, bf16, fp16)
             };
-            for at in 0..17 {
-                let want = run(false, at, 1);
-                assert!(want == run(true, at, 1) && want == run(true, at, 3), "{layout:?} {at}");
-            }
+            each_level(|| {
+                for at in 0..17 {
+                    let want = run(false, at, 1);
+                    assert!(want == run(true, at, 1) && want == run(true, at, 3), "{layout:?} {at}");
+                }
+            });
         }
     }
     stream::set_threshold(None);
