@@ -13,7 +13,7 @@ use crate::pieces::{Arrays, PIECE, Pieces};
 use crate::pool;
 use dither_numerics::quantizer::Randomness;
 use dither_numerics::quantizer::absmax as block_absmax;
-use dither_numerics::{Block, Quantizer, Scale, ScaleRule, TensorScale};
+use dither_numerics::{Block, Quantizer, Rounding, Scale, ScaleRule, TensorScale};
 
 /// Arrays of fewer elements are done by the calling thread alone: waking others costs more.
 const SERIAL: usize = 1 << 15;
@@ -104,7 +104,7 @@ pub(crate) unsafe fn along(
         return;
     }
     let kernel = Kernel::new(q, &whole);
-    let arrays = Arrays::new(x, y, &draws, &cut, q.rounding);
+    let arrays = Arrays::new(x, y, &draws, layout.len(), q.rounding == Rounding::NearestEven && cut.in_fours());
     let strips = cut.inner().div_ceil(STRIP);
     let tasks = cut.units() * strips;
     let group = if cut.inner() == 1 { GROUP } else { 1 };

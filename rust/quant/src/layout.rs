@@ -76,10 +76,6 @@ impl Layout {
 }
 
 impl Cut {
-    pub fn len(&self) -> usize {
-        self.layout.len()
-    }
-
     /// Whether all blocks start at multiples of four elements.
     pub fn in_fours(&self) -> bool {
         let Layout { outer, axis, inner } = self.layout;

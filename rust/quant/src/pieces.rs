@@ -2,9 +2,7 @@
 
 use crate::bits::{Draws, Reader};
 use crate::dtype::{Memory, MemoryMut};
-use crate::layout::Cut;
 use crate::stream;
-use dither_numerics::Rounding;
 
 /// Elements of a piece at most, where it goes through a buffer. What is stored past the caches is written there first
 /// and copied on; larger pieces would not overlap the arithmetic with the stores (measured: 512 to 1024 are best).
@@ -23,12 +21,12 @@ pub struct Arrays<'a> {
 }
 
 impl<'a> Arrays<'a> {
-    /// The arrays of a cut; a result that replaces its input is in the cache already and stays there.
-    pub fn new(x: Memory, y: MemoryMut, draws: &'a Draws<'a>, cut: &Cut, rounding: Rounding) -> Self {
+    /// `len` elements; a result that replaces its input is in the cache already and stays there. With `lines`, what is
+    /// done to them is nearest-even, fast enough that a buffer is felt, in runs that start at multiples of four elements.
+    pub fn new(x: Memory, y: MemoryMut, draws: &'a Draws<'a>, len: usize, lines: bool) -> Self {
         let apart = x.address() != y.address();
-        let streamed = apart && cut.len() * y.element_size() >= stream::threshold();
-        // Nearest-even alone is fast enough that a buffer is felt.
-        let lines = rounding == Rounding::NearestEven && stream::can_pass(y.address()) && cut.in_fours();
+        let streamed = apart && len * y.element_size() >= stream::threshold();
+        let lines = lines && stream::can_pass(y.address());
         let fp32 = matches!((x, y), (Memory::F32(_), MemoryMut::F32(_)));
         Arrays { x, y, draws, streamed, direct: fp32 && apart && !draws.any() && (lines || !streamed) }
     }

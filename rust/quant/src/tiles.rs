@@ -12,8 +12,8 @@ use crate::job::Job;
 use crate::layout::{Layout, Unit};
 use crate::pieces::{Arrays, PIECE, Pieces};
 use crate::pool;
-use dither_numerics::Quantizer;
 use dither_numerics::quantizer::Randomness;
+use dither_numerics::{Quantizer, Rounding};
 
 /// Tiles of `rows` by `columns`; the layout's axis are the rows, its inner part the columns.
 ///
@@ -31,8 +31,9 @@ pub(crate) unsafe fn fake_quant(
     // SAFETY: the caller's contract.
     let whole = unsafe { Whole::of(q, x, layout, threads) };
     let (job, draws) = (Job::new(q, whole.tensor), Draws::new(source, random_width(q)));
-    let arrays = Arrays::new(x, y, &draws, layout.len());
     let width = if columns <= STRIP { STRIP / columns * columns } else { columns };
+    let fours = layout.inner.is_multiple_of(4) && width.is_multiple_of(4);
+    let arrays = Arrays::new(x, y, &draws, layout.len(), q.rounding == Rounding::NearestEven && fours);
     let (bands, strips) = (layout.axis.div_ceil(rows), layout.inner.div_ceil(width));
     pool::for_each(layout.outer * bands * strips, threads, |task| {
         let (band, from) = (task / strips, task % strips * width);
@@ -84,7 +85,7 @@ impl Area {
         let strip = Strip::new(absmax, job);
         for row in self.each_row() {
             // SAFETY: as above.
-            unsafe { pieces.map(row.start, row.len, |x, random, y| strip.row(x, y, random)) };
+            unsafe { pieces.map(row.start, row.len, |x, random, y, past| strip.row(x, y, past, random)) };
         }
     }
 
@@ -101,7 +102,7 @@ impl Area {
         let scale = job.scale(absmax);
         for (at, len) in self.each_row().flat_map(|row| row.pieces(PIECE)) {
             // SAFETY: as above.
-            unsafe { pieces.map(at, len, |x, random, y| block::scaled(x, y, random, scale, job)) };
+            unsafe { pieces.map(at, len, |x, random, y, past| block::scaled(x, y, past, random, scale, job)) };
         }
     }
 }
