@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[3]
 ELEMENTS = 1 << 17
 
 BOUNDS = {
-    "mxfp8": 4.2,
-    "mxfp4": 4.2,
-    "nvfp4": 5.3,
-    "int4_g128": 5.9,
+    "mxfp8": 3.4,
+    "mxfp4": 3.4,
+    "nvfp4": 4.6,
+    "int4_g128": 3.8,
     "sr_bf16": 10.3,
     "sr_e4m3": 11.9,
     "sr_mxfp4": 10.7,

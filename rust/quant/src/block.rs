@@ -9,9 +9,11 @@ use crate::stochastic;
 use crate::stream;
 
 const MAGNITUDE: u32 = 0x7fff_ffff;
-/// Contiguous blocks whose scales are worked out together. Few, so that the next group is read while results of this
-/// one are on their way to memory.
-const GROUP: usize = 16;
+/// Contiguous blocks whose scales are worked out together, at most.
+const GROUP: usize = 32;
+/// Elements of a group, where its blocks allow it: few, so that the next group is read while results of this one are on
+/// their way to memory.
+const GROUP_ELEMENTS: usize = 512;
 /// Elements of a block from which its own reduction and scale weigh little, and a group would leave the first-level
 /// cache.
 const LONG: usize = 256;
@@ -97,8 +99,9 @@ fn by_block<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], block: usiz
 #[inline(always)]
 fn groups<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
     let whole = x.len() / block * block;
-    for from in (0..whole).step_by(GROUP * block) {
-        let range = from..whole.min(from + GROUP * block);
+    let step = block * (GROUP_ELEMENTS / block).clamp(8, GROUP);
+    for from in (0..whole).step_by(step) {
+        let range = from..whole.min(from + step);
         let random = if is_stochastic(M) { &random[range.clone()] } else { &[] };
         group::<M, PAST>(&x[range.clone()], &mut y[range], block, random, job);
     }

@@ -149,7 +149,7 @@ impl<'a> Job<'a> {
     }
 
     /// The scales of many blocks at once, without a branch a block: two numbers each, as bits. `None` where one of
-    /// them needs more than that.
+    /// them needs more than that. (Loops, not folds: those are too large to be inlined into a level's kernel.)
     #[inline(always)]
     pub fn scales(&self, absmax: &[u32], first: &mut [u32], second: &mut [u32]) -> Option<Pair> {
         let scaling = self.quantizer.scaling.as_ref()?;
@@ -167,11 +167,13 @@ impl<'a> Job<'a> {
     #[inline(always)]
     fn quotients(&self, absmax: &[u32], scales: &mut [u32]) -> bool {
         let max = self.quantizer.format.max as f32;
-        absmax.iter().zip(scales).fold(true, |all, (a, scale)| {
+        let mut all = true;
+        for (a, scale) in absmax.iter().zip(scales) {
             let s = (f32::from_bits(*a) / max).min(f32::MAX);
             *scale = s.to_bits();
-            all & (s > 0.0) & (*a < 0x7f80_0000)
-        })
+            all &= (s > 0.0) & (*a < 0x7f80_0000);
+        }
+        all
     }
 
     /// Scales stored as 8-bit floats, as `stored` gives them.
@@ -183,18 +185,20 @@ impl<'a> Job<'a> {
         let ordinary = |a: u32| (a != 0) & (a < 0x7f80_0000);
         let Some(t) = &self.tensor else {
             let max = self.quantizer.format.max as f32;
-            let all = absmax.iter().zip(first).fold(true, |all, (a, scale)| {
+            let mut all = true;
+            for (a, scale) in absmax.iter().zip(first) {
                 let s = round(f32::from_bits(*a) / max);
                 *scale = s.to_bits();
-                all & ordinary(*a) & (s > 0.0)
-            });
+                all &= ordinary(*a) & (s > 0.0);
+            }
             return all.then_some(Pair::Divide);
         };
-        let all = absmax.iter().zip(first).zip(second).fold(true, |all, ((a, encode), decode)| {
+        let mut all = true;
+        for ((a, encode), decode) in absmax.iter().zip(first).zip(second) {
             let d = round((f32::from_bits(*a) * t.multiplier).min(f32::MAX)) * t.decode;
             (*encode, *decode) = ((1.0 / d).min(f32::MAX).to_bits(), d.to_bits());
-            all & ordinary(*a)
-        });
+            all &= ordinary(*a);
+        }
         (all && !t.multiplier.is_nan()).then_some(Pair::Multiply)
     }
 
