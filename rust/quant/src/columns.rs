@@ -71,24 +71,24 @@ fn row_body<const M: u8>(strip: &Strip<'_>, x: &[f32], y: &mut [f32], past: bool
     }
 }
 
-/// `y[i] = body`. A macro, because a stochastic closure is too large to be inlined, and stays scalar (five times the
-/// time).
+/// `y[i] = body`, from the arrays named; a line at a time, of known length, where it goes past the caches. A macro,
+/// because a stochastic closure is too large to be inlined, and stays scalar (five times the time).
 macro_rules! fill {
-    ($y:ident, $n:ident, |$i:ident| $body:expr) => {{
+    ($y:ident, [$($from:ident),*], |$i:ident| $body:expr) => {{
         let mut done = 0;
         if PAST && stream::can_pass($y.as_ptr()) {
             for y in $y.as_chunks_mut().0 {
+                $(let $from: &[_; 16] = $from[done..].first_chunk().expect("as long as y");)*
                 let mut results = [0.0; 16];
-                for k in 0..16 {
-                    let $i = done + k;
-                    results[k] = $body;
+                for $i in 0..16 {
+                    results[$i] = $body;
                 }
-                // SAFETY: lines follow each other from an aligned address.
+                // SAFETY: asked above; lines follow each other.
                 unsafe { stream::line(results, y) };
                 done += 16;
             }
         }
-        for $i in done..$n {
+        for $i in done..$y.len() {
             $y[$i] = $body;
         }
     }};
@@ -105,12 +105,12 @@ fn columns_of_row<const M: u8, const PAST: bool>(strip: &Strip<'_>, x: &[f32], y
     let (emin0, max0) = strip.job.plain_grid();
     let value = f32::from_bits;
     match strip.scales.kind {
-        Pair::Power => fill!(y, n, |i| element::round::<M>(x[i], first[i], second[i], shape, r(i))),
-        Pair::Divide => fill!(y, n, |i| {
+        Pair::Power => fill!(y, [x, first, second], |i| element::round::<M>(x[i], first[i], second[i], shape, r(i))),
+        Pair::Divide => fill!(y, [x, first], |i| {
             let s = value(first[i]);
             element::round::<M>(x[i] / s, emin0, max0, shape, r(i)) * s
         }),
-        Pair::Multiply => fill!(y, n, |i| {
+        Pair::Multiply => fill!(y, [x, first, second], |i| {
             element::round::<M>(x[i] * value(first[i]), emin0, max0, shape, r(i)) * value(second[i])
         }),
     }
