@@ -25,9 +25,9 @@ BOUNDS = {
     "sr_mxfp4": 10.7,
     "sr_mxfp4_32": 19.2,
     "encode_e4m3": 3.9,
-    "decode_e4m3": 2.1,
+    "decode_e4m3": 2.0,
     "pack_mxfp4": 5.3,
-    "unpack_mxfp4": 2.9,
+    "unpack_mxfp4": 2.3,
 }
 
 

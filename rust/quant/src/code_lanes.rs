@@ -4,6 +4,7 @@
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use crate::lanes::Lanes;
+use crate::stream;
 use std::arch::x86_64::*;
 
 /// # Safety
@@ -17,6 +18,8 @@ pub unsafe trait CodeLanes: Lanes {
     unsafe fn store_bytes(four: [Self; 4], p: *mut u8);
     unsafe fn store_halves(four: [Self; 4], p: *mut u8);
     unsafe fn store_nibbles(four: [Self; 4], p: *mut u8);
+    /// Two vectors past the caches, to a multiple of 16 bytes, where `stream::can_pass`.
+    unsafe fn store_past(two: [Self; 2], p: *mut u32);
     /// The largest lane of each, unsigned.
     unsafe fn store_largest(four: [Self; 4], p: *mut u32);
 
@@ -106,6 +109,20 @@ unsafe impl CodeLanes for __m512i {
     }
 
     #[inline(always)]
+    unsafe fn store_past(two: [Self; 2], p: *mut u32) {
+        for (i, x) in two.into_iter().enumerate() {
+            let x = _mm512_castsi512_ps(x);
+            let parts = [
+                _mm512_castps512_ps128(x),
+                _mm512_extractf32x4_ps::<1>(x),
+                _mm512_extractf32x4_ps::<2>(x),
+                _mm512_extractf32x4_ps::<3>(x),
+            ];
+            stream::parts(p.add(16 * i).cast(), parts);
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store_largest([a, b, c, d]: [Self; 4], p: *mut u32) {
         let ab = _mm512_max_epu32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
         let cd = _mm512_max_epu32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
@@ -177,6 +194,13 @@ unsafe impl CodeLanes for __m256i {
         let words = _mm256_maddubs_epi16(bytes_256(four), _mm256_set1_epi16(NIBBLES));
         let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
         _mm_storeu_si128(p.cast(), _mm_packus_epi16(low, high));
+    }
+
+    #[inline(always)]
+    unsafe fn store_past(two: [Self; 2], p: *mut u32) {
+        let [a, b] = two.map(|x| _mm256_castsi256_ps(x));
+        let (low, high) = (|x| _mm256_castps256_ps128(x), |x| _mm256_extractf128_ps::<1>(x));
+        stream::parts(p.cast(), [low(a), high(a), low(b), high(b)]);
     }
 
     #[inline(always)]

@@ -24,6 +24,8 @@ use crate::simd::{Level, level};
 use crate::stochastic::is_fine;
 #[cfg(target_arch = "x86_64")]
 use crate::stochastic_lanes::WIDTH;
+#[cfg(target_arch = "x86_64")]
+use crate::stream;
 use dither_numerics::format::{Kind, Specials};
 use dither_numerics::{Format, Overflow, Quantizer, Rounding, pow2};
 
@@ -205,34 +207,34 @@ impl Codec {
     /// # Safety
     /// As for [`Codec::values`]; `y` holds the run from `start` on, and nobody else touches it.
     pub unsafe fn values_to(&self, packing: Packing, codes: *const u8, y: MemoryMut, unit: Unit, streamed: bool) {
-        let mut buffer = Buffer([0f32; PIECE]);
         // SAFETY: the caller's contract; pieces lie in the unit.
         unsafe {
-            if let Some(y) = y.f32_range(unit.start, unit.len).filter(|_| !streamed) {
-                return self.values(packing, codes, y);
+            if let Some(y) = y.f32_range(unit.start, unit.len).filter(|y| !streamed || stream::can_pass(y.as_ptr())) {
+                return self.values(packing, codes, y, streamed);
             }
+            let mut buffer = Buffer([0f32; PIECE]);
             for (at, len) in unit.pieces(PIECE) {
                 let values = &mut buffer.0[..len];
-                self.values(packing, codes.add(packing.bytes(at - unit.start)), values);
+                self.values(packing, codes.add(packing.bytes(at - unit.start)), values, false);
                 if streamed { y.stream(at, values) } else { y.store(at, values) }
             }
         }
     }
 
-    /// The values of a run of codes.
+    /// The values of a run of codes (`past`: see [`decode`]).
     ///
     /// # Safety
     /// `codes` holds `y.len()` codes of a byte or more; [`vectors`].
-    pub unsafe fn values(&self, packing: Packing, codes: *const u8, y: &mut [f32]) {
+    unsafe fn values(&self, packing: Packing, codes: *const u8, y: &mut [f32], past: bool) {
         let (whole, rest) = y.split_at_mut(y.len() / WIDTH * WIDTH);
         let (mut values, mut bytes) = ([0f32; WIDTH], [0u8; 2 * WIDTH]);
         // SAFETY: the caller's contract; the rest is padded to a vector and copied.
         unsafe {
-            decode(self, packing, codes, whole, &[1.0]);
+            decode(self, packing, codes, whole, &[1.0], past);
             if !rest.is_empty() {
                 let from = codes.add(packing.bytes(whole.len()));
                 std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), packing.bytes(rest.len()));
-                decode(self, packing, bytes.as_ptr(), &mut values, &[1.0]);
+                decode(self, packing, bytes.as_ptr(), &mut values, &[1.0], false);
                 rest.copy_from_slice(&values[..rest.len()]);
             }
         }

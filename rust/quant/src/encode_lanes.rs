@@ -12,6 +12,10 @@ use crate::stochastic_lanes::{Constants, WIDTH};
 use crate::stream;
 use std::arch::x86_64::{__m256i, __m512i};
 
+/// How far ahead of their use lines for codes are asked for (bytes). An ordinary store waits for its line, and codes are
+/// too few to go past the caches, where whoever reads them next would wait.
+const CODES_AHEAD: usize = 1024;
+
 /// What is done with elements before, and how, they are rounded.
 #[derive(Clone, Copy, Debug)]
 pub enum Parameters<'a> {
@@ -204,6 +208,7 @@ unsafe fn body<V: CodeLanes, const P: u8, const F: u8, const M: u8, const W: u8>
             for line in (0..group).step_by(64 / size_of::<f32>()) {
                 stream::prefetch(run.next.wrapping_add(at + line));
             }
+            stream::prefetch_for_write(codes.wrapping_add(bytes::<P>(at) + CODES_AHEAD));
             let a = source.code::<F, M, W>(at, &mut most);
             let b = source.code::<F, M, W>(at + V::LANES, &mut most);
             let c = source.code::<F, M, W>(at + 2 * V::LANES, &mut most);

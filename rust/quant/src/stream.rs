@@ -160,27 +160,39 @@ pub fn can_pass<T>(at: *const T) -> bool {
 #[inline(always)]
 pub unsafe fn line(x: [f32; 16], y: &mut [f32; 16]) {
     #[cfg(target_arch = "x86_64")]
+    // SAFETY: the caller's contract.
+    unsafe {
+        let part = |i: usize| std::arch::x86_64::_mm_loadu_ps(x.as_ptr().add(i));
+        parts(y.as_mut_ptr(), [part(0), part(4), part(8), part(12)]);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        *y = x;
+    }
+}
+
+/// As [`line`], of the parts of a line.
+///
+/// # Safety
+/// As for [`line`]; the line at `y` may be written.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub unsafe fn parts(y: *mut f32, [a, b, c, d]: [std::arch::x86_64::__m128; 4]) {
     // SAFETY: the processor has AVX and the address is a multiple of 16, by the caller's contract. (The intrinsic would
     // be encoded for SSE, which stalls the first processors with AVX2, and takes an address register for each part.)
     unsafe {
-        use std::arch::x86_64::_mm_loadu_ps;
-        let part = |i: usize| _mm_loadu_ps(x.as_ptr().add(i));
         std::arch::asm!(
             "vmovntps [{y}], {a}",
             "vmovntps [{y} + 16], {b}",
             "vmovntps [{y} + 32], {c}",
             "vmovntps [{y} + 48], {d}",
-            y = in(reg) y.as_mut_ptr(),
-            a = in(xmm_reg) part(0),
-            b = in(xmm_reg) part(4),
-            c = in(xmm_reg) part(8),
-            d = in(xmm_reg) part(12),
+            y = in(reg) y,
+            a = in(xmm_reg) a,
+            b = in(xmm_reg) b,
+            c = in(xmm_reg) c,
+            d = in(xmm_reg) d,
             options(nostack, preserves_flags),
         );
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        *y = x;
     }
 }
 

@@ -8,10 +8,14 @@ use crate::dtype::MemoryMut;
 use crate::layout::Unit;
 use crate::pack::{row_bytes, unpack};
 use crate::packed::Scales;
-use crate::pieces::PIECE;
+use crate::pieces::{Buffer, PIECE};
 use crate::stochastic_lanes::WIDTH;
+use crate::stream;
 use crate::widths::widen;
 use dither_numerics::{Quantizer, ScaleFormat};
+
+/// Elements done at once where there is no buffer between: as many as a unit has.
+const DIRECT: usize = 4096;
 
 pub struct Unpacker {
     codec: Codec,
@@ -64,12 +68,15 @@ impl Unpacker {
     /// `row` and the scales hold the part, and so does `y`, which nobody else touches there.
     pub unsafe fn part(&self, row: &[u8], scales: Scales, y: MemoryMut, part: Part) {
         let Part { unit: Unit { start, len }, block, first } = part;
+        // SAFETY: the caller's contract.
+        let straight = unsafe { self.straight(y, start, 0) }.is_some() && self.packing.width() == self.codec.bits;
+        let most = if straight { DIRECT } else { PIECE };
         // Pieces of several blocks, or of one.
-        let stretch = if block > PIECE { block } else { len };
+        let stretch = if block > most { block } else { len };
         for from in (0..len).step_by(stretch) {
             let within = Unit { start: start + from, len: stretch };
-            for (at, n) in within.pieces(if block > PIECE { PIECE } else { PIECE / block * block }) {
-                let (bits, mut factors) = (self.codec.bits, [0f32; PIECE / WIDTH]);
+            for (at, n) in within.pieces(if block > most { most } else { most / block * block }) {
+                let (bits, mut factors) = (self.codec.bits, [0f32; DIRECT / WIDTH]);
                 let bytes = row_bytes(at - start, bits).expect("the codes were allocated");
                 let factors = &mut factors[..n.div_ceil(block)];
                 // SAFETY: the caller's contract.
@@ -79,6 +86,15 @@ impl Unpacker {
                 }
             }
         }
+    }
+
+    /// Where values belong, if they get there straight from the registers.
+    ///
+    /// # Safety
+    /// As for `MemoryMut::f32_range`.
+    unsafe fn straight<'a>(&self, y: MemoryMut, at: usize, n: usize) -> Option<&'a mut [f32]> {
+        // SAFETY: the caller's contract.
+        unsafe { y.f32_range(at, n) }.filter(|y| !self.streamed || stream::can_pass(y.as_ptr()))
     }
 
     /// # Safety
@@ -103,34 +119,31 @@ impl Unpacker {
     /// # Safety
     /// As for [`Unpacker::part`], of `n` elements at `at`, whose codes begin the row.
     unsafe fn piece(&self, row: &[u8], y: MemoryMut, at: usize, n: usize, factors: &[f32]) {
-        let (mut codes, mut values) = ([0u8; 2 * PIECE], [0f32; PIECE]);
-        let codes = self.codes(row, &mut codes[..self.packing.bytes(n)]);
+        let mut held = [0u8; 2 * PIECE];
+        let codes =
+            if self.packing.width() == self.codec.bits { row.as_ptr() } else { self.widened(row, n, &mut held) };
         // SAFETY: the caller's contract.
         unsafe {
-            match y.f32_range(at, n).filter(|_| !self.streamed) {
-                Some(y) => decode(&self.codec, self.packing, codes, y, factors),
-                None => {
-                    let values = &mut values[..n];
-                    decode(&self.codec, self.packing, codes, values, factors);
-                    if self.streamed { y.stream(at, values) } else { y.store(at, values) }
-                }
+            if let Some(y) = self.straight(y, at, n) {
+                return decode(&self.codec, self.packing, codes, y, factors, self.streamed);
             }
+            let mut values = Buffer([0f32; PIECE]);
+            let values = &mut values.0[..n];
+            decode(&self.codec, self.packing, codes, values, factors, false);
+            if self.streamed { y.stream(at, values) } else { y.store(at, values) }
         }
     }
 
-    /// Where the codes of a row are at the width that vectors load: the row itself, or `held`.
-    fn codes(&self, row: &[u8], held: &mut [u8]) -> *const u8 {
-        let bits = self.codec.bits;
-        let n = held.len() * 8 / self.packing.width() as usize;
+    /// The `n` codes that begin a row at the width that vectors load, in `held`.
+    fn widened(&self, row: &[u8], n: usize, held: &mut [u8]) -> *const u8 {
+        let (bits, held) = (self.codec.bits, &mut held[..self.packing.bytes(n)]);
         let row = &row[..row_bytes(n, bits).expect("the codes were allocated")];
-        match self.packing {
-            _ if self.packing.width() == bits => return row.as_ptr(),
-            Packing::Halves => {
-                let mut wide = [0u32; PIECE];
-                unpack(row, bits, &mut wide[..n]);
-                held.as_chunks_mut().0.iter_mut().zip(wide).for_each(|(c, w)| *c = (w as u16).to_le_bytes());
-            }
-            _ => widen(row, bits, held),
+        if self.packing == Packing::Halves {
+            let mut wide = [0u32; PIECE];
+            unpack(row, bits, &mut wide[..n]);
+            held.as_chunks_mut().0.iter_mut().zip(wide).for_each(|(c, w)| *c = (w as u16).to_le_bytes());
+        } else {
+            widen(row, bits, held);
         }
         held.as_ptr()
     }

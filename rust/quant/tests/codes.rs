@@ -4,7 +4,7 @@ use dither_numerics::quantizer::Randomness;
 use dither_numerics::random::random_bits;
 use dither_numerics::{Format, Overflow, Quantizer, Rounding};
 use dither_quant::codes::{Codes, decode, encode};
-use dither_quant::{Memory, MemoryMut, simd};
+use dither_quant::{Memory, MemoryMut, simd, stream};
 use std::sync::Mutex;
 
 /// The level is the process's: the tests take turns.
@@ -154,13 +154,18 @@ fn decode_equals_the_truth() {
             for len in [n, n - 1, 37, 16, 5] {
                 let (mut bytes, mut halves) = ((0..=255u8).collect::<Vec<u8>>(), (0..=u16::MAX).collect::<Vec<u16>>());
                 let codes = if wide { Codes::U16(halves.as_mut_ptr()) } else { Codes::U8(bytes.as_mut_ptr()) };
-                let mut y = vec![0f32; len];
-                // SAFETY: both arrays hold at least `len` elements.
-                unsafe { decode(&f, len, codes, MemoryMut::F32(y.as_mut_ptr()), 1) };
-                for (code, y) in y.into_iter().enumerate() {
-                    let want = f.decode(code as u32) as f32;
-                    assert!(y.to_bits() == want.to_bits(), "{name} {code:#x}: {y:e} {want:e} {:?}", simd::level());
+                // Past the caches or not, at addresses that allow it and at others.
+                for (threshold, start) in [(usize::MAX, 0), (1, 0), (1, 1), (1, 4)] {
+                    stream::set_threshold(Some(threshold));
+                    let mut y = vec![0f32; start + len];
+                    // SAFETY: both arrays hold at least `len` elements, the second after `start` others.
+                    unsafe { decode(&f, len, codes, MemoryMut::F32(y.as_mut_ptr().add(start)), 1) };
+                    for (code, y) in y[start..].iter().enumerate() {
+                        let want = f.decode(code as u32) as f32;
+                        assert!(y.to_bits() == want.to_bits(), "{name} {code:#x}: {y:e} {want:e} {:?}", simd::level());
+                    }
                 }
+                stream::set_threshold(None);
             }
         }
     });

@@ -5,7 +5,7 @@ use dither_numerics::random::random_bits;
 use dither_numerics::{Block, Format, Overflow, Quantizer, Rounding, ScaleFormat, ScaleRule, Scaling};
 use dither_quant::pack::{row_bytes, unpack};
 use dither_quant::packed::{Parts, Scales, Shape, dequantize, quantize};
-use dither_quant::{Layout, Memory, MemoryMut, fake_quant, simd};
+use dither_quant::{Layout, Memory, MemoryMut, fake_quant, simd, stream};
 
 /// Blocks of every kind beside each other: ordinary, tiny, huge, zero, and with NaN or infinity.
 fn data(n: usize, specials: bool) -> Vec<f32> {
@@ -73,16 +73,24 @@ fn check(q: &Quantizer, rows: usize, last: usize, x: &[f32], threads: usize) {
     }
     assert_eq!(result.err(), missing);
     let Ok(tensor) = result else { return };
-    let (mut back, mut want) = (vec![0f32; x.len()], vec![0f32; x.len()]);
-    let (y, z) = (MemoryMut::F32(back.as_mut_ptr()), MemoryMut::F32(want.as_mut_ptr()));
+    let mut want = vec![0f32; x.len()];
+    let z = MemoryMut::F32(want.as_mut_ptr());
     // SAFETY: as above.
-    unsafe {
-        dequantize(q, &shape, parts, tensor, false, y, threads);
-        fake_quant(q, &shape.layout, Memory::F32(x.as_ptr()), z, source, threads);
+    unsafe { fake_quant(q, &shape.layout, Memory::F32(x.as_ptr()), z, source, threads) };
+    // Past the caches or not, at an address that allows it and at another.
+    for (threshold, start) in [(usize::MAX, 0), (1, 0), (1, 1)] {
+        stream::set_threshold(Some(threshold));
+        let mut back = vec![0f32; start + x.len()];
+        // SAFETY: as above, after `start` others.
+        unsafe {
+            let y = MemoryMut::F32(back.as_mut_ptr().add(start));
+            dequantize(q, &shape, parts, tensor, false, y, threads);
+        }
+        for (i, (y, z)) in back[start..].iter().zip(&want).enumerate() {
+            assert!(y.to_bits() == z.to_bits() || (y.is_nan() && z.is_nan()), "{q:?} element {i}: {y:e} {z:e}");
+        }
     }
-    for (i, (y, z)) in back.iter().zip(&want).enumerate() {
-        assert!(y.to_bits() == z.to_bits() || (y.is_nan() && z.is_nan()), "{q:?} element {i}: {y:e} {z:e}");
-    }
+    stream::set_threshold(None);
 }
 
 fn scalings() -> Vec<Scaling> {
