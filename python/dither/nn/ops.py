@@ -180,7 +180,7 @@ def neighbours(x: Tensor, q: Quantizer | str, axis: int = -1) -> tuple[Tensor, T
     axis = arrays.check_axis(axis, x.dim())
     if x.is_cpu:
         return torch.ops.dither.neighbours.default(x.detach(), spec, axis)
-    if not twin.covers(q) or q.prescale != 1:
+    if not twin.covers(q):
         lo, hi = neighbours(x.cpu(), q, axis)
         return lo.to(x.device), hi.to(x.device)
     return twin.neighbours(x.detach(), q, axis, out_dtype=kernels.neighbour_dtype(q, x.dtype))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dither.nn.floatbits import FP32, Layout, normalised, power_of_two, round_to_grid
-from dither.nn.scales import STORED, Factors
+from dither.nn.scales import STORED, Factors, Power
 from dither.quantizer import Quantizer
 
 _LN2 = 0.6931471805599453
@@ -33,6 +33,14 @@ def dialect_scale(q: Quantizer, absmax: Tensor, tensor_absmax: Tensor | None, la
         exponent = _torchao_exponent(q, peak)
         encode = -exponent.clamp(min=-126)
     return _factors(_power(encode), _power(exponent), layout)
+
+
+def prescaled(q: Quantizer, scale: Power, absmax: Tensor, layout: Layout) -> Factors:
+    """A power of two 2^e under a pre-scale: the factors `prescale 2^-e` and `2^e / prescale`, in fp32."""
+    exponent = scale.exponent.to(torch.int32)
+    encode = _power(-exponent) * q.prescale
+    decode = _power(exponent) / torch.full((), q.prescale, device=absmax.device)
+    return Factors(encode.to(layout.dtype), decode.to(layout.dtype), True, absmax == 0)
 
 
 def _factors(encode: Tensor, decode: Tensor, layout: Layout) -> Factors:

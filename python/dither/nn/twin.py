@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from dither.formats import Format
-from dither.nn.floatbits import FP64, Layout, layout_of, round_to_grid, scaled_constant
-from dither.nn.orders import dialect_scale
+from dither.nn.floatbits import Layout, layout_of, round_to_grid, scaled_constant
+from dither.nn.orders import dialect_scale, prescaled
 from dither.nn.philox import random_bits
 from dither.nn.scales import Factors, Power, block_scale
 from dither.quantizer import STOCHASTIC, Block, Quantizer
@@ -173,7 +173,8 @@ def _counts_infinity(q: Quantizer) -> bool:
 def _scale(q: Quantizer, absmax: Tensor, whole: Tensor | None, layout: Layout) -> Power | Factors:
     if _counts_infinity(q):
         return dialect_scale(q, absmax, whole, layout)
-    return block_scale(q, absmax, whole, layout)
+    scale = block_scale(q, absmax, whole, layout)
+    return prescaled(q, scale, absmax, layout) if isinstance(scale, Power) and q.prescale != 1 else scale
 
 
 def _quantize(x: Tensor, q: Quantizer, layout: Layout, rounding: str, random: Tensor | None) -> Tensor:
@@ -202,10 +203,6 @@ def _apply(
         z = _encode(x, scale, layout)
         y = _round(z, q.format, 0, rounding, q.overflow, layout, random, q.bits) * scale.decode
         return y if q.format.has_zero else torch.where(scale.zero, 0, y)
-    if q.prescale != 1:  # exact in fp64
-        z, shift = x.to(torch.float64) * q.prescale, scale.exponent.to(torch.int64)
-        y = _round(z, q.format, shift, rounding, q.overflow, FP64, random, q.bits).to(layout.dtype)
-        return y / torch.full((), q.prescale, dtype=layout.dtype, device=x.device)
     y = _round(x, q.format, scale.exponent, rounding, q.overflow, layout, random, q.bits)
     return torch.where(y == 0, 0, y) if q.dialect == "microxcaling" else y
 

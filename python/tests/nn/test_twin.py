@@ -133,8 +133,7 @@ def test_policies_and_dialects(spec):
     inputs += list(edge_blocks(torch.float32)[::4]) if q.tensor_scale else []
     for x in inputs:
         compare(x, q, rng=RNG, offset=7)
-        if q.prescale == 1:
-            compare_neighbours(x, q)
+        compare_neighbours(x, q)
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,8 @@ pub struct Options {
     pub zero_point: bool,
     /// Each block takes the better of a scale that maps its absmax to 6 and one that maps it to 4 (arXiv 2512.02010).
     pub four_over_six: Option<Distance>,
-    /// 3/4: elements are quantized times this, and divided by it afterwards (arXiv 2502.20586), so that a power of two
-    /// from the floor rule clips nothing. 1: no such thing.
+    /// 3/4: elements are multiplied by this over their scale and come back by the scale over this (arXiv 2502.20586), so
+    /// that a power of two from the floor rule clips nothing. 1: no such thing.
     pub prescale: f32,
     /// 17/16: 8-bit scales aim this much higher, so that rounding them to nearest never clips (arXiv 2601.22813).
     pub guard: f32,

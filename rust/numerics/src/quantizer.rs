@@ -98,11 +98,14 @@ impl Quantizer {
         if poisoned { f64::NAN } else { peak.absmax }
     }
 
-    /// The scale of a block with this absmax, where the absmax is all the rule looks at (everything but `mse`,
-    /// four-over-six, zero points and the NaN policies: see [`Quantizer::block_scale`]). A plain cast is the grid itself.
+    /// The scale of a block with this absmax, where that is all the rule looks at (see [`Scaling::needs_absmax_alone`]
+    /// and, for all others, [`Quantizer::block_scale`]). A plain cast is the grid itself.
     pub fn scale<T: Real>(&self, absmax: T, tensor: Option<&TensorScale>) -> Scale {
         match &self.scaling {
             None => Scale::Power(0),
+            Some(s) if absmax.to_f64().is_nan() || absmax.to_f64().is_infinite() && !counts_infinity(s) => {
+                Scale::Poisoned
+            }
             Some(s) => dialect_scale(absmax, &self.format, s, tensor),
         }
     }
@@ -125,7 +128,7 @@ impl Quantizer {
         }
         match dialect_scale(absmax, &self.format, s, tensor) {
             // E8M0 has no zero: beside NaN or infinity the scale that is stored for it counts.
-            Scale::Zero if s.format == ScaleFormat::E8m0 && (peak.nan || peak.infinite) => Scale::Power(-127),
+            Scale::Zero if s.format == ScaleFormat::E8m0 && (peak.nan || peak.infinite) => s.power(-127),
             scale => scale,
         }
     }
@@ -154,10 +157,7 @@ impl Quantizer {
             Scale::Zero if wide.is_finite() => self.format.round(wide * 0.0, rounding, overflow, 0),
             Scale::Zero => round(wide),
             // Rounded where it lies: the quotient could leave fp64's range, the result cannot.
-            Scale::Power(e) => {
-                let x = wide * f64::from(options.prescale);
-                self.format.round_shifted(x, e, rounding, overflow, random) * pow2(-e)
-            }
+            Scale::Power(e) => self.format.round_shifted(wide, e, rounding, overflow, random) * pow2(-e),
             Scale::Divide(s) => round(x.div(T::from_f64(f64::from(s))).to_f64()),
             Scale::Multiply { encode, .. } => round(x.mul(T::from_f64(f64::from(encode))).to_f64()),
             Scale::Quotient(s) => round(wide / f64::from(s)),
@@ -183,11 +183,7 @@ impl Quantizer {
             Scale::Poisoned => T::from_f64(f64::NAN),
             Scale::Zero if self.format.has_neg_zero() => T::from_f64(element * 0.0),
             Scale::Zero => T::from_f64(element * 0.0 + 0.0),
-            Scale::Power(e) => {
-                let value = T::from_f64(element * pow2(e));
-                let prescale = self.scaling.as_ref().map_or(1.0, |s| s.options.prescale);
-                if prescale == 1.0 { value } else { value.div(T::from_f64(f64::from(prescale))) }
-            }
+            Scale::Power(e) => T::from_f64(element * pow2(e)),
             Scale::Divide(s) | Scale::Quotient(s) => product(s),
             Scale::Multiply { decode, .. } => product(decode),
             Scale::Affine { s, zero } => T::from_f64(element - f64::from(zero)).mul(T::from_f64(f64::from(s))),
@@ -233,10 +229,7 @@ impl Quantizer {
         let down = |z: f64| self.format.round(z, Rounding::Down, Overflow::Saturate, 0);
         match scale {
             Scale::Poisoned | Scale::Zero => 0.0,
-            Scale::Power(e) => {
-                let prescale = self.scaling.as_ref().map_or(1.0, |s| s.options.prescale);
-                down(x.to_f64() * f64::from(prescale) * pow2(-e))
-            }
+            Scale::Power(e) => down(x.to_f64() * pow2(-e)),
             Scale::Divide(s) | Scale::Quotient(s) => down(x.div(T::from_f64(f64::from(s))).to_f64()),
             Scale::Multiply { encode, .. } => down(x.mul(T::from_f64(f64::from(encode))).to_f64()),
             Scale::Affine { s, zero } => self.affine_code(x, s, zero, f64::floor),

@@ -1,6 +1,6 @@
 //! Which scale a block gets from its absmax.
 
-use crate::dialect::{Dialect, Options, ZeroScale};
+use crate::dialect::{Dialect, NanPolicy, Options, ZeroScale};
 use crate::exact::{Real, decompose, floor_log2, pow2};
 use crate::format::Format;
 use crate::rounding::{Overflow, Rounding};
@@ -50,7 +50,13 @@ impl Scaling {
         self.rule != ScaleRule::Mse && self.options == Options { dialect, ..Options::default() }
     }
 
-    /// The same for blocks along an axis, whose scales follow from the data.
+    /// Whether a block's absmax (NaN if there is one) is all that its scale depends on.
+    pub fn needs_absmax_alone(&self) -> bool {
+        let o = &self.options;
+        self.rule != ScaleRule::Mse && o.nan == NanPolicy::Block && !o.zero_point && o.four_over_six.is_none()
+    }
+
+    /// The same as `is_standard` for blocks along an axis, whose scales follow from the data.
     pub fn is_plain(&self) -> bool {
         !matches!(self.block, Block::Column | Block::Tile(..)) && !self.is_given() && self.is_standard()
     }
@@ -137,6 +143,17 @@ pub enum Scale {
 }
 
 impl Scaling {
+    /// What the power of two `2^e` does. Under a pre-scale elements are multiplied by `prescale 2^-e`, and what they are
+    /// rounded to by `2^e / prescale`, each a number rounded to fp32.
+    pub(crate) fn power(&self, e: i32) -> Scale {
+        match f64::from(self.options.prescale) {
+            1.0 => Scale::Power(e),
+            p => {
+                Scale::Multiply { encode: (p * pow2(-e)) as f32, decode: (pow2(e) / p) as f32, stored: pow2(e) as f32 }
+            }
+        }
+    }
+
     /// A block without a number other than zero.
     pub(crate) fn zero(&self, tensor: Option<&TensorScale>) -> Scale {
         let smallest = match &self.format {
@@ -150,7 +167,7 @@ impl Scaling {
             ZeroScale::One => 1.0,
         };
         match &self.format {
-            ScaleFormat::E8m0 => Scale::Power(floor_log2(s)),
+            ScaleFormat::E8m0 => self.power(floor_log2(s)),
             _ => apply(s as f32, tensor),
         }
     }
@@ -167,9 +184,9 @@ pub fn block_scale<T: Real>(absmax: T, format: &Format, scaling: &Scaling, tenso
         return scaling.zero(tensor);
     }
     match (&scaling.format, scaling.rule) {
-        (ScaleFormat::E8m0, ScaleRule::Static(s)) => Scale::Power(floor_log2(f64::from(s))),
+        (ScaleFormat::E8m0, ScaleRule::Static(s)) => scaling.power(floor_log2(f64::from(s))),
         (_, ScaleRule::Static(s)) if tensor.is_none() => Scale::Divide(s),
-        (ScaleFormat::E8m0, rule) => Scale::Power(power_of_two(a, format, rule).clamp(-127, 127)),
+        (ScaleFormat::E8m0, rule) => scaling.power(power_of_two(a, format, rule).clamp(-127, 127)),
         (ScaleFormat::Fp32, rule) => apply(fp32_scale(absmax, format.max, rule), None),
         (ScaleFormat::Float(stored), rule) => {
             let wanted = wanted(absmax, format, scaling.options.guard, tensor);

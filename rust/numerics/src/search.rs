@@ -45,7 +45,7 @@ impl Quantizer {
         let mut scales: Vec<Scale> = match &scaling.format {
             ScaleFormat::E8m0 => {
                 let floor = power_of_two(absmax.to_f64(), format, ScaleRule::Floor);
-                [0, 1, -1, -2].iter().map(|d| Scale::Power((floor + d).clamp(-127, 127))).collect()
+                [0, 1, -1, -2].iter().map(|d| scaling.power((floor + d).clamp(-127, 127))).collect()
             }
             ScaleFormat::Fp32 => {
                 let s = fp32_scale(absmax, format.max, ScaleRule::Absmax);

@@ -8,7 +8,8 @@
 //! value  = element(code) * factor   rounded once to fp32 (to fp64 where the source was fp64)
 //! ```
 //!
-//! With a zero point `element(code)` is the code minus it; with a prescale the value is divided by that as well.
+//! With a zero point `element(code)` is the code minus it; with a prescale of 3/4 the factor is 4/3 of the scale, rounded
+//! to fp32.
 //!
 //! The law of this file: a stored element read back is bit for bit what [`Quantizer::fake_quant`] returns (of a NaN the
 //! sign is not kept: every NaN is stored as the positive one).
@@ -72,7 +73,7 @@ impl Quantizer {
         let s = match &scaling.format {
             ScaleFormat::Fp32 => f32::from_bits(scale_code),
             ScaleFormat::E8m0 if scale_code == 0xff => f32::NAN,
-            ScaleFormat::E8m0 => return Scale::Power(scale_code as i32 - 127),
+            ScaleFormat::E8m0 => return scaling.power(scale_code as i32 - 127),
             ScaleFormat::Float(format) => format.decode(scale_code) as f32,
         };
         match tensor {
@@ -88,11 +89,10 @@ impl Quantizer {
     /// What the elements of a block are multiplied by, NaN in a poisoned block; `None` where reading takes more than one
     /// multiplication.
     pub fn factor(&self, scale: Scale) -> Option<f32> {
-        let prescaled = self.scaling.as_ref().is_some_and(|s| s.options.prescale != 1.0);
         match scale {
             Scale::Poisoned => Some(f32::NAN),
             Scale::Zero => Some(0.0),
-            Scale::Power(e) => (!prescaled).then(|| pow2(e) as f32),
+            Scale::Power(e) => Some(pow2(e) as f32),
             Scale::Divide(s) | Scale::Quotient(s) => Some(s),
             Scale::Multiply { decode, .. } => Some(decode),
             Scale::Affine { .. } => None,

@@ -1,11 +1,14 @@
-//! Arrays through the scalar truth: every scaling that the fast kernels do not know (tiles, columns, searched and static
-//! scales, zero points, dialects, policies). Correct for all of them, in any type and on any number of threads; slow.
+//! Every scaling beyond blocks along an axis under standard rules. Where the absmax of a block decides alone, the kernels
+//! do it (`along`, `tiles`). Searched scales, zero points and policies look at whole blocks: the truth finds the scale, and
+//! the kernels round what they can (`found`). Neighbours, statistics and fp64 are the scalar truth's: right, and slow.
 //!
 //! In a layout (outer, axis, inner) every block is a box. A tile's layout has the rows as its axis and the columns as
 //! its inner part, so that a tile is a box as well; a column is the box (all, 1, all).
 
+use crate::bits::Draws;
 use crate::dtype::{Memory, MemoryMut};
-use crate::fake_quant::along;
+use crate::fake_quant::{along, random_width, through_f32};
+use crate::found::{self, Found};
 use crate::layout::Layout;
 use crate::moments::{Spread, Stats, tree};
 use crate::pool;
@@ -75,6 +78,8 @@ pub(crate) trait Element: Real {
     /// # Safety
     /// As [`MemoryMut::store`].
     unsafe fn store(y: MemoryMut, start: usize, values: &[Self]);
+    /// The smallest and the largest of some numbers and zero, where there is a fast way and all are finite.
+    fn finite_ends(values: &[Self]) -> Option<[Self; 2]>;
 }
 
 impl Element for f32 {
@@ -85,6 +90,9 @@ impl Element for f32 {
     unsafe fn store(y: MemoryMut, start: usize, values: &[f32]) {
         // SAFETY: the caller's contract.
         unsafe { y.store(start, values) }
+    }
+    fn finite_ends(values: &[f32]) -> Option<[f32; 2]> {
+        found::finite_ends(values)
     }
 }
 
@@ -97,6 +105,45 @@ impl Element for f64 {
         // SAFETY: the caller's contract.
         unsafe { y.store_f64(start, values) }
     }
+    fn finite_ends(_: &[f64]) -> Option<[f64; 2]> {
+        None
+    }
+}
+
+/// The elements of some runs.
+///
+/// # Safety
+/// They lie in the array, and nobody writes it meanwhile.
+unsafe fn read<T: Element>(x: Memory, runs: &[(usize, usize)]) -> Vec<T> {
+    let mut values = vec![T::from_f64(0.0); runs.iter().map(|(_, len)| len).sum()];
+    let mut rest = &mut values[..];
+    for (start, len) in runs {
+        let (now, later) = rest.split_at_mut(*len);
+        // SAFETY: the caller's contract.
+        unsafe { T::load(x, *start, now) };
+        rest = later;
+    }
+    values
+}
+
+/// The second level, where the quantizer has one.
+///
+/// # Safety
+/// `x` points to `layout.len()` elements that nobody writes meanwhile.
+unsafe fn tensor_scale<T: Element>(q: &Quantizer, layout: &Layout, x: Memory, threads: usize) -> Option<TensorScale> {
+    q.scaling.as_ref().filter(|s| s.tensor_scale)?;
+    let parts = layout.len().div_ceil(PART);
+    let peaks = Mutex::new(vec![0f64; parts]);
+    pool::for_each(parts, threads, |i| {
+        let start = i * PART;
+        // SAFETY: parts lie in the array.
+        let part: Vec<T> = unsafe { read(x, &[(start, PART.min(layout.len() - start))]) };
+        let peak = T::finite_ends(&part).map_or_else(|| q.tensor_peak(&part), |ends| q.tensor_peak(&ends));
+        peaks.lock().expect("no thread panics while it holds the lock")[i] = peak;
+    });
+    let peaks = peaks.into_inner().expect("as above");
+    let whole = peaks.into_iter().fold(0.0, |m: f64, a| if m.is_nan() || a.is_nan() { f64::NAN } else { m.max(a) });
+    q.tensor_scale(whole)
 }
 
 /// Calls `work` for every box with its number, its elements, their positions and its scale. Returns the second level.
@@ -111,36 +158,12 @@ pub(crate) unsafe fn each_box<T: Element>(
     work: impl Fn(usize, &[T], &[(usize, usize)], Scale) + Sync + Send,
 ) -> Option<TensorScale> {
     let boxes = Boxes::new(q, layout);
-    let read = |runs: &[(usize, usize)]| {
-        let mut values = vec![T::from_f64(0.0); runs.iter().map(|(_, len)| len).sum()];
-        let mut rest = &mut values[..];
-        for (start, len) in runs {
-            let (now, later) = rest.split_at_mut(*len);
-            // SAFETY: runs lie in the array.
-            unsafe { T::load(x, *start, now) };
-            rest = later;
-        }
-        values
-    };
-    let tensor: Option<TensorScale> = match &q.scaling {
-        Some(s) if s.tensor_scale => {
-            let parts = layout.len().div_ceil(PART);
-            let peaks = Mutex::new(vec![0f64; parts]);
-            pool::for_each(parts, threads, |i| {
-                let start = i * PART;
-                let peak = q.tensor_peak(&read(&[(start, PART.min(layout.len() - start))]));
-                peaks.lock().expect("no thread panics while it holds the lock")[i] = peak;
-            });
-            let peaks = peaks.into_inner().expect("as above");
-            let whole =
-                peaks.into_iter().fold(0.0, |m: f64, a| if m.is_nan() || a.is_nan() { f64::NAN } else { m.max(a) });
-            q.tensor_scale(whole)
-        }
-        _ => None,
-    };
+    // SAFETY: the caller's contract.
+    let tensor = unsafe { tensor_scale::<T>(q, layout, x, threads) };
     pool::for_each(boxes.len(), threads, |b| {
         let runs = boxes.runs(b);
-        let values: Vec<T> = read(&runs);
+        // SAFETY: runs lie in the array.
+        let values: Vec<T> = unsafe { read(x, &runs) };
         let scale = q.block_scale(&values, tensor.as_ref());
         work(b, &values, &runs, scale);
     });
@@ -157,19 +180,17 @@ pub(crate) unsafe fn fake_quant(
     source: Randomness<'_>,
     threads: usize,
 ) {
+    let Some(scaling) = &q.scaling else { unreachable!("casts are plain") };
     // SAFETY: the caller's contract, for all.
     unsafe {
-        if q.scaling.as_ref().is_some_and(|s| s.is_standard()) {
-            if let Some((q, layout)) = along_an_axis(q, layout) {
-                return along(&q, &layout, x, y, source, threads);
+        match (along_an_axis(q, layout), scaling.block) {
+            (Some((q, layout)), _) if scaling.needs_absmax_alone() => along(&q, &layout, x, y, source, threads),
+            _ if x.is_f64() => by_truth(q, layout, x, y, source, threads),
+            (None, Block::Tile(rows, columns)) if scaling.needs_absmax_alone() => {
+                tiles::fake_quant(q, layout, [rows, columns], x, y, source, threads);
             }
-            if let (Some(Block::Tile(rows, columns)), false) = (q.scaling.as_ref().map(|s| s.block), x.is_f64()) {
-                return tiles::fake_quant(q, layout, [rows, columns], x, y, source, threads);
-            }
-        }
-        match x.is_f64() {
-            true => fake_quant_as::<f64>(q, layout, x, y, source, threads),
-            false => fake_quant_as::<f32>(q, layout, x, y, source, threads),
+            (Some((q, layout)), _) if layout.inner == 1 => neighbouring(&q, &layout, x, y, source, threads),
+            _ => boxes(q, layout, x, y, source, threads),
         }
     }
 }
@@ -193,7 +214,8 @@ fn along_an_axis(q: &Quantizer, layout: &Layout) -> Option<(Quantizer, Layout)> 
     Some((Quantizer { scaling, ..q.clone() }, layout))
 }
 
-unsafe fn fake_quant_as<T: Element>(
+/// Blocks that lie in one piece each.
+unsafe fn neighbouring(
     q: &Quantizer,
     layout: &Layout,
     x: Memory,
@@ -201,15 +223,63 @@ unsafe fn fake_quant_as<T: Element>(
     source: Randomness<'_>,
     threads: usize,
 ) {
-    let work = |_: usize, values: &[T], runs: &[(usize, usize)], scale: Scale| {
+    // SAFETY: the caller's contract.
+    let found = Found::new(q, unsafe { tensor_scale::<f32>(q, layout, x, threads) });
+    let draws = Draws::new(source, random_width(q));
+    let cut = match q.scaling.as_ref().map(|s| s.block) {
+        Some(Block::Tensor) => layout.flat().cut(Some(Block::Row)),
+        block => layout.cut(block),
+    };
+    pool::for_each(cut.units(), threads, |u| {
+        let unit = cut.unit(u);
+        let random = draws.run(unit.start, unit.len);
+        let work = |x: &[f32], y: &mut [f32]| {
+            for (i, (x, y)) in x.chunks(cut.block).zip(y.chunks_mut(cut.block)).enumerate() {
+                found.block(x, y, random.get(i * cut.block..).unwrap_or_default());
+            }
+        };
+        // SAFETY: units lie in the array and are disjoint.
+        unsafe { through_f32(x, y, unit, work) };
+    });
+}
+
+/// Blocks of any shape, gathered.
+unsafe fn boxes(q: &Quantizer, layout: &Layout, x: Memory, y: MemoryMut, source: Randomness<'_>, threads: usize) {
+    // SAFETY: the caller's contract.
+    let found = Found::new(q, unsafe { tensor_scale::<f32>(q, layout, x, threads) });
+    let (boxes, draws) = (Boxes::new(q, layout), Draws::new(source, random_width(q)));
+    pool::for_each(boxes.len(), threads, |b| {
+        let runs = boxes.runs(b);
+        // SAFETY: runs lie in the array.
+        let values: Vec<f32> = unsafe { read(x, &runs) };
+        let (mut random, mut reader) = (vec![0; if draws.any() { values.len() } else { 0 }], draws.reader());
+        let mut quantized = vec![0f32; values.len()];
+        let mut rest = &mut random[..];
+        for (start, len) in runs.iter().filter(|_| draws.any()) {
+            reader.read(*start, rest.split_off_mut(..*len).expect("as many as the values"));
+        }
+        found.block(&values, &mut quantized, &random);
+        let mut rest = &quantized[..];
+        for (start, len) in &runs {
+            let (now, later) = rest.split_at(*len);
+            // SAFETY: the runs of boxes are disjoint.
+            unsafe { y.store(*start, now) };
+            rest = later;
+        }
+    });
+}
+
+/// fp64, by the truth alone.
+unsafe fn by_truth(q: &Quantizer, layout: &Layout, x: Memory, y: MemoryMut, source: Randomness<'_>, threads: usize) {
+    let work = |_: usize, values: &[f64], runs: &[(usize, usize)], scale: Scale| {
         let mut values = values.iter();
         for (start, len) in runs {
-            let quantized: Vec<T> = (*start..start + len)
+            let quantized: Vec<f64> = (*start..start + len)
                 .zip(values.by_ref())
                 .map(|(i, x)| q.fake_quant(*x, scale, source.bits(i, q.rounding)))
                 .collect();
             // SAFETY: the runs of boxes are disjoint.
-            unsafe { T::store(y, *start, &quantized) };
+            unsafe { y.store_f64(*start, &quantized) };
         }
     };
     // SAFETY: the caller's contract; a box is read before it is written.

@@ -4,7 +4,9 @@ use crate::bits::integer;
 use crate::element::{self, Shape};
 use crate::stochastic;
 use dither_numerics::format::Kind;
-use dither_numerics::{Format, Quantizer, Rounding, Scale, ScaleFormat, ScaleRule, TensorScale, pow2};
+use dither_numerics::{
+    Dialect, Format, Quantizer, Rounding, Scale, ScaleFormat, ScaleRule, Scaling, TensorScale, pow2,
+};
 
 /// A block's scale as the kernels use it.
 #[derive(Clone, Copy, Debug)]
@@ -75,10 +77,44 @@ impl Grid {
     }
 }
 
+/// How the scales of many blocks follow from their absmax without a branch a block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Powers,
+    /// Powers of two under a pre-scale: the bits of that, and of its reciprocal.
+    Prescaled(u32, u32),
+    /// fp32.
+    Quotients,
+    /// 8-bit floats that aim this much higher, to nearest or up.
+    Rounded(f32, bool),
+    /// 8-bit floats in torchao's order.
+    Torchao,
+    /// One by one.
+    Truth,
+}
+
+impl Way {
+    fn new(scaling: &Scaling, grid: Option<Grid>, scale_grid: Option<Grid>) -> Way {
+        let (options, up) = (scaling.options, scaling.rule == ScaleRule::Rceil);
+        match (&scaling.format, options.dialect) {
+            _ if scaling.is_given() || options.dialect == Dialect::P3109 => Way::Truth,
+            (ScaleFormat::E8m0, Dialect::Ocp | Dialect::Microxcaling) if options.prescale == 1.0 => Way::Powers,
+            _ if grid.is_none() => Way::Truth,
+            (ScaleFormat::E8m0, Dialect::Ocp) => {
+                Way::Prescaled(options.prescale.to_bits(), ((1.0 / f64::from(options.prescale)) as f32).to_bits())
+            }
+            (ScaleFormat::E8m0, _) => Way::Truth,
+            (ScaleFormat::Fp32, _) if !up => Way::Quotients,
+            (ScaleFormat::Float(_), Dialect::Torchao) if scale_grid.is_some() => Way::Torchao,
+            (ScaleFormat::Float(_), _) if scale_grid.is_some() => Way::Rounded(options.guard, up),
+            _ => Way::Truth,
+        }
+    }
+}
+
 pub struct Job<'a> {
     pub quantizer: &'a Quantizer,
-    /// Whether the scale of a block is given and does not follow from its absmax.
-    given: bool,
+    way: Way,
     pub shape: Shape,
     /// The rounding as the kernels' constant.
     pub mode: u8,
@@ -106,6 +142,10 @@ impl<'a> Job<'a> {
     pub fn new(quantizer: &'a Quantizer, tensor: Option<TensorScale>) -> Self {
         let f = &quantizer.format;
         let method = Method::new(f, quantizer.rounding);
+        let grid = Grid::new(f).filter(|_| method.exact);
+        let options = quantizer.scaling.as_ref().map(|s| s.options).unwrap_or_default();
+        // The kernel of microxcaling loses the sign of zeros.
+        let signed_zero = f.has_neg_zero() && options.dialect != Dialect::Microxcaling;
         let scale_grid = match quantizer.scaling.as_ref().map(|s| &s.format) {
             // Scales are positive, so a missing sign does not matter.
             Some(ScaleFormat::Float(stored)) if stored.kind == Kind::Float && !stored.even_by_exponent() => {
@@ -115,11 +155,11 @@ impl<'a> Job<'a> {
         };
         Job {
             quantizer,
-            given: quantizer.scaling.as_ref().is_some_and(|s| s.is_given()),
-            shape: Shape { mbits: f.mbits.min(20), n: method.n, zero: if f.has_neg_zero() { -0.0 } else { 0.0 } },
+            way: quantizer.scaling.as_ref().map_or(Way::Truth, |s| Way::new(s, grid, scale_grid)),
+            shape: Shape { mbits: f.mbits.min(20), n: method.n, zero: if signed_zero { -0.0 } else { 0.0 } },
             mode: method.mode,
             tensor,
-            grid: Grid::new(f).filter(|_| method.exact),
+            grid,
             scale_grid,
             power: Power::new(f, quantizer.scaling.as_ref().map(|s| s.rule), method.exact),
         }
@@ -128,11 +168,9 @@ impl<'a> Job<'a> {
     /// The scale of the block whose absmax has this bit pattern.
     #[inline(always)]
     pub fn scale(&self, absmax: u32) -> Fast {
-        let Some(scaling) = &self.quantizer.scaling else { return Fast::Exact(Scale::Power(0)) };
-        match (&scaling.format, self.grid) {
-            _ if self.given => self.by_truth(absmax),
-            (ScaleFormat::E8m0, _) => self.power(absmax),
-            (ScaleFormat::Float(_), Some(_)) if self.scale_grid.is_some() => self.stored(absmax, scaling.rule),
+        match self.way {
+            Way::Powers => self.power(absmax),
+            Way::Rounded(aim, up) => self.stored(absmax, aim, up),
             _ => self.by_truth(absmax),
         }
     }
@@ -152,15 +190,55 @@ impl<'a> Job<'a> {
     /// them needs more than that. (Loops, not folds: those are too large to be inlined into a level's kernel.)
     #[inline(always)]
     pub fn scales(&self, absmax: &[u32], first: &mut [u32], second: &mut [u32]) -> Option<Pair> {
-        let scaling = self.quantizer.scaling.as_ref()?;
-        let nearest = scaling.rule != ScaleRule::Rceil;
-        match (&scaling.format, self.grid) {
-            _ if self.given => None,
-            (ScaleFormat::E8m0, _) => self.powers(absmax, first, second).then_some(Pair::Power),
-            (ScaleFormat::Fp32, Some(_)) if nearest => self.quotients(absmax, first).then_some(Pair::Divide),
-            (ScaleFormat::Float(_), Some(_)) if nearest => self.rounded(absmax, first, second),
-            _ => None,
+        match self.way {
+            Way::Powers => self.powers(absmax, first, second).then_some(Pair::Power),
+            Way::Prescaled(encode, decode) => self.prescaled(absmax, [encode, decode], first, second),
+            Way::Quotients => self.quotients(absmax, first).then_some(Pair::Divide),
+            Way::Rounded(aim, false) => self.rounded(absmax, aim, first, second),
+            Way::Torchao => self.torchao(absmax, first, second),
+            Way::Rounded(_, true) | Way::Truth => None,
         }
+    }
+
+    /// Powers of two `2^e` whose exponent is subtracted from that of the factor `encode` and added to that of `decode`.
+    #[inline(always)]
+    fn prescaled(
+        &self,
+        absmax: &[u32],
+        [encode, decode]: [u32; 2],
+        first: &mut [u32],
+        second: &mut [u32],
+    ) -> Option<Pair> {
+        /// Exponents at which both products are normal numbers.
+        const MOST: u32 = 120;
+        let emax = self.quantizer.format.emax();
+        let mut all = true;
+        for ((a, first), second) in absmax.iter().zip(first).zip(second) {
+            let e = (a >> 23) as i32 - 127 - emax + i32::from(a & 0x007f_ffff >= self.power.carry);
+            let shift = (e << 23) as u32;
+            (*first, *second) = (encode.wrapping_sub(shift), decode.wrapping_add(shift));
+            all &= (e.unsigned_abs() <= MOST) & (*a >= 1 << 23) & (*a < 0x7f80_0000);
+        }
+        all.then_some(Pair::Multiply)
+    }
+
+    /// torchao's order: divided twice, clamped to normal numbers and rounded.
+    #[inline(always)]
+    fn torchao(&self, absmax: &[u32], first: &mut [u32], second: &mut [u32]) -> Option<Pair> {
+        let grid = self.scale_grid?;
+        let shape = Shape { mbits: grid.mbits, n: 0, zero: 0.0 };
+        let (low, high) = (f32::from_bits(grid.emin), f32::from_bits(grid.max));
+        let (max, whole) = (self.quantizer.format.max as f32, self.tensor.map_or(1.0, |t| t.decode));
+        let inverse = 1.0 / whole;
+        let mut all = true;
+        for ((a, encode), decode) in absmax.iter().zip(first).zip(second) {
+            let wanted = (f32::from_bits(*a) / max / whole).max(low).min(high);
+            let s = element::round::<{ element::NEAREST_EVEN }>(wanted, grid.emin, grid.max, shape, 0);
+            let (e, d) = (inverse / s, whole * s);
+            (*encode, *decode) = (e.to_bits(), d.to_bits());
+            all &= (*a < 0x7f80_0000) & (e < f32::INFINITY);
+        }
+        (all && whole > 0.0 && whole < f32::INFINITY).then_some(Pair::Multiply)
     }
 
     /// fp32 scales; false where there is a zero, an infinity or a NaN.
@@ -178,7 +256,7 @@ impl<'a> Job<'a> {
 
     /// Scales stored as 8-bit floats, as `stored` gives them.
     #[inline(always)]
-    fn rounded(&self, absmax: &[u32], first: &mut [u32], second: &mut [u32]) -> Option<Pair> {
+    fn rounded(&self, absmax: &[u32], aim: f32, first: &mut [u32], second: &mut [u32]) -> Option<Pair> {
         let grid = self.scale_grid?;
         let shape = Shape { mbits: grid.mbits, n: 0, zero: 0.0 };
         let round = |wanted: f32| element::round::<{ element::NEAREST_EVEN }>(wanted, grid.emin, grid.max, shape, 0);
@@ -187,7 +265,7 @@ impl<'a> Job<'a> {
             let max = self.quantizer.format.max as f32;
             let mut all = true;
             for (a, scale) in absmax.iter().zip(first) {
-                let s = round(f32::from_bits(*a) / max);
+                let s = round(f32::from_bits(*a) / max * aim);
                 *scale = s.to_bits();
                 all &= ordinary(*a) & (s > 0.0);
             }
@@ -195,7 +273,7 @@ impl<'a> Job<'a> {
         };
         let mut all = true;
         for ((a, encode), decode) in absmax.iter().zip(first).zip(second) {
-            let d = round((f32::from_bits(*a) * t.multiplier).min(f32::MAX)) * t.decode;
+            let d = round((f32::from_bits(*a) * t.multiplier * aim).min(f32::MAX)) * t.decode;
             (*encode, *decode) = ((1.0 / d).min(f32::MAX).to_bits(), d.to_bits());
             all &= ordinary(*a);
         }
@@ -214,18 +292,18 @@ impl<'a> Job<'a> {
 
     /// A scale stored as an 8-bit float, rounded by the element kernel on the scale's own grid.
     #[inline(always)]
-    fn stored(&self, absmax: u32, rule: ScaleRule) -> Fast {
+    fn stored(&self, absmax: u32, aim: f32, up: bool) -> Fast {
         let (a, grid) = (f32::from_bits(absmax), self.scale_grid.expect("checked by the caller"));
         if absmax == 0 || absmax >= 0x7f80_0000 || self.tensor.is_some_and(|t| t.multiplier.is_nan()) {
             return self.by_truth(absmax);
         }
         let max = self.quantizer.format.max as f32;
         let wanted = match &self.tensor {
-            Some(t) => (a * t.multiplier).min(f32::MAX),
-            None => a / max,
+            Some(t) => (a * t.multiplier * aim).min(f32::MAX),
+            None => a / max * aim,
         };
         let shape = Shape { mbits: grid.mbits, n: 0, zero: 0.0 };
-        let block = if rule == ScaleRule::Rceil {
+        let block = if up {
             element::round::<{ element::UP }>(wanted, grid.emin, grid.max, shape, 0)
         } else {
             element::round::<{ element::NEAREST_EVEN }>(wanted, grid.emin, grid.max, shape, 0)

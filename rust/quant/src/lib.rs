@@ -5,7 +5,7 @@
 //! * [`pool`]: our own threads, safe after fork; `fpu`: the floating-point mode of a call; [`pages`]: huge pages;
 //!   [`interrupt`]: breaking off.
 //! * [`reduce`], [`scales`], [`element`], [`block`], [`columns`]: the arithmetic, on fp32 in cache.
-//! * `tiles`: blocks of the last two axes.
+//! * `tiles`: blocks of the last two axes; `found`: scales that the truth finds.
 //! * `general`: whatever else a quantizer can be, through the scalar truth.
 //! * [`philox`], [`bits`]: addressed random bits for a run of neighbours; [`stochastic`]: what they decide.
 //! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory; [`pieces`]: their way into the cache and back; [`stream`]: past it.
@@ -31,6 +31,7 @@ pub mod dtype;
 mod element;
 mod encode_lanes;
 pub mod fake_quant;
+mod found;
 mod fpu;
 pub mod gemm;
 mod general;

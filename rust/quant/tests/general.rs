@@ -4,7 +4,8 @@
 use dither_numerics::quantizer::Randomness;
 use dither_numerics::random::random_bits;
 use dither_numerics::{
-    Block, Dialect, Distance, Format, NanPolicy, Overflow, Quantizer, Rounding, ScaleFormat, ScaleRule, Scaling,
+    Block, Dialect, Distance, Format, NanPolicy, Options, Overflow, Quantizer, Rounding, ScaleFormat, ScaleRule,
+    Scaling, ZeroScale,
 };
 use dither_quant::{Layout, Memory, MemoryMut, fake_quant, neighbours, simd};
 
@@ -65,6 +66,60 @@ fn arrays_are_their_blocks() {
         for q in quantizers() {
             for special in [false, true] {
                 check(&q, &layout, &data(layout.len(), special));
+            }
+        }
+    }
+}
+
+/// Scales that the truth finds, over blocks that lie in one piece and others.
+#[test]
+fn found_scales() {
+    let float = |name: &str| ScaleFormat::Float(Format::get(name).unwrap());
+    let option = |block, format, rule, set: fn(&mut Options)| {
+        let mut scaling = Scaling::new(block, format, rule);
+        set(&mut scaling.options);
+        scaling
+    };
+    let two = |block, set: fn(&mut Options)| {
+        let mut scaling = Scaling::two_levels(block, float("e4m3"), ScaleRule::Absmax);
+        set(&mut scaling.options);
+        scaling
+    };
+    let (e8m0, fp32, rne, sr) = (ScaleFormat::E8m0, ScaleFormat::Fp32, Rounding::NearestEven, Rounding::Stochastic(8));
+    for block in [Block::Size(32), Block::Row, Block::Column, Block::Tensor, Block::Tile(5, 3)] {
+        let floor = |set| option(block, e8m0.clone(), ScaleRule::Floor, set);
+        let absmax = |set| option(block, fp32.clone(), ScaleRule::Absmax, set);
+        let all = [
+            ("e2m1", floor(|o| o.prescale = 0.75), rne),
+            ("e2m1", floor(|o| o.prescale = 0.75), sr),
+            ("e5m2", floor(|o| o.prescale = 0.75), Rounding::Stochastic(32)),
+            ("mxint8", floor(|o| o.prescale = 0.75), Rounding::Stochastic(1)),
+            ("e3m2", floor(|o| o.prescale = 0.75), Rounding::Up),
+            ("uint4", absmax(|o| o.zero_point = true), rne),
+            ("uint8", absmax(|o| (o.zero_point, o.dialect) = (true, Dialect::Torchao)), rne),
+            ("uint2", absmax(|o| o.zero_point = true), sr),
+            ("uint8", absmax(|o| (o.zero_point, o.nan) = (true, NanPolicy::Element)), rne),
+            ("e2m1", two(block, |o| o.guard = 17.0 / 16.0), sr),
+            ("e2m1", two(block, |o| o.guard = 17.0 / 16.0), rne),
+            ("e2m1", option(block, float("e4m3"), ScaleRule::Absmax, |o| o.guard = 17.0 / 16.0), sr),
+            ("e2m1", two(block, |o| o.dialect = Dialect::Torchao), rne),
+            ("e2m1", option(block, float("e4m3"), ScaleRule::Absmax, |o| o.dialect = Dialect::Torchao), sr),
+            ("e4m3", floor(|o| o.dialect = Dialect::Torchao), rne),
+            ("e2m1", two(block, |o| o.four_over_six = Some(Distance::Mse)), sr),
+            ("e4m3", floor(|o| o.nan = NanPolicy::Element), Rounding::Down),
+            ("e4m3", floor(|o| o.dialect = Dialect::Microxcaling), rne),
+            ("e4m3", option(block, e8m0.clone(), ScaleRule::Rceil, |o| o.dialect = Dialect::Te), rne),
+            ("e4m3", option(block, fp32.clone(), ScaleRule::Absmax, |o| o.dialect = Dialect::P3109), rne),
+            ("int4", absmax(|o| o.zero_scale = ZeroScale::One), rne),
+        ];
+        for (format, scaling, rounding) in all {
+            let (format, scaling) = (Format::get(format).unwrap(), Some(scaling));
+            let q = Quantizer { format, scaling, rounding, overflow: Overflow::Saturate };
+            for (outer, axis, inner) in [(2, 75, 1), (1, 4, 150), (2, 9, 11)] {
+                let layout = Layout { outer, axis, inner };
+                for special in [false, true] {
+                    check(&q, &layout, &data(layout.len(), special));
+                }
             }
         }
     }
@@ -149,7 +204,9 @@ fn check(q: &Quantizer, layout: &Layout, x: &[f32]) {
     let (from, to) = (wide.as_ptr(), wide.as_mut_ptr());
     // SAFETY: as above; input and output are the same memory.
     unsafe { fake_quant(q, layout, Memory::F64(from), MemoryMut::F64(to), source, 2) };
-    let exact = q.scaling.as_ref().unwrap().format == ScaleFormat::E8m0 && !x.iter().any(|x| !x.is_finite());
+    let scaling = q.scaling.as_ref().unwrap();
+    let powers = scaling.format == ScaleFormat::E8m0 && scaling.options.prescale == 1.0;
+    let exact = powers && x.iter().all(|x| x.is_finite());
     if exact {
         assert!(wide.iter().zip(&want).all(|(y, want)| *y == f64::from(*want)), "{q:?}");
     }
