@@ -79,6 +79,7 @@ def test_every_scaling_reads_back():
     families = {k: x.reshape(6, 20) for k, x in adversarial(120).items()}
     special = families["normal"].copy()
     special[[0, 2], [3, 10]] = np.nan, -np.inf
+    special[4:] = np.where(np.arange(20) % 3, -np.inf, np.nan)  # blocks without a number in them
     checked = 0
     for _ in range(900):
         parts = {k: rng.choice(v.split()) for k, v in SOME.items() if k == "format" or rng.random() < 0.4}
@@ -95,13 +96,33 @@ def test_every_scaling_reads_back():
             try:
                 t = dither.quantize(y, q, axis, seed=1)
             except dither.UserError:
-                without_zero = q.scale_format == "e8m0" and not q.format.has_zero
+                without_zero = q.scale_format == "e8m0" and q.zero_scale == "rule" and not q.format.has_zero
                 kept = q.nan == "element" or q.dialect in ("p3109", "te")
                 assert without_zero or (y is special and kept), q
                 continue
             assert equal(t.dequantize(), dither.fake_quant(y, q, axis, seed=1)), q
             checked += 1
     assert checked > 300
+
+
+def test_infinity_over_a_scale_of_zero():
+    """A block of nothing but infinities has the scale 0; what is stored are plain zeros, no -0 by a negative code."""
+    x = np.float32([-np.inf, np.inf])
+    for name in ("ternary", "int1", "binary4p2sf", "mxint8"):
+        q = dither.Quantizer(format=name, block=2, scale_format="fp32", nan="saturate")
+        assert equal(dither.quantize(x, q).dequantize(), np.zeros(2, np.float32)), name
+        assert equal(dither.fake_quant(x, q), np.zeros(2, np.float32)), name
+
+
+def test_a_sign_bit_under_powers_of_two():
+    """int1 and e8m0 have no zero between them: blocks of zeros can be stored where a scale is named for them."""
+    x = np.float32([0, -0.0, 0, 0, 3, -5, 0, 1])
+    q = dither.Quantizer(format="int1", block=4, scale_format="e8m0")
+    with pytest.raises(dither.UserError, match="zero_scale="):
+        dither.quantize(x, q)
+    t = dither.quantize(x, q.replace(zero_scale="one"))
+    assert np.array_equal(t.dequantize(), [1, 1, 1, 1, 4, -4, 4, 4]) and t.codes.nbytes == 1
+    assert equal(t.dequantize(), dither.fake_quant(x, q.replace(zero_scale="one")))
 
 
 @settings(max_examples=80, deadline=None)

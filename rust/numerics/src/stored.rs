@@ -19,9 +19,10 @@
 //! * A scale of zero (all elements zero, or an underflow) is stored as 0; E8M0 has no zero and stores its smallest power,
 //!   2^-127, under which the zeros stay zeros.
 
+use crate::dialect::ZeroScale;
 use crate::exact::{Real, pow2};
 use crate::quantizer::Quantizer;
-use crate::scale::{Scale, ScaleFormat};
+use crate::scale::{Scale, ScaleFormat, Scaling};
 
 impl Quantizer {
     /// Why arrays under this quantizer cannot be stored, where they cannot.
@@ -32,10 +33,11 @@ impl Quantizer {
                 self.format.name
             ));
         }
-        let powers = self.scaling.as_ref().is_some_and(|s| s.format == ScaleFormat::E8m0);
-        (powers && !self.format.has_zero()).then(|| {
+        let zeros_stay = |s: &Scaling| s.format == ScaleFormat::E8m0 && s.options.zero_scale == ZeroScale::Rule;
+        (self.scaling.as_ref().is_some_and(zeros_stay) && !self.format.has_zero()).then(|| {
             format!(
-                "neither {} nor the scale format e8m0 has a zero, so a block of zeros has no code",
+                "neither {} nor the scale format e8m0 has a zero, so a block of zeros has no code (zero_scale='one' or \
+                 'smallest' gives it one)",
                 self.format.name
             )
         })
@@ -104,11 +106,12 @@ impl Quantizer {
         if scale == Scale::Poisoned {
             return Some(0);
         }
-        // A format without zero: any positive element makes the plain zero that a scale of zero stands for.
-        if scale == Scale::Zero && !self.format.has_zero() && x.to_f64().is_finite() {
-            return self.format.encode(self.format.max);
+        let element = self.element(x, scale, random);
+        // The plain zero that a scale of zero stands for: a reader who multiplies would make -0 of a negative element.
+        if scale == Scale::Zero && !self.format.has_neg_zero() && element.is_finite() {
+            return self.format.encode(if self.format.has_zero() { 0.0 } else { self.format.max });
         }
-        self.format.encode(self.element(x, scale, random))
+        self.format.encode(element)
     }
 
     /// The value of a stored element under a scale as [`Quantizer::stored_scale`] knows it.
@@ -122,7 +125,7 @@ mod tests {
     use super::*;
     use crate::quantizer::absmax;
     use crate::random::random_bits;
-    use crate::{Block, Format, Overflow, Rounding, ScaleRule, Scaling};
+    use crate::{Block, Format, Overflow, Rounding, ScaleRule};
 
     /// Blocks that reach every kind of scale: ordinary, zero, underflowing, huge, poisoned, subnormal.
     fn blocks() -> Vec<Vec<f64>> {
