@@ -391,7 +391,7 @@ def _ratios(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {
             "sqnr_db": sqnr,
             "mse": noise / finite,
-            "max_rel": sums["max_rel"],
+            "max_rel": np.where(finite > 0, sums["max_rel"], np.nan),
             **{name: sums[name].astype(np.int64) for name in _COUNTS},
             "last_bin_share": sums["last_bin"] / finite,
             "absmax": np.where(finite > 0, sums["absmax"], np.nan),

@@ -106,7 +106,7 @@ def test_every_scaling_reads_back():
 
 
 def test_infinity_over_a_scale_of_zero():
-    """A block of nothing but infinities has the scale 0; what is stored are plain zeros, no -0 by a negative code."""
+    """A block of nothing but infinities has the scale 0 and stores plain zeros, no -0 by a negative code."""
     x = np.float32([-np.inf, np.inf])
     for name in ("ternary", "int1", "binary4p2sf", "mxint8"):
         q = dither.Quantizer(format=name, block=2, scale_format="fp32", nan="saturate")
@@ -115,7 +115,7 @@ def test_infinity_over_a_scale_of_zero():
 
 
 def test_a_sign_bit_under_powers_of_two():
-    """int1 and e8m0 have no zero between them: blocks of zeros can be stored where a scale is named for them."""
+    """int1 and e8m0 have no zero between them: a block of zeros is stored where a scale is named for it."""
     x = np.float32([0, -0.0, 0, 0, 3, -5, 0, 1])
     q = dither.Quantizer(format="int1", block=4, scale_format="e8m0")
     with pytest.raises(dither.UserError, match="zero_scale="):

@@ -78,6 +78,13 @@ def test_scales_and_their_spread():
     np.testing.assert_allclose(nv[:3, 0] * 6, x[:3, 0], rtol=1e-6)  # every block's largest element is code 6
 
 
+def test_what_has_no_value_is_nan():
+    s = dither.error_stats(np.float32([np.nan, np.inf]), "mxfp4")
+    assert (s["count"], s["nonfinite"], s["clipped"], s["underflowed"]) == (2, 2, 0, 0)
+    ratios = s.keys() - {"count", "nonfinite", "clipped", "underflowed", "last_bin"}
+    assert all(math.isnan(s[name]) for name in ratios), s
+
+
 def test_shapes_of_known_distributions():
     rng = np.random.default_rng(0)
     normal, uniform = rng.standard_normal(200_000), rng.uniform(-1, 1, 200_000)
