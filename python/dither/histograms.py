@@ -71,7 +71,7 @@ def histogram(
         raise UserError(f"of={of!r}{suggest(str(of), KINDS)}: a histogram is of {', '.join(KINDS)}")
     if (q is None) == (of == "codes"):
         raise UserError("a histogram of codes needs the quantizer q=; one of values or exponents takes none")
-    x = _input(_on_cpu(x))
+    x = _input(x if (handler := _handler(x)) is None else handler.as_numpy(x))
     if of == "codes":
         assert q is not None
         return _codes(x, q, axis, seed, stream, offset)
@@ -80,14 +80,6 @@ def histogram(
     edges = _edges(x, bins, range)
     counts, (zeros, nonfinite, below, above) = arrays.run_histogram_values(_buffer(x), edges.tolist())
     return Histogram("values", np.array(counts, np.int64), edges, zeros, nonfinite, below, above)
-
-
-def _on_cpu(x: Any) -> Any:
-    """Another library's array as numpy's, its values exact."""
-    if _handler(x) is None:
-        return x
-    x = x.detach().cpu()
-    return (x if x.element_size() > 2 else x.float()).numpy()
 
 
 def _edges(x: np.ndarray, bins: Any, range: tuple[float, float] | None) -> np.ndarray:

@@ -22,6 +22,8 @@ def check_input(x: Any) -> str:
     """The dtype word of a tensor that can be quantized."""
     if not isinstance(x, Tensor):
         raise TypeError(f"dither.nn.ops takes torch tensors, not {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"tensors of the layout {x.layout} cannot be quantized; convert with x.to_dense()")
     word = WORDS.get(x.dtype)
     if word not in _FLOATS:
         raise TypeError(

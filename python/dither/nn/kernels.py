@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dither import arrays, formats
 from dither.arrays import Buffer, Random
+from dither.errors import UserError
 from dither.formats import Format
 from dither.nn import fresh
 from dither.quantizer import Quantizer
@@ -69,6 +70,16 @@ def buffer(tensor: Tensor, word: str | None = None) -> Buffer:
     if tensor.numel() and not tensor.data_ptr():
         raise TypeError(f"a {type(tensor).__name__} has no memory of its own: pass a plain tensor")
     return Buffer(tensor.data_ptr(), word or WORDS[tensor.dtype], tuple(tensor.shape), tensor)
+
+
+def on_cpu(tensor: Tensor) -> Tensor:
+    """The tensor on the CPU. UserError for one on the meta device, where there is nothing to compute with."""
+    if tensor.is_meta:
+        raise UserError(
+            "a tensor on the meta device holds no values: only fake_quant, cast, encode, decode, neighbours, "
+            "quantize and hadamard say what their result would be"
+        )
+    return tensor.cpu()
 
 
 def source(tensor: Tensor) -> Buffer:

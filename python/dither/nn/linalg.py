@@ -60,7 +60,7 @@ def _operand(x: Any, q: str | Quantizer | None, k_axis: int) -> Any:
     if packed:
         return x
     word = check_input(x)
-    x = x.detach().cpu()
+    x = kernels.on_cpu(x.detach())
     if q is not None and x.dim():
         dtype = x.dtype if word != "fp64" and q.exact_in(word) else torch.float32
         axis = -1 if x.dim() == 1 else k_axis

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,7 +58,7 @@ def apply(
     random: Tensor | None = None,
 ) -> Tensor:
     """fake_quant without checks or conversions, for layers: `spec` is the print of a quantizer."""
-    if x.is_cpu:
+    if x.is_cpu or x.is_meta:
         return torch.ops.dither.fake_quant.default(x, spec, axis, rng, offset, random, out_dtype)
     if not twin.covers(kernels.parse(spec)):
         rng, random = (None if t is None else t.cpu() for t in (rng, random))
@@ -146,7 +147,7 @@ def encode(
     rng: Tensor | None = None,
 ) -> Tensor:
     """`dither.encode` on a tensor: codes in the narrowest of uint8, uint16 and uint32, on x's device."""
-    q = _cast(fmt, rounding, bits, overflow)
+    q, device = _cast(fmt, rounding, bits, overflow), x.device
     check_input(x)
     rng, offset, random = check_draws(q, x, seed, stream, offset, random, rng)
     if out is not None:
@@ -154,9 +155,11 @@ def encode(
         if x.is_cpu:
             kernels.encode_into(x.detach(), out, q, rng, offset, random)
             return out
-    random = None if random is None else random.cpu()
-    codes = torch.ops.dither.encode.default(x.detach().cpu(), str(q), rng, offset, random)
-    return codes.to(x.device) if out is None else out.copy_(codes)
+    x = x.detach()
+    if not x.is_meta:
+        x, random = x.cpu(), None if random is None else random.cpu()
+    codes = torch.ops.dither.encode.default(x, str(q), rng, offset, random)
+    return codes.to(device) if out is None else out.copy_(codes)
 
 
 def decode(codes: Tensor, fmt: str | Format, *, out: Tensor | None = None) -> Tensor:
@@ -169,7 +172,7 @@ def decode(codes: Tensor, fmt: str | Format, *, out: Tensor | None = None) -> Te
         if codes.is_cpu:
             kernels.decode_into(codes, out, fmt)
             return out
-    values = torch.ops.dither.decode.default(codes.cpu(), fmt.name)
+    values = torch.ops.dither.decode.default(codes if codes.is_meta else codes.cpu(), fmt.name)
     return values.to(codes.device) if out is None else out.copy_(values)
 
 
@@ -178,7 +181,7 @@ def neighbours(x: Tensor, q: Quantizer | str, axis: int = -1) -> tuple[Tensor, T
     spec, q = _named(q)
     check_input(x)
     axis = arrays.check_axis(axis, x.dim())
-    if x.is_cpu:
+    if x.is_cpu or x.is_meta:
         return torch.ops.dither.neighbours.default(x.detach(), spec, axis)
     if not twin.covers(q):
         lo, hi = neighbours(x.cpu(), q, axis)
@@ -205,6 +208,14 @@ def error_stats(
     if not x.numel():
         raise UserError("an empty array has no error statistics")
     rng, offset, random = check_draws(q, x, seed, stream, offset, random, rng)
+    source = kernels.source(kernels.on_cpu(x.detach()))
     draws = kernels.draws(rng, offset, None if random is None else random.cpu())
-    total, blocks = arrays.run_error_stats(q, kernels.source(x.detach().cpu()), axis, draws, per_block)
+    total, blocks = arrays.run_error_stats(q, source, axis, draws, per_block)
     return finish_stats(q, tuple(x.shape), axis, total, blocks)
+
+
+def as_numpy(x: Tensor) -> np.ndarray:
+    """The values for numpy, bf16 and fp16 as fp32."""
+    check_input(x)
+    x = kernels.on_cpu(x.detach())
+    return (x if x.element_size() > 2 else x.float()).numpy()

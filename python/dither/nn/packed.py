@@ -11,7 +11,7 @@ place, but for `copy_` from one of the same layout (what `load_state_dict` does)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from dither.nn.checks import check_draws, check_input, dtype_of
 from dither.nn.fresh import empty
 from dither.nn.kernels import WORDS
 from dither.quantizer import Quantizer
+from dither.storage import PARTS
 from dither.tensor import QuantizedTensor, storable
 
 _DTYPES = {"u8": torch.uint8, "fp32": torch.float32}
@@ -99,12 +100,12 @@ class PackedTensor(Tensor):
     def dequantize(self, dtype: torch.dtype | str | None = None) -> Tensor:  # type: ignore[override]
         """The values as a plain tensor, in `dtype` (default: this tensor's), on its device."""
         target = self.dtype if dtype is None else dtype_of(dtype)
-        y = empty(self.shape, target)
-        held = {name: part.cpu() for name, part in self.parts.items()}
-        tensor_scale = float(held.pop("tensor_scale")) if "tensor_scale" in held else None
-        parts = {name: kernels.source(part) for name, part in held.items()}
-        arrays.run_dequantize(self.packing, parts, tensor_scale, self.source == "fp64", kernels.buffer(y))
-        return y.to(self.device)
+        held = [self.parts.get(name) for name in PARTS]
+        if not (self.is_cpu or self.is_meta):
+            held = [None if part is None else part.cpu() for part in held]
+        layout = self.packing
+        fields = (str(layout.quantizer), layout.shape, layout.axis, self.source, target)
+        return torch.ops.dither.dequantize.default(*held, *fields).to(self.device)
 
     def _like(self, dtype: torch.dtype, parts: Mapping[str, Tensor]) -> PackedTensor:
         return PackedTensor(self.packing, self.source, dtype, parts)
@@ -134,6 +135,12 @@ class PackedTensor(Tensor):
         layout, source, dtype = meta
         return PackedTensor(layout, source, dtype, inner)
 
+    def _stable_hash_for_caching(self) -> str:
+        """What a compiled graph depends on, for torch's cache of them; shapes of the parts follow from it."""
+        layout = self.packing
+        fields = (layout.quantizer, layout.shape, layout.axis, self.source, self.dtype, self.device)
+        return "PackedTensor " + " ".join(map(str, fields))
+
     def __getattr__(self, name: str) -> Any:
         # The other parts by their names, as torch asks for what __tensor_flatten__ lists.
         if name in ("tensor_scale", "zero_points"):
@@ -159,6 +166,40 @@ class PackedTensor(Tensor):
             raise UserError(f"{func} would change a packed tensor in place: dequantize it first")
         args, kwargs = tree_map(_values, (args, kwargs))
         return func(*args, **kwargs)
+
+
+_LIBRARY = torch.library.Library("dither", "FRAGMENT")
+_LIBRARY.define(
+    "dequantize(Tensor codes, Tensor? scales, Tensor? tensor_scale, Tensor? zero_points, str q, "
+    "SymInt[] shape, int axis, str source, ScalarType dtype) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+@torch.library.impl(_LIBRARY, "dequantize", "CPU")
+def _dequantize(
+    codes: Tensor,
+    scales: Tensor | None,
+    tensor_scale: Tensor | None,
+    zero_points: Tensor | None,
+    q: str,
+    shape: Sequence[int],
+    axis: int,
+    source: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    y = empty(tuple(shape), dtype)
+    held = {"codes": codes, "scales": scales, "zero_points": zero_points}
+    parts = {name: kernels.source(part) for name, part in held.items() if part is not None}
+    second = None if tensor_scale is None else float(tensor_scale)
+    layout = Layout(kernels.parse(q), tuple(shape), axis)
+    arrays.run_dequantize(layout, parts, second, source == "fp64", kernels.buffer(y))
+    return y
+
+
+@torch.library.register_fake("dither::dequantize", lib=_LIBRARY)
+def _(codes, scales, tensor_scale, zero_points, q, shape, axis, source, dtype):
+    return codes.new_empty(shape, dtype=dtype)
 
 
 def _values(x: Any) -> Any:
@@ -220,10 +261,16 @@ def quantize(
     q = q if isinstance(q, Quantizer) else Quantizer(q)
     word = check_input(x)
     layout = storable(q, tuple(x.shape), axis)
-    bits = kernels.draws(*check_draws(q, x, seed, stream, offset, random, None))
-    parts = {name: torch.empty(shape, dtype=_DTYPES[word]) for name, (shape, word) in layout.parts.items()}
-    buffers = {name: kernels.buffer(part) for name, part in parts.items() if name != "tensor_scale"}
-    tensor_scale = arrays.run_quantize(layout, kernels.source(_values(x).detach().cpu()), buffers, bits)
-    if tensor_scale is not None:
-        parts["tensor_scale"].fill_(tensor_scale)
+    draws = check_draws(q, x, seed, stream, offset, random, None)
+    device = "meta" if x.is_meta else "cpu"
+    parts = {
+        name: torch.empty(shape, dtype=_DTYPES[word], device=device)
+        for name, (shape, word) in layout.parts.items()
+    }
+    if not x.is_meta:
+        buffers = {name: kernels.buffer(part) for name, part in parts.items() if name != "tensor_scale"}
+        values = kernels.source(_values(x).detach().cpu())
+        tensor_scale = arrays.run_quantize(layout, values, buffers, kernels.draws(*draws))
+        if tensor_scale is not None:
+            parts["tensor_scale"].fill_(tensor_scale)
     return PackedTensor(layout, word, x.dtype, {name: part.to(x.device) for name, part in parts.items()})

@@ -186,6 +186,7 @@ def _check_rng(seed: Any, stream: Any, along_axis: Any, rng: Tensor | None) -> T
 
 def ms_eden(x: Tensor, axis: int = -1, *, seed: int, stream: int = 0, rotated: bool = True) -> Tensor:
     """`dither.ms_eden` on a tensor, over the CPU; constant to autograd."""
-    plain = x.detach().to("cpu", torch.float32).numpy()
+    check_input(x)
+    plain = kernels.on_cpu(x.detach()).float().numpy()
     y = eden.ms_eden(plain, axis, seed=seed, stream=stream, rotated=rotated)
     return torch.from_numpy(y).to(x.device, x.dtype)

@@ -318,3 +318,40 @@ def test_every_operand_rounds_with_its_own_bits():
         results.append(quantized(x, layer.dither_operands[0].six[row], -1, layer.dither_rng, row))
         dnn.restore_(layer)
     assert all(not torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])
+
+
+def test_a_meta_tensor_gives_what_the_result_would_be():
+    """Shapes and dtypes where there is a tensor to return; elsewhere an error that says so."""
+    x = torch.empty(4, 32, device="meta", dtype=torch.bfloat16)
+    codes, values = (
+        dither.encode(x, "e5m3"),
+        dither.decode(torch.empty(3, dtype=torch.uint8, device="meta"), "e4m3"),
+    )
+    assert (codes.dtype, codes.shape, values.dtype, values.shape) == (
+        torch.uint16,
+        (4, 32),
+        torch.float32,
+        (3,),
+    )
+    assert codes.is_meta and values.is_meta
+    nf4 = dither.Quantizer(format="nf4", block=32)
+    for y in (
+        dither.fake_quant(x, nf4),
+        dither.cast(x, "nf4"),
+        dither.hadamard(x),
+        *dither.neighbours(x, nf4),
+    ):
+        assert y.is_meta and y.shape == x.shape and y.dtype in (torch.bfloat16, torch.float32)
+    for call in (
+        lambda: dither.error_stats(x, "mxfp4"),
+        lambda: dither.histogram(x),
+        lambda: dither.matmul(x, x.T),
+        lambda: dither.ms_eden(torch.empty(2, 128, device="meta"), seed=0),
+    ):
+        with pytest.raises(dither.UserError, match="meta device holds no values"):
+            call()
+
+
+def test_sparse_tensors_are_refused_with_what_to_do():
+    with pytest.raises(TypeError, match=r"x\.to_dense\(\)"):
+        dither.fake_quant(torch.eye(32).to_sparse(), "mxfp4")

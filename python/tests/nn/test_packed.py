@@ -155,6 +155,35 @@ def test_a_converted_model_computes_the_fake_quantized_one(q):
     assert list(model.state_dict()) == list(want.state_dict())
 
 
+@pytest.mark.parametrize("q", ["nvfp4", "format=uint4,block=32,zero_point=true"])
+def test_a_converted_model_compiles_and_exports_whole(q):
+    """One graph without breaks, in which the packed parts stay packed."""
+    t = dither.quantize(torch.randn(3, 64), q)
+    fields = (str(t.quantizer), t.packing.shape, t.packing.axis, "fp32", torch.bfloat16)
+    held = [t.parts.get(name) for name in ("codes", "scales", "tensor_scale", "zero_points")]
+    torch.library.opcheck(torch.ops.dither.dequantize.default, (*held, *fields))
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 48), torch.nn.Linear(48, 32))
+    dither.nn.convert_(model, q)
+    x = torch.randn(5, 64)
+    expected = model(x)
+    assert torch.equal(torch.compile(model, backend="aot_eager", fullgraph=True)(x), expected)
+    exported = torch.export.export(model, (x,))
+    assert "dequantize" in str(exported.run_decompositions({}).graph)
+    assert torch.equal(exported.module()(x), expected)
+
+
+def test_on_the_meta_device_parts_have_shapes_alone():
+    there = dither.quantize(torch.empty(4, 64, device="meta"), "nvfp4")
+    here = dither.quantize(torch.ones(4, 64), "nvfp4").to("meta")
+    assert isinstance(there, PackedTensor) and there.packing == here.packing and there.is_meta
+    assert {k: (v.shape, v.dtype) for k, v in there.parts.items()} == {
+        k: (v.shape, v.dtype) for k, v in here.parts.items()
+    }
+    values = there.dequantize("bf16")
+    assert values.is_meta and values.shape == (4, 64) and values.dtype == torch.bfloat16
+
+
 def test_memory_shrinks():
     """Bytes of all tensors that the model holds, counted one by one."""
     model = nn.Sequential(nn.Linear(512, 512, bias=False), nn.Linear(512, 512, bias=False))
