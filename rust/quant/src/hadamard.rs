@@ -13,13 +13,20 @@
 //! The sign of position j is minus where `random_bits(seed, stream, j, 1)` is 1; j counts within the block, so that
 //! all blocks share their signs (the NVFP4 recipe), or along the whole axis.
 
+use crate::bits::Draws;
 use crate::dtype::{Memory, MemoryMut};
 use crate::fake_quant::{threads_for, through_f32};
 use crate::fpu::Standard;
+use crate::general::Element;
+#[cfg(target_arch = "x86_64")]
+use crate::hadamard_lanes;
 use crate::layout::Layout;
+use crate::pieces::{Arrays, PIECE, Pieces};
 use crate::pool;
 use crate::simd::dispatch;
+use crate::stream;
 use dither_numerics::Block;
+use dither_numerics::quantizer::Randomness;
 use dither_numerics::random::random_bits;
 use std::ops::{Add, Mul, Sub};
 
@@ -45,137 +52,274 @@ pub unsafe fn hadamard(
     y: MemoryMut,
     threads: usize,
 ) {
-    assert!(d.is_power_of_two() && layout.axis.is_multiple_of(d));
     let _standard = Standard::enter();
-    let signs = table(signs, d, layout.axis);
-    let cut = layout.cut(Some(Block::Size(d)));
-    pool::for_each(cut.units(), threads_for(layout.len(), threads), |u| {
-        let unit = cut.unit(u);
-        let place = Place { d, inner: layout.inner, first: unit.start / layout.inner, inverse };
-        if x.is_f64() {
-            let mut data = vec![0f64; unit.len];
-            // SAFETY: units lie in the array and are disjoint.
-            unsafe { x.load_f64(unit.start, &mut data) };
-            unit_f64(&mut data, &signs, place);
-            // SAFETY: as above.
-            unsafe { y.store_f64(unit.start, &data) };
-            return;
+    let (rotation, threads) = (Rotation::new(layout, d, signs, inverse), threads_for(layout.len(), threads));
+    // SAFETY: the caller's contract.
+    unsafe {
+        match (layout.inner, x.is_f64()) {
+            (1, false) => rotation.rows(layout, x, y, threads),
+            (_, true) => rotation.strips::<f64>(layout, x, y, threads),
+            (_, false) => rotation.strips::<f32>(layout, x, y, threads),
         }
-        let narrow = |x: &[f32], y: &mut [f32]| {
-            y.copy_from_slice(x);
-            unit_f32(y, &signs, place);
-        };
-        // SAFETY: as above.
-        unsafe { through_f32(x, y, unit, narrow) };
-    });
-}
-
-/// +1 or -1 of every position, repeated with the table's period along the axis.
-fn table(signs: Signs, d: usize, axis: usize) -> Vec<f32> {
-    match signs {
-        Signs::Plus => vec![1.0; d],
-        Signs::Addressed { seed, stream, along_axis } => (0..if along_axis { axis } else { d })
-            .map(|j| if random_bits(seed, stream, j as u64, 1) == 1 { -1.0 } else { 1.0 })
-            .collect(),
     }
 }
 
-/// Where a unit lies: `first` is its first position along the axis, counted over all outer indices.
-#[derive(Clone, Copy)]
-struct Place {
-    d: usize,
-    inner: usize,
+/// What is done to every block.
+pub(crate) struct Rotation {
+    pub d: usize,
+    pub inverse: bool,
+    /// The sign bit of every position, with this period along the axis; more than a period is there, so that a vector
+    /// can be read from any position.
+    pub signs: Vec<u32>,
+    pub period: usize,
+}
+
+/// Elements of the longest vector.
+const VECTOR: usize = 16;
+
+impl Rotation {
+    pub fn new(layout: &Layout, d: usize, signs: Signs, inverse: bool) -> Rotation {
+        assert!(d.is_power_of_two() && layout.axis.is_multiple_of(d));
+        let own: Vec<u32> = match signs {
+            Signs::Plus => vec![0; d],
+            Signs::Addressed { seed, stream, along_axis } => (0..if along_axis { layout.axis } else { d })
+                .map(|j| random_bits(seed, stream, j as u64, 1) << 31)
+                .collect(),
+        };
+        let period = own.len().max(1);
+        let signs = own.iter().copied().cycle().take(if own.is_empty() { 0 } else { period + VECTOR }).collect();
+        Rotation { d, inverse, signs, period }
+    }
+
+    /// Blocks along the last axis.
+    ///
+    /// # Safety
+    /// As for [`hadamard`].
+    unsafe fn rows(&self, layout: &Layout, x: Memory, y: MemoryMut, threads: usize) {
+        let draws = Draws::new(Randomness::None, 0);
+        let arrays = Arrays::new(x, y, &draws, layout.len(), false);
+        let cut = layout.cut(Some(Block::Size(self.d)));
+        pool::for_each(cut.units(), threads, |u| {
+            let unit = cut.unit(u);
+            if self.d > PIECE {
+                // SAFETY: units lie in the array and are disjoint.
+                return unsafe { through_f32(x, y, unit, |x, y| self.run(x, y, unit.start)) };
+            }
+            let mut pieces = Pieces::new(arrays);
+            for (at, len) in unit.pieces(PIECE) {
+                // SAFETY: as above.
+                unsafe { pieces.map(at, len, |x, _, y, _| self.run(x, y, at)) };
+            }
+        });
+    }
+
+    /// Whole blocks, the first of which starts at element `at` of an array whose last axis they lie along.
+    pub fn run(&self, x: &[f32], y: &mut [f32], at: usize) {
+        #[cfg(target_arch = "x86_64")]
+        let (done, longest) = (hadamard_lanes::run(self, x, y, at), hadamard_lanes::longest());
+        #[cfg(not(target_arch = "x86_64"))]
+        let (done, longest) = (0, 1);
+        if done > 0 && self.d > longest {
+            finish(y, longest, at, self);
+        }
+        y[done..].copy_from_slice(&x[done..]);
+        whole(&mut y[done..], at + done, self);
+    }
+
+    /// Blocks of rows, a strip of columns at a time.
+    ///
+    /// # Safety
+    /// As for [`hadamard`].
+    unsafe fn strips<T: Float>(&self, layout: &Layout, x: Memory, y: MemoryMut, threads: usize) {
+        let (d, inner) = (self.d, layout.inner);
+        let most = (STRIP / d).clamp(VECTOR, STRIP).min(inner);
+        let across = inner.div_ceil(most);
+        let tasks = layout.outer * (layout.axis / d) * across;
+        let past = x.address() != y.address() && layout.len() * y.element_size() >= stream::threshold();
+        pool::for_each(tasks.div_ceil(GROUP), threads, |group| {
+            let mut buffer = vec![T::from_f64(0.0); d * most];
+            for task in (group * GROUP..tasks).take(GROUP) {
+                let (first, from) = (task / across * d, task % across * most);
+                let width = most.min(inner - from);
+                // Strips lie in the array and are disjoint.
+                T::rotate(&Strip { x, y, first, from, inner, width, past }, &mut buffer[..d * width], self);
+            }
+            if past {
+                stream::fence();
+            }
+        });
+    }
+}
+
+/// Elements of a strip: it stays in the first-level cache.
+const STRIP: usize = 8192;
+
+/// Strips that a thread does in one go.
+const GROUP: usize = 8;
+
+/// Some columns of a block of rows, which lie in the arrays and belong to this thread.
+struct Strip {
+    x: Memory,
+    y: MemoryMut,
+    /// Of the first row, counted over all outer indices.
     first: usize,
-    inverse: bool,
+    /// The first column.
+    from: usize,
+    inner: usize,
+    width: usize,
+    /// Whether results go past the caches.
+    past: bool,
+}
+
+impl Strip {
+    fn place(&self, row: usize) -> usize {
+        (self.first + row) * self.inner + self.from
+    }
 }
 
 /// fp32 or fp64.
-trait Float: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> {
-    fn of(x: f64) -> Self;
+trait Float: Element + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> {
+    /// A strip, through a buffer of its length.
+    fn rotate(strip: &Strip, buffer: &mut [Self], rotation: &Rotation);
 }
 
 impl Float for f32 {
-    #[inline(always)]
-    fn of(x: f64) -> Self {
-        x as f32
+    fn rotate(strip: &Strip, buffer: &mut [f32], rotation: &Rotation) {
+        strip_f32(strip, buffer, rotation);
     }
 }
 
 impl Float for f64 {
+    fn rotate(strip: &Strip, buffer: &mut [f64], rotation: &Rotation) {
+        let (width, [before, after]) = (strip.width, rotation.factors::<f64>(strip));
+        for ((row, data), sign) in buffer.chunks_exact_mut(width).enumerate().zip(before) {
+            // SAFETY: what a strip is.
+            unsafe { strip.x.load_f64(strip.place(row), data) };
+            data.iter_mut().for_each(|v| *v *= sign);
+        }
+        butterflies(buffer, width, rotation.d * width);
+        for ((row, data), factor) in buffer.chunks_exact_mut(width).enumerate().zip(after) {
+            data.iter_mut().for_each(|v| *v *= factor);
+            // SAFETY: as above.
+            unsafe { strip.y.store_f64(strip.place(row), data) };
+        }
+    }
+}
+
+impl Rotation {
+    /// What the rows of a strip are multiplied by before the steps, and after them.
     #[inline(always)]
-    fn of(x: f64) -> Self {
-        x
+    fn factors<T: Float>(&self, strip: &Strip) -> [impl Iterator<Item = T> + '_; 2] {
+        let at = strip.first % self.period;
+        let scale = T::from_f64(1.0 / (self.d as f64).sqrt());
+        [(!self.inverse, T::from_f64(1.0)), (self.inverse, scale)].map(|(signed, factor)| {
+            let minus = T::from_f64(-1.0) * factor;
+            // A block ends before the period does.
+            self.signs[at..at + self.d].iter().map(move |sign| if signed && *sign != 0 { minus } else { factor })
+        })
     }
 }
 
-dispatch! { fn unit_f32(v: &mut [f32], signs: &[f32], place: Place) = unit_body; }
-dispatch! { fn unit_f64(v: &mut [f64], signs: &[f32], place: Place) = unit_body; }
-
-#[inline(always)]
-fn unit_body<T: Float>(v: &mut [T], signs: &[f32], place: Place) {
-    if !place.inverse {
-        flip(v, signs, place);
-    }
-    let mut h = 1;
-    while h < place.d {
-        // Strides below a vector's length need lanes exchanged within it, which fixed lengths let the compiler see.
-        match h * place.inner {
-            1 => near::<T, 1>(v),
-            2 => near::<T, 2>(v),
-            4 => near::<T, 4>(v),
-            8 => near::<T, 8>(v),
-            stride => far(v, stride),
-        }
-        h *= 2;
-    }
-    let scale = T::of(1.0 / (place.d as f64).sqrt());
-    v.iter_mut().for_each(|v| *v = *v * scale);
-    if place.inverse {
-        flip(v, signs, place);
-    }
+dispatch! { fn strip_f32(strip: &Strip, buffer: &mut [f32], rotation: &Rotation) = strip_body; }
+dispatch! {
+    /// Whole blocks in place.
+    fn whole(v: &mut [f32], at: usize, rotation: &Rotation) = whole_body;
 }
-
-/// Elements `i` and `i + stride` of every run of `2 stride` become sum and difference.
-#[inline(always)]
-fn far<T: Float>(v: &mut [T], stride: usize) {
-    for pair in v.chunks_exact_mut(2 * stride) {
-        let (low, high) = pair.split_at_mut(stride);
-        for (a, b) in low.iter_mut().zip(high) {
-            (*a, *b) = (*a + *b, *a - *b);
-        }
-    }
+dispatch! {
+    /// The steps of strides from `from` on, after which everything else is done.
+    fn finish(v: &mut [f32], from: usize, at: usize, rotation: &Rotation) = finish_body;
 }
 
 #[inline(always)]
-fn near<T: Float, const STRIDE: usize>(v: &mut [T]) {
-    let (chunks, rest) = v.as_chunks_mut::<16>();
-    for v in chunks {
-        let old = *v;
-        for i in 0..16 {
-            let other = old[i ^ STRIDE];
-            v[i] = if i & STRIDE == 0 { old[i] + other } else { other - old[i] };
-        }
-    }
-    far(rest, STRIDE);
-}
-
-/// Multiply by the signs of the positions along the axis.
-#[inline(always)]
-fn flip<T: Float>(v: &mut [T], signs: &[f32], place: Place) {
-    if place.inner == 1 {
-        let mut at = place.first % signs.len();
-        let mut rest = v;
-        while !rest.is_empty() {
-            let (run, tail) = rest.split_at_mut((signs.len() - at).min(rest.len()));
-            for (v, s) in run.iter_mut().zip(&signs[at..]) {
-                *v = *v * T::of(f64::from(*s));
+fn strip_body(strip: &Strip, buffer: &mut [f32], rotation: &Rotation) {
+    let Strip { x, y, width, past, .. } = *strip;
+    let [before, after] = rotation.factors::<f32>(strip);
+    for ((row, data), sign) in buffer.chunks_exact_mut(width).enumerate().zip(before) {
+        // SAFETY: what a strip is.
+        unsafe {
+            match x.borrow(strip.place(row), width, y) {
+                Some(x) => stream::map::<false>(x, data, |x| x * sign),
+                None => {
+                    x.load(strip.place(row), data);
+                    for v in data {
+                        *v *= sign;
+                    }
+                }
             }
-            (rest, at) = (tail, 0);
         }
-    } else {
-        for (row, v) in v.chunks_exact_mut(place.inner).enumerate() {
-            let s = T::of(f64::from(signs[(place.first + row) % signs.len()]));
-            v.iter_mut().for_each(|v| *v = *v * s);
+    }
+    butterflies(buffer, width, rotation.d * width);
+    for ((row, data), factor) in buffer.chunks_exact_mut(width).enumerate().zip(after) {
+        // SAFETY: as above.
+        unsafe {
+            match y.f32_range(strip.place(row), width) {
+                Some(y) if past => stream::map::<true>(data, y, |x| x * factor),
+                Some(y) => stream::map::<false>(data, y, |x| x * factor),
+                None => {
+                    for v in &mut *data {
+                        *v *= factor;
+                    }
+                    y.store(strip.place(row), data);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn whole_body(v: &mut [f32], at: usize, rotation: &Rotation) {
+    if !rotation.inverse {
+        flip(v, at, rotation);
+    }
+    finish_body(v, 1, at, rotation);
+}
+
+#[inline(always)]
+fn finish_body(v: &mut [f32], from: usize, at: usize, rotation: &Rotation) {
+    butterflies(v, from, rotation.d);
+    let scale = (1.0 / (rotation.d as f64).sqrt()) as f32;
+    for v in &mut *v {
+        *v *= scale;
+    }
+    if rotation.inverse {
+        flip(v, at, rotation);
+    }
+}
+
+/// The signs of neighbours, the first of which lies at this position along the axis.
+#[inline(always)]
+fn flip(v: &mut [f32], at: usize, rotation: &Rotation) {
+    let (mut rest, mut at) = (v, at % rotation.period);
+    while !rest.is_empty() {
+        let (run, tail) = rest.split_at_mut((rotation.period - at).min(rest.len()));
+        for (v, sign) in run.iter_mut().zip(&rotation.signs[at..]) {
+            *v = f32::from_bits(v.to_bits() ^ sign);
+        }
+        (rest, at) = (tail, 0);
+    }
+}
+
+/// The steps of strides `from`, `2 from`, .. below `to`, of every run of `to`; two steps in one pass while there are two.
+#[inline(always)]
+fn butterflies<T: Float>(v: &mut [T], from: usize, to: usize) {
+    let mut h = from;
+    while 4 * h <= to {
+        for four in v.chunks_exact_mut(4 * h) {
+            let (low, high) = four.split_at_mut(2 * h);
+            let ((a, b), (c, d)) = (low.split_at_mut(h), high.split_at_mut(h));
+            for i in 0..h {
+                let ((p, q), (r, s)) = ((a[i] + b[i], a[i] - b[i]), (c[i] + d[i], c[i] - d[i]));
+                (a[i], b[i], c[i], d[i]) = (p + r, q + s, p - r, q - s);
+            }
+        }
+        h *= 4;
+    }
+    if h < to {
+        for pair in v.chunks_exact_mut(2 * h) {
+            let (low, high) = pair.split_at_mut(h);
+            for i in 0..h {
+                (low[i], high[i]) = (low[i] + high[i], low[i] - high[i]);
+            }
         }
     }
 }

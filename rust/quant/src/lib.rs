@@ -10,7 +10,7 @@
 //! * [`philox`], [`bits`]: addressed random bits for a run of neighbours; [`stochastic`]: what they decide.
 //! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory; [`pieces`]: their way into the cache and back; [`stream`]: past it.
 //! * [`gemm`]: emulated matrix products.
-//! * [`hadamard`]: rotations of blocks.
+//! * [`hadamard`]: rotations of blocks; `hadamard_lanes`: over vectors.
 //! * [`moments`]: sums of errors and their merging.
 //! * [`lotion`]: the penalty of a training method and its gradient.
 //! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`packed`], [`stats`], [`histogram`]: the operations.
@@ -36,6 +36,7 @@ mod fpu;
 pub mod gemm;
 mod general;
 pub mod hadamard;
+mod hadamard_lanes;
 pub mod histogram;
 pub mod interrupt;
 mod job;
