@@ -80,10 +80,11 @@ format:  ## rewrite Rust and Python sources in the house format
 bench: build  ## the speed tables, peers beside us in the same run
 	$(BIN)/pytest benches --benchmark-only --benchmark-columns=min,median,rounds --benchmark-sort=min $(PYTEST_ARGS)
 
-BENCH_NUMBERS := $(foreach name,numbers sweep fresh random codes matmul,$(wildcard benches/test_bench_$(name).py))
+# In pieces: make bench-numbers BENCH_NUMBERS=benches/test_bench_codes.py PYTEST_ARGS='-k avx2'
+BENCH_NUMBERS ?= $(addprefix benches/test_bench_,$(addsuffix .py,numbers fresh random codes matmul peers sweep))
 
-bench-numbers: build  ## the numbers pillar against memcpy and peers: one table with goals, pass and fail
-	$(BIN)/pytest -q --benchmark-timer=time.process_time $(PYTEST_ARGS) $(BENCH_NUMBERS)
+bench-numbers: build  ## the numbers pillar against memcpy and peers: one table with goals; fails where a row fails
+	$(BIN)/pytest -q -s --tb=line $(PYTEST_ARGS) $(BENCH_NUMBERS)
 
 lock: $(STAMP)  ## write requirements.lock from what is installed in .venv
 	$(BIN)/python -m pip freeze --exclude-editable --exclude dither | grep -E '^[A-Za-z0-9._-]+==[^ ]+$$' > requirements.lock

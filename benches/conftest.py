@@ -1,4 +1,4 @@
-"""One thread for the benches that ask for it, and the table of all rows at the end."""
+"""One thread and a SIMD level for the benches that ask for them, and the table of all rows at the end."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 import dither
 import table
+from dither import _core
 
 
 @pytest.fixture
@@ -19,6 +20,19 @@ def one_thread():
     yield
     torch.set_num_threads(before)
     dither.set_num_threads(None)
+
+
+@pytest.fixture(params=["best", "avx2"])
+def level(request):
+    """The machine's own level, then AVX2; what a job's name ends with."""
+    own = _core.simd_level()
+    if request.param == "best":
+        yield ""
+        return
+    if own == "avx2" or _core.simd_level("avx2") != "avx2":
+        pytest.skip("this machine's own level is AVX2 or less")
+    yield ", AVX2"
+    _core.simd_level(own)
 
 
 def pytest_terminal_summary(terminalreporter):

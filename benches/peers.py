@@ -1,48 +1,105 @@
-"""Fake quantization as others do it on a CPU: libraries that install, and plain recipes in numpy and torch.
+"""Fake quantization as others do it on a CPU: libraries that install, and the arithmetic in numpy and torch.
 
-Every peer is a function of one fp32 tensor [rows, columns] (or array) that returns the dequantized values.
+Every peer is a function of one fp32 tensor [rows, columns] (or array) that returns the dequantized values, on
+ordinary data: no NaN, no block of zeros.
+
+The torch functions are written for torch.compile, which turns each into one or two vectorized loops. Bit
+operations on elements would not be vectorized (Inductor moves every reinterpreted vector through memory: 2 to
+6 times the time), so that mantissas are cut by Veltkamp's splitting, and only scales are looked at as bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
 
-MX = {"mxfp8_e4m3": (3, 8, 448.0, ml_dtypes.float8_e4m3fn), "mxfp4": (1, 2, 6.0, ml_dtypes.float4_e2m1fn)}
+Recipe = Callable[[torch.Tensor], torch.Tensor]
+EachBlock = Any  # a number, or a tensor with one for each block
+
+# mantissa bits, exponents of the largest and of the smallest normal number, the largest number
+E4M3 = (3, 8, -6, 448.0)
+E2M1 = (1, 2, 0, 6.0)
+MX = {"mxfp8_e4m3": (E4M3, ml_dtypes.float8_e4m3fn), "mxfp4": (E2M1, ml_dtypes.float4_e2m1fn)}
 
 
-def torch_mx(mbits: int, emax: int, top: float) -> Callable[[torch.Tensor], torch.Tensor]:
-    """MX with the floor rule on ordinary blocks: one addition and one subtraction round to `mbits`."""
-    below = (2 * emax - 2 if emax == 8 else 2) << 23  # from the block's exponent to the smallest normal's
-    shift = ((23 - mbits) << 23) | 0x400000
+def on_grid(
+    x: torch.Tensor, mbits: int, smallest: EachBlock, fixed: EachBlock, top: EachBlock
+) -> torch.Tensor:
+    """To `mbits` fraction bits, ties to even; below `smallest` in the steps of the constant `fixed`."""
+    widened = x * float(2 ** (23 - mbits) + 1)
+    normal = widened - (widened - x)  # Veltkamp
+    y = torch.where(x.abs() < smallest, (x + fixed) - fixed, normal)
+    return torch.copysign(torch.clamp(y, -top, top), x)
+
+
+def element(x: torch.Tensor, fmt: tuple[int, int, int, float]) -> torch.Tensor:
+    mbits, _, emin, top = fmt
+    return on_grid(x, mbits, 2.0**emin, 1.5 * 2.0 ** (emin - mbits + 23), top)
+
+
+def absmax(b: torch.Tensor) -> torch.Tensor:
+    return b.abs().amax(-1, keepdim=True)
+
+
+def torch_mx(fmt: tuple[int, int, int, float]) -> Recipe:
+    """MX with the floor rule: the grid is fp32's own, moved to the block's exponent."""
+    mbits, emax, emin, top = fmt
     fraction = int(np.float32(top / 2.0**emax).view(np.int32)) & 0x7FFFFF
 
     def recipe(x: torch.Tensor) -> torch.Tensor:
         b = x.unflatten(-1, (-1, 32))
-        bits = b.view(torch.int32)
-        block = bits.bitwise_and(0x7FFFFFFF).amax(-1, keepdim=True).bitwise_and(0x7F800000)
-        c = (torch.maximum(bits.bitwise_and(0x7F800000), block - below) + shift).view(torch.float32)
-        limit = (block | fraction).view(torch.float32)
-        return ((b + c) - c).clamp(-limit, limit).flatten(-2)
+        exponent = absmax(b).view(torch.int32).bitwise_and(0x7F800000)
+        smallest = exponent + ((emin - emax) << 23)
+        fixed = (exponent + ((emin - emax - mbits + 23) << 23)) | 0x400000
+        parts = (p.view(torch.float32) for p in (smallest, fixed, exponent | fraction))
+        return on_grid(b, mbits, *parts).flatten(-2)
 
     return recipe
 
 
 def torch_int4(x: torch.Tensor) -> torch.Tensor:
-    """Symmetric INT4, groups of 128, fp32 scale absmax/7."""
+    """Symmetric INT4, groups of 128, fp32 scale absmax/7; integers have no negative zero."""
     b = x.unflatten(-1, (-1, 128))
-    s = b.abs().amax(-1, keepdim=True) / 7
-    return (torch.round(b / s).clamp(-7, 7) * s).flatten(-2)
+    s = absmax(b) / 7
+    zero = s - s  # not 0.0, an addition that Inductor leaves out
+    return (torch.round(b / s).clamp(-7, 7) * s + zero).flatten(-2)
 
 
-def torch_recipe(preset: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    if preset == "int4_g128":
-        return torch_int4
-    mbits, emax, top, _ = MX[preset]
-    return torch_mx(mbits, emax, top)
+def torch_nvfp4(x: torch.Tensor) -> torch.Tensor:
+    """NVFP4 in Transformer Engine's order: E4M3 scales of 16, under one of the tensor."""
+    b = x.unflatten(-1, (-1, 16))
+    blocks = absmax(b)
+    encode = 2688.0 / blocks.amax()
+    s = element((blocks * (encode * (1.0 / 6.0))).clamp(max=448.0), E4M3)
+    decode = s * (1.0 / encode)
+    return (element(b * (1.0 / decode), E2M1) * decode).flatten(-2)
+
+
+def torch_fp8(x: torch.Tensor) -> torch.Tensor:
+    """E4M3 with one fp32 scale of the tensor."""
+    s = x.abs().amax() / 448.0
+    return element(x / s, E4M3) * s
+
+
+TORCH: dict[str, Recipe] = {
+    "mxfp8_e4m3": torch_mx(E4M3),
+    "mxfp4": torch_mx(E2M1),
+    "int4_g128": torch_int4,
+    "nvfp4": torch_nvfp4,
+    "fp8_e4m3": torch_fp8,
+}
+
+
+def compiled(preset: str, x: np.ndarray) -> Callable[[], torch.Tensor]:
+    """torch.compile of the arithmetic into a preallocated output."""
+    t, recipe = torch.from_numpy(x), TORCH[preset]
+    out = torch.ones_like(t)
+    fused = torch.compile(lambda a, o: o.copy_(recipe(a)), dynamic=False)
+    return lambda: fused(t, out)
 
 
 def numpy_recipe(preset: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -55,18 +112,22 @@ def numpy_recipe(preset: str) -> Callable[[np.ndarray], np.ndarray]:
             return (np.rint(b / s).clip(-7, 7) * s).reshape(x.shape)
 
         return int4
-    _, emax, top, dtype = MX[preset]
+    (_, emax, _, top), dtype = MX[preset]
 
     def mx(x: np.ndarray) -> np.ndarray:
         b = x.reshape(-1, 32)
-        _, exponent = np.frexp(np.abs(b).max(axis=1, keepdims=True))
-        s = np.ldexp(np.float32(1), exponent - 1 - emax)
+        s = floor_scale(b, emax)
         return ((b / s).clip(-top, top).astype(dtype).astype(np.float32) * s).reshape(x.shape)
 
     return mx
 
 
-def torchao(preset: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
+def floor_scale(b: np.ndarray, emax: int) -> np.ndarray:
+    _, exponent = np.frexp(np.abs(b).max(axis=1, keepdims=True))
+    return np.ldexp(np.float32(1), exponent - 1 - emax)
+
+
+def torchao(preset: str) -> Recipe | None:
     """torchao's MX tensors (its target is CUDA); None where it is not installed or has no such format."""
     try:
         from torchao.prototype.mx_formats.mx_tensor import MXTensor
@@ -87,13 +148,27 @@ def gfloat(preset: str) -> Callable[[np.ndarray], np.ndarray] | None:
         return None
     if preset not in MX:
         return None
-    _, emax, _, _ = MX[preset]
+    (_, emax, _, _), _ = MX[preset]
     info = {"mxfp8_e4m3": formats.format_info_ocp_e4m3, "mxfp4": formats.format_info_ocp_e2m1}[preset]
 
     def mx(x: np.ndarray) -> np.ndarray:
         b = x.reshape(-1, 32)
-        _, exponent = np.frexp(np.abs(b).max(axis=1, keepdims=True))
-        s = np.ldexp(np.float32(1), exponent - 1 - emax)
+        s = floor_scale(b, emax)
         return (gfloat.round_ndarray(info, b / s, sat=True) * s).reshape(x.shape)
 
     return mx
+
+
+def eager(preset: str, x: np.ndarray) -> dict[str, Callable[[], object]]:
+    """The peers without a compiler that exist for this preset, as calls without arguments."""
+    t = torch.from_numpy(x)
+    torch_way, numpy_way = TORCH[preset], numpy_recipe(preset)
+    ways: dict[str, Callable[[], object]] = {
+        "torch eager": lambda: torch_way(t),
+        "numpy + ml_dtypes": lambda: numpy_way(x),
+    }
+    if (ao := torchao(preset)) is not None:
+        ways["torchao (a CPU is not its target)"] = lambda: ao(t)
+    if (gf := gfloat(preset)) is not None:
+        ways["gfloat"] = lambda: gf(x)
+    return ways

@@ -1,93 +1,67 @@
-"""What the benches of numbers share: interleaved timing, and the table `make bench-numbers` ends with.
-
-A bench file measures with `interleaved` and calls `record`; `conftest.py` prints the rows.
-"""
+"""The table `make bench-numbers` ends with: a row for every figure, with its goal and whether it passes."""
 
 from __future__ import annotations
 
-import ctypes
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
-import numpy as np
+from goals import Goal
 
-ROUNDS = 40
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds over the rounds of a measurement."""
+
+    least: float
+    median: float
+
+    def __str__(self) -> str:
+        return f"{1e3 * self.least:>9.3f}{1e3 * self.median:>9.3f}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """`figure` is a ratio (`of` says of what to what). It fails below `fail`; None: it is only shown."""
+    """`figure` (of the minima) decides, `median` stands beside it; `of` says of what to what they are."""
 
     group: str
-    job: str
-    figure: float
     of: str
-    seconds: tuple[float, float]
-    goal: float | None = None
-    fail: float | None = None
+    job: str
+    times: Times
+    base: Times
+    figure: float
+    median: float
+    goal: Goal | None = None
     note: str = ""
 
     @property
     def verdict(self) -> str:
-        if self.fail is None:
-            return ""
-        if self.figure < self.fail:
-            return "FAIL"
-        return "pass" if self.goal is None or self.figure >= self.goal else "pass, below the goal"
+        return "" if self.goal is None else self.goal.verdict(self.figure)
+
+    def __str__(self) -> str:
+        goal = f"{'':>12}" if self.goal is None else f"{self.goal.goal:>6.2f}{self.goal.fail:>6.2f}"
+        figures = f"{self.figure:>8.2f}{self.median:>7.2f}"
+        note = f"  ({self.note})" if self.note else ""
+        return f"{self.job:<44}{self.times}{self.base}{figures}{goal}  {self.verdict}{note}"
 
 
 ROWS: list[Row] = []
 
 
 def record(row: Row) -> Row:
-    """Put a row into the table; the test that measured it then asserts `row.verdict != "FAIL"`."""
+    """Put a row into the table and show it; fails the test that measured it where the row fails."""
     ROWS.append(row)
+    print(f"\n{row.group}: {row}", end="", flush=True)
+    assert row.verdict != "FAIL", row
     return row
 
 
-def interleaved(
-    calls: dict[str, Callable[[], object]],
-    rounds: int = ROUNDS,
-    clock: Callable[[], float] = time.process_time,
-) -> dict[str, tuple[float, float]]:
-    """Minimum and median seconds of each call, all of them once a round, after a round that is not counted.
-
-    Machines are shared: what runs beside us disturbs neighbours in a round alike, minima find quiet moments.
-    """
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for k in range(rounds + 1):
-        for name, call in calls.items():
-            start = clock()
-            call()
-            if k > 0:
-                times[name].append(clock() - start)
-    return {name: (min(t), median(t)) for name, t in times.items()}
-
-
-def memcpy(x: np.ndarray) -> Callable[[], object]:
-    """libc's own, from `x` to an array that is kept."""
-    copy = ctypes.CDLL(None).memcpy
-    copy.restype = ctypes.c_void_p
-    copy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-    out = np.ones_like(x)
-    return lambda: copy(out.ctypes.data, x.ctypes.data, out.nbytes)
-
-
 def text(rows: list[Row]) -> str:
-    """The table as text."""
-    lines = [f"{'job':<44}{'min ms':>10}{'median':>10}{'figure':>9}  {'goal':>6}{'fails':>7}  verdict"]
-    group = None
-    for row in rows:
-        if row.group != group:
-            group = row.group
-            lines.append(f"-- {group} ({row.of})")
-        goal = "" if row.goal is None else f"{row.goal:.2f}"
-        fail = "" if row.fail is None else f"{row.fail:.2f}"
-        low, middle = (1e3 * s for s in row.seconds)
-        lines.append(
-            f"{row.job:<44}{low:>10.3f}{middle:>10.3f}{row.figure:>9.2f}  {goal:>6}{fail:>7}  {row.verdict}"
-            + (f"  ({row.note})" if row.note else "")
-        )
+    """The table, and how many rows pass."""
+    head = f"{'times in ms':<44}{'min':>9}{'median':>9}{'base min':>9}{'median':>9}"
+    lines = [f"{head}{'figure':>8}{'median':>7}{'goal':>6}{'fails':>6}  verdict"]
+    for group, of in dict.fromkeys((row.group, row.of) for row in rows):
+        lines.append(f"-- {group}: {of}")
+        lines += [str(row) for row in rows if (row.group, row.of) == (group, of)]
+    verdicts = [row.verdict for row in rows if row.goal is not None]
+    counts = (verdicts.count(v) for v in ("pass", "pass, below the goal", "FAIL"))
+    lines.append("{} rows reach their goal, {} pass below it, {} fail".format(*counts))
     return "\n".join(lines)
