@@ -61,6 +61,16 @@ impl<'a> Draws<'a> {
         self.n > 0
     }
 
+    /// For a run that starts with a tile: the words' source and that tile.
+    #[cfg(target_arch = "x86_64")]
+    pub fn tiles(&self, start: usize, len: usize) -> Option<(&Philox, u64)> {
+        let Randomness::Addressed { offset, .. } = self.source else { return None };
+        let (index, size) = (offset.wrapping_add(start as u64), tile_len(self.n) as u64);
+        // Index 2^64 is index 0, which need not start a tile.
+        let within = index.checked_add(len as u64).is_some();
+        (within && index % size == 0).then_some((&self.philox, index / size))
+    }
+
     pub fn reader(&self) -> Reader<'_> {
         Reader { draws: self, tile: None, values: Vec::new() }
     }

@@ -50,8 +50,14 @@ impl Cast {
         })
     }
 
+    /// Whether the arithmetic on the bits gives what overflow and infinite input become by itself.
+    pub(crate) fn carries_to_infinity(&self) -> bool {
+        let infinity = f32::INFINITY.to_bits();
+        self.wide && self.over == [infinity; 2] && self.infinite == infinity && self.shape.zero.is_sign_negative()
+    }
+
     /// Whether whatever is too large becomes the largest value.
-    fn saturates(&self) -> bool {
+    pub(crate) fn saturates(&self) -> bool {
         self.over == [self.max; 2] && self.infinite == self.max
     }
 

@@ -11,6 +11,8 @@ use crate::job::{Fast, Job};
 use crate::layout::{Cut, Layout, Unit};
 use crate::pieces::{Arrays, PIECE, Pieces};
 use crate::pool;
+#[cfg(target_arch = "x86_64")]
+use crate::stochastic_tiles;
 use dither_numerics::quantizer::Randomness;
 use dither_numerics::quantizer::absmax as block_absmax;
 use dither_numerics::{Block, Quantizer, Rounding, Scale, ScaleRule, TensorScale};
@@ -186,6 +188,9 @@ impl<'a> Kernel<'a> {
     /// # Safety
     /// The unit lies in the arrays and belongs to this thread.
     unsafe fn run(&self, cut: &Cut, unit: Unit, pieces: &mut Pieces<'_>) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the caller's contract.
+        let unit = unit.after(unsafe { stochastic_tiles::round(self, cut.block, unit, pieces.arrays) });
         let most = pieces.most(unit.len);
         if let Kernel::Blocks(job) = self
             && cut.block > most

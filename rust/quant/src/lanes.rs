@@ -33,6 +33,8 @@ pub unsafe trait Lanes: Copy {
     unsafe fn where_less(self, a: Self, b: Self) -> Self;
     /// `self` in the lanes where `a > b` (both below 2^31), else `other`.
     unsafe fn where_greater_or(self, a: Self, b: Self, other: Self) -> Self;
+    /// `nan` in the lanes where `x` is a NaN, else `self`.
+    unsafe fn where_nan(self, x: Self, nan: Self) -> Self;
     /// Largest lane, unsigned.
     unsafe fn largest(self) -> u32;
     unsafe fn fadd(self, o: Self) -> Self;
@@ -104,6 +106,12 @@ unsafe impl Lanes for __m512i {
     }
 
     #[inline(always)]
+    unsafe fn where_nan(self, x: Self, nan: Self) -> Self {
+        let x = _mm512_castsi512_ps(x);
+        _mm512_mask_mov_epi32(self, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), nan)
+    }
+
+    #[inline(always)]
     unsafe fn largest(self) -> u32 {
         _mm256_max_epu32(_mm512_castsi512_si256(self), _mm512_extracti64x4_epi64::<1>(self)).largest()
     }
@@ -169,6 +177,13 @@ unsafe impl Lanes for __m256i {
     #[inline(always)]
     unsafe fn where_greater_or(self, a: Self, b: Self, other: Self) -> Self {
         _mm256_blendv_epi8(other, self, _mm256_cmpgt_epi32(a, b))
+    }
+
+    #[inline(always)]
+    unsafe fn where_nan(self, x: Self, nan: Self) -> Self {
+        let x = _mm256_castsi256_ps(x);
+        let which = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+        _mm256_or_si256(_mm256_andnot_si256(which, self), _mm256_and_si256(which, nan))
     }
 
     #[inline(always)]

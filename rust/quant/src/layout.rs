@@ -24,6 +24,11 @@ pub struct Unit {
 }
 
 impl Unit {
+    /// Without its first `done` elements.
+    pub fn after(self, done: usize) -> Unit {
+        Unit { start: self.start + done, len: self.len - done }
+    }
+
     /// Positions and lengths of its parts of at most `most` elements.
     pub fn pieces(self, most: usize) -> impl Iterator<Item = (usize, usize)> {
         let end = self.start + self.len;

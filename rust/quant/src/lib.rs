@@ -61,6 +61,7 @@ pub mod simd;
 pub mod stats;
 mod stochastic;
 mod stochastic_lanes;
+mod stochastic_tiles;
 pub mod stream;
 mod tiles;
 mod unpack_lanes;

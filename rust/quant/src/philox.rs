@@ -1,10 +1,13 @@
 //! Philox4x32-10 for the sixteen counters of a tile at once (see `dither_numerics::random` for the address).
 //!
 //! A round multiplies two of the four words by constants, 32 x 32 to 64 bits. The vector instruction for that takes the
-//! low halves of 64-bit lanes, so a register holds eight counters, one a 64-bit lane, whose high halves are never
-//! looked at: a round of eight counters is two products, two moves of their high halves, two three-way XORs. Even and odd
-//! counters live in two registers a word and are interleaved at the end. Written with intrinsics because the
-//! compiler's own vectors of the portable loop below take 1.3 (AVX-512) and 1.5 (AVX2) times as long.
+//! low halves of 64-bit lanes, so a register holds one counter a 64-bit lane, whose high halves are never looked at: a
+//! round is two products, two moves of their high halves, two three-way XORs. Even and odd counters live in two
+//! registers a word, so that the last round interleaves them while it moves the halves.
+//!
+//! Three words of a tile's counters are the same in all lanes, and so is half of what the first two rounds make of them:
+//! `Head` does that half once for 2^32 counters, and the products of the first round follow each other by addition.
+//! Written with intrinsics because the compiler's own vectors of the portable loop below take twice as long.
 
 use crate::bits::fraction;
 #[cfg(target_arch = "x86_64")]
@@ -107,41 +110,247 @@ impl Rounds {
 }
 
 #[cfg(target_arch = "x86_64")]
+pub use x86::{Products, Tiles};
+
+#[cfg(target_arch = "x86_64")]
 mod x86 {
+    // One contract for every method of the traits, stated there, as in `lanes`.
+    #![allow(unsafe_op_in_unsafe_fn)]
+
     use super::{LANES, MULTIPLIERS, Philox, Words, tile_len};
     use crate::bits::{below, half};
     use crate::lanes::Lanes;
     use std::arch::x86_64::*;
 
+    /// Registers seen as 64-bit lanes, each with a counter's word (or its product) in the low half.
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    pub unsafe trait Products: Lanes {
+        /// `first + step * lane`.
+        unsafe fn series(first: u64, step: u64) -> Self;
+        unsafe fn add_wide(self, o: Self) -> Self;
+        /// The low halves multiplied.
+        unsafe fn product(self, o: Self) -> Self;
+        /// The high halves in the low ones.
+        unsafe fn high(self) -> Self;
+        /// `self ^ a ^ b`.
+        unsafe fn xor3(self, a: Self, b: Self) -> Self;
+        /// The high (low) halves of even and odd counters, in the counters' order.
+        unsafe fn highs(even: Self, odd: Self) -> Self;
+        unsafe fn lows(even: Self, odd: Self) -> Self;
+    }
+
+    // SAFETY: the contract is the caller's.
+    unsafe impl Products for __m512i {
+        #[inline(always)]
+        unsafe fn series(first: u64, step: u64) -> Self {
+            let at: [u64; 8] = std::array::from_fn(|i| first.wrapping_add(step.wrapping_mul(i as u64)));
+            _mm512_loadu_si512(at.as_ptr().cast())
+        }
+
+        #[inline(always)]
+        unsafe fn add_wide(self, o: Self) -> Self {
+            _mm512_add_epi64(self, o)
+        }
+
+        #[inline(always)]
+        unsafe fn product(self, o: Self) -> Self {
+            _mm512_mul_epu32(self, o)
+        }
+
+        #[inline(always)]
+        unsafe fn high(self) -> Self {
+            _mm512_shuffle_epi32::<0xf5>(self)
+        }
+
+        #[inline(always)]
+        unsafe fn xor3(self, a: Self, b: Self) -> Self {
+            _mm512_ternarylogic_epi32::<0x96>(self, a, b)
+        }
+
+        #[inline(always)]
+        unsafe fn highs(even: Self, odd: Self) -> Self {
+            _mm512_mask_shuffle_epi32::<0xf5>(odd, 0x5555, even)
+        }
+
+        #[inline(always)]
+        unsafe fn lows(even: Self, odd: Self) -> Self {
+            _mm512_mask_shuffle_epi32::<0xa0>(even, 0xaaaa, odd)
+        }
+    }
+
+    // SAFETY: the contract is the caller's.
+    unsafe impl Products for __m256i {
+        #[inline(always)]
+        unsafe fn series(first: u64, step: u64) -> Self {
+            let at: [u64; 4] = std::array::from_fn(|i| first.wrapping_add(step.wrapping_mul(i as u64)));
+            _mm256_loadu_si256(at.as_ptr().cast())
+        }
+
+        #[inline(always)]
+        unsafe fn add_wide(self, o: Self) -> Self {
+            _mm256_add_epi64(self, o)
+        }
+
+        #[inline(always)]
+        unsafe fn product(self, o: Self) -> Self {
+            _mm256_mul_epu32(self, o)
+        }
+
+        #[inline(always)]
+        unsafe fn high(self) -> Self {
+            _mm256_shuffle_epi32::<0xf5>(self)
+        }
+
+        #[inline(always)]
+        unsafe fn xor3(self, a: Self, b: Self) -> Self {
+            _mm256_xor_si256(self, _mm256_xor_si256(a, b))
+        }
+
+        #[inline(always)]
+        unsafe fn highs(even: Self, odd: Self) -> Self {
+            _mm256_blend_epi32::<0x55>(odd, even.high())
+        }
+
+        #[inline(always)]
+        unsafe fn lows(even: Self, odd: Self) -> Self {
+            _mm256_blend_epi32::<0xaa>(even, _mm256_shuffle_epi32::<0xa0>(odd))
+        }
+    }
+
+    /// What the first rounds make of the words that all counters with the same high half share.
+    #[derive(Clone, Copy)]
+    struct Head {
+        /// The second key of the first round and the stream's high half.
+        first: u32,
+        /// Word 1 after the first round, with the first key of the second.
+        second: u32,
+        /// The product of word 0 in the second round: its halves, with the second keys of that round and the next.
+        high: u32,
+        low: u32,
+    }
+
+    impl Head {
+        fn new(philox: &Philox, counter: u64) -> Head {
+            let Philox { stream, keys } = philox;
+            let product = |m: u32, word: u32| {
+                let p = u64::from(m) * u64::from(word);
+                [p as u32, (p >> 32) as u32]
+            };
+            let b = product(MULTIPLIERS[1], *stream as u32);
+            let a = product(MULTIPLIERS[0], b[1] ^ (counter >> 32) as u32 ^ keys[0][0]);
+            Head {
+                first: (stream >> 32) as u32 ^ keys[0][1],
+                second: b[0] ^ keys[1][0],
+                high: a[1] ^ keys[1][1],
+                low: a[0] ^ keys[2][1],
+            }
+        }
+    }
+
+    /// The words of tiles that follow each other.
+    pub struct Tiles<'a, V> {
+        philox: &'a Philox,
+        counter: u64,
+        head: Head,
+        /// Of the first round, for the next even and odd counters.
+        products: [V; 2],
+    }
+
+    impl<'a, V: Products> Tiles<'a, V> {
+        /// # Safety
+        /// [`Lanes`]'s contract, as for `next`.
+        #[inline(always)]
+        pub unsafe fn new(philox: &'a Philox, tile: u64) -> Self {
+            let counter = tile.wrapping_mul(LANES as u64);
+            let m = u64::from(MULTIPLIERS[0]);
+            let first = m * (counter & 0xffff_ffff);
+            let products = [V::series(first, 2 * m), V::series(first + m, 2 * m)];
+            Tiles { philox, counter, head: Head::new(philox, counter), products }
+        }
+
+        #[inline(always)]
+        pub unsafe fn next(&mut self, words: &mut Words) {
+            let step = V::series(u64::from(MULTIPLIERS[0]) * V::LANES as u64, 0);
+            for at in (0..LANES).step_by(V::LANES) {
+                let made = rounds(self.philox, &self.head, self.products);
+                for (word, made) in words.iter_mut().zip(made) {
+                    made.store(word.as_mut_ptr().add(at));
+                }
+                self.products = [self.products[0].add_wide(step), self.products[1].add_wide(step)];
+            }
+            self.counter = self.counter.wrapping_add(LANES as u64);
+            if self.counter as u32 == 0 {
+                *self = Self::new(self.philox, self.counter / LANES as u64);
+            }
+        }
+    }
+
+    /// The words of even and odd counters, whose first products these are, in the counters' order.
+    ///
+    /// # Safety
+    /// [`Lanes`]'s contract.
+    #[inline(always)]
+    unsafe fn rounds<V: Products>(philox: &Philox, head: &Head, products: [V; 2]) -> [V; 4] {
+        let m = [V::series(u64::from(MULTIPLIERS[0]), 0), V::series(u64::from(MULTIPLIERS[1]), 0)];
+        let keys = &philox.keys;
+        let key = |round: usize, i: usize| V::splat(keys[round][i]);
+        let mut c = [products; 4];
+        for i in 0..2 {
+            let a = products[i];
+            let b = a.high().xor(V::splat(head.first)).product(m[1]);
+            // The third round, of the words that the second has left.
+            let next = b.high().xor(V::splat(head.second)).product(m[0]);
+            let last = a.xor(V::splat(head.high)).product(m[1]);
+            c[0][i] = last.high().xor3(b, key(2, 0));
+            c[1][i] = last;
+            c[2][i] = next.high().xor(V::splat(head.low));
+            c[3][i] = next;
+        }
+        for round in 3..9 {
+            for i in 0..2 {
+                let (a, b) = (c[0][i].product(m[0]), c[2][i].product(m[1]));
+                c[0][i] = b.high().xor3(c[1][i], key(round, 0));
+                c[2][i] = a.high().xor3(c[3][i], key(round, 1));
+                c[1][i] = b;
+                c[3][i] = a;
+            }
+        }
+        let a = [c[0][0].product(m[0]), c[0][1].product(m[0])];
+        let b = [c[2][0].product(m[1]), c[2][1].product(m[1])];
+        [
+            V::highs(b[0], b[1]).xor3(V::lows(c[1][0], c[1][1]), key(9, 0)),
+            V::lows(b[0], b[1]),
+            V::highs(a[0], a[1]).xor3(V::lows(c[3][0], c[3][1]), key(9, 1)),
+            V::lows(a[0], a[1]),
+        ]
+    }
+
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
     pub fn fractions_avx512(philox: &Philox, tile: u64, n: u32, out: &mut [u32]) {
-        for (t, out) in out.chunks_exact_mut(tile_len(n)).enumerate() {
-            let mut words = [[0; LANES]; 4];
-            avx512(philox, (tile + t as u64).wrapping_mul(16), &mut words);
-            // SAFETY: this function enables the instruction set.
-            unsafe { spread::<__m512i>(&words, n, out) };
-        }
+        // SAFETY: this function enables the instruction set.
+        unsafe { fractions::<__m512i>(philox, tile, n, out) };
     }
 
     #[target_feature(enable = "avx2")]
     pub fn fractions_avx2(philox: &Philox, tile: u64, n: u32, out: &mut [u32]) {
-        for (t, out) in out.chunks_exact_mut(tile_len(n)).enumerate() {
-            let mut words = [[0; LANES]; 4];
-            avx2(philox, (tile + t as u64).wrapping_mul(16), &mut words);
-            // SAFETY: this function enables the instruction set.
-            unsafe { spread::<__m256i>(&words, n, out) };
-        }
+        // SAFETY: this function enables the instruction set.
+        unsafe { fractions::<__m256i>(philox, tile, n, out) };
     }
 
     /// # Safety
     /// [`Lanes`]'s contract.
     #[inline(always)]
-    unsafe fn spread<V: Lanes>(words: &Words, n: u32, out: &mut [u32]) {
-        // SAFETY: the caller's contract; a group has sixteen elements, as has a word.
-        unsafe {
-            let (kept, half) = (V::splat(!below(n)), V::splat(half(n)));
+    unsafe fn fractions<V: Products>(philox: &Philox, tile: u64, n: u32, out: &mut [u32]) {
+        let (kept, half) = (V::splat(!below(n)), V::splat(half(n)));
+        let mut tiles = Tiles::<V>::new(philox, tile);
+        for out in out.chunks_exact_mut(tile_len(n)) {
+            let mut words = [[0; LANES]; 4];
+            tiles.next(&mut words);
             for (word, out) in words.iter().zip(out.chunks_exact_mut(tile_len(n) / 4)) {
                 let mut left = 32 - n;
+                // A group has sixteen elements, as has a word.
                 for out in out.chunks_exact_mut(LANES) {
                     let by = V::splat(left);
                     for lane in (0..LANES).step_by(V::LANES) {
@@ -154,58 +363,26 @@ mod x86 {
         }
     }
 
-    #[target_feature(enable = "avx512f")]
-    pub fn avx512(philox: &Philox, first: u64, words: &mut Words) {
-        let lanes = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0);
-        let stream = philox.stream as i64;
-        let mut c = [0, 1].map(|odd| {
-            let counter = _mm512_add_epi64(_mm512_set1_epi64((first + odd) as i64), lanes);
-            let high = _mm512_srli_epi64::<32>(counter);
-            [counter, high, _mm512_set1_epi64(stream), _mm512_set1_epi64(stream >> 32)]
-        });
-        let (m0, m1) = (_mm512_set1_epi64(i64::from(MULTIPLIERS[0])), _mm512_set1_epi64(i64::from(MULTIPLIERS[1])));
-        for key in &philox.keys {
-            let (k0, k1) = (_mm512_set1_epi32(key[0] as i32), _mm512_set1_epi32(key[1] as i32));
-            for c in &mut c {
-                let (a, b) = (_mm512_mul_epu32(c[0], m0), _mm512_mul_epu32(c[2], m1));
-                let (a_high, b_high) = (_mm512_shuffle_epi32::<0xf5>(a), _mm512_shuffle_epi32::<0xf5>(b));
-                let next = _mm512_ternarylogic_epi32::<0x96>(b_high, c[1], k0);
-                *c = [next, b, _mm512_ternarylogic_epi32::<0x96>(a_high, c[3], k1), a];
-            }
-        }
-        for (w, word) in words.iter_mut().enumerate() {
-            let both = _mm512_mask_shuffle_epi32::<0xa0>(c[0][w], 0xaaaa, c[1][w]);
-            // SAFETY: a word holds sixteen lanes of 32 bits.
-            unsafe { _mm512_storeu_si512(word.as_mut_ptr().cast(), both) };
-        }
-    }
+    #[cfg(test)]
+    pub mod tests {
+        use super::*;
 
-    #[target_feature(enable = "avx2")]
-    pub fn avx2(philox: &Philox, first: u64, words: &mut Words) {
-        let lanes = _mm256_set_epi64x(6, 4, 2, 0);
-        let stream = philox.stream as i64;
-        let (m0, m1) = (_mm256_set1_epi64x(i64::from(MULTIPLIERS[0])), _mm256_set1_epi64x(i64::from(MULTIPLIERS[1])));
-        // Eight counters at a time: sixteen would need more registers than there are.
-        for half in 0..2 {
-            let mut c = [0, 1].map(|odd| {
-                let counter = _mm256_add_epi64(_mm256_set1_epi64x((first + 8 * half + odd) as i64), lanes);
-                let high = _mm256_srli_epi64::<32>(counter);
-                [counter, high, _mm256_set1_epi64x(stream), _mm256_set1_epi64x(stream >> 32)]
-            });
-            for key in &philox.keys {
-                let (k0, k1) = (_mm256_set1_epi32(key[0] as i32), _mm256_set1_epi32(key[1] as i32));
-                for c in &mut c {
-                    let (a, b) = (_mm256_mul_epu32(c[0], m0), _mm256_mul_epu32(c[2], m1));
-                    let (a_high, b_high) = (_mm256_shuffle_epi32::<0xf5>(a), _mm256_shuffle_epi32::<0xf5>(b));
-                    let next = _mm256_xor_si256(_mm256_xor_si256(b_high, c[1]), k0);
-                    *c = [next, b, _mm256_xor_si256(_mm256_xor_si256(a_high, c[3]), k1), a];
-                }
-            }
-            for (w, word) in words.iter_mut().enumerate() {
-                let both = _mm256_blend_epi32::<0xaa>(c[0][w], _mm256_shuffle_epi32::<0xa0>(c[1][w]));
-                // SAFETY: a word holds sixteen lanes of 32 bits, and this is the lower or the upper half.
-                unsafe { _mm256_storeu_si256(word.as_mut_ptr().add(8 * half as usize).cast(), both) };
-            }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
+        pub fn tiles_avx512(philox: &Philox, tile: u64, words: &mut [Words]) {
+            // SAFETY: this function enables the instruction set.
+            unsafe { tiles::<__m512i>(philox, tile, words) };
+        }
+
+        #[target_feature(enable = "avx2")]
+        pub fn tiles_avx2(philox: &Philox, tile: u64, words: &mut [Words]) {
+            // SAFETY: this function enables the instruction set.
+            unsafe { tiles::<__m256i>(philox, tile, words) };
+        }
+
+        #[inline(always)]
+        unsafe fn tiles<V: Products>(philox: &Philox, tile: u64, words: &mut [Words]) {
+            let mut tiles = Tiles::<V>::new(philox, tile);
+            words.iter_mut().for_each(|words| tiles.next(words));
         }
     }
 }
@@ -217,32 +394,38 @@ mod tests {
 
     #[test]
     fn every_way_gives_the_words_of_the_truth() {
+        // The last two runs cross 2^32 counters and wrap at 2^64.
         for (seed, stream, tile) in [
             (0, 0, 0),
-            (u64::MAX, u64::MAX, u64::MAX),
             (0x299f_31d0_a409_3822, 1 << 40, (1 << 28) - 1),
             (7, 3, 1 << 59),
+            (1, u64::MAX - (1 << 33), (5 << 28) - 2),
+            (u64::MAX, u64::MAX, u64::MAX),
         ] {
             let philox = Philox::new(seed, stream);
-            let first = tile.wrapping_mul(16);
-            let mut ways = vec![portable(&philox, first)];
+            let first = |t: u64| tile.wrapping_add(t).wrapping_mul(16);
+            let mut ways = vec![[0, 1, 2].map(|t| portable(&philox, first(t)))];
             #[cfg(target_arch = "x86_64")]
             {
                 use crate::simd::detected;
                 if detected() >= Level::Avx2 {
-                    ways.push([[0; LANES]; 4]);
+                    ways.push([[[0; LANES]; 4]; 3]);
                     // SAFETY: just asked for.
-                    unsafe { x86::avx2(&philox, first, ways.last_mut().unwrap()) };
+                    unsafe { x86::tests::tiles_avx2(&philox, tile, ways.last_mut().unwrap()) };
                 }
                 if detected() >= Level::Avx512 {
-                    ways.push([[0; LANES]; 4]);
+                    ways.push([[[0; LANES]; 4]; 3]);
                     // SAFETY: just asked for.
-                    unsafe { x86::avx512(&philox, first, ways.last_mut().unwrap()) };
+                    unsafe { x86::tests::tiles_avx512(&philox, tile, ways.last_mut().unwrap()) };
                 }
             }
             for words in ways {
-                for (lane, counter) in (first..=first + 15).enumerate() {
-                    assert_eq!(words.map(|word| word[lane]), random::words(seed, stream, counter));
+                for t in 0..3 {
+                    for lane in 0..16 {
+                        let counter = first(t) + lane;
+                        let got = words[t as usize].map(|word| word[lane as usize]);
+                        assert_eq!(got, random::words(seed, stream, counter));
+                    }
                 }
             }
         }

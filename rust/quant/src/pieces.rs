@@ -38,7 +38,7 @@ pub struct Buffer<T>(pub [T; PIECE]);
 
 /// One thread's buffers. Dropping them makes streamed results visible to other threads.
 pub struct Pieces<'a> {
-    arrays: Arrays<'a>,
+    pub arrays: Arrays<'a>,
     reader: Reader<'a>,
     input: Buffer<f32>,
     output: Buffer<f32>,

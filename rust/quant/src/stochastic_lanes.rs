@@ -100,7 +100,7 @@ pub struct Constants<V> {
     /// From a fraction to what is added to the bits.
     pub shift: V,
     /// The digits that the grid has.
-    kept: V,
+    pub kept: V,
     fine: Fine<V>,
 }
 
@@ -141,26 +141,37 @@ impl<V: Lanes> Constants<V> {
         }
     }
 
-    /// The sum of `stochastic::round` and `stochastic::carry`, cut off, and the base that is in it.
+    /// The sum of `stochastic::round` and `stochastic::carry`, cut off, and the base that is in it. `random`: the
+    /// fraction if `FINE`, else what it adds to the bits.
     ///
     /// # Safety
     /// [`Lanes`]'s contract.
     #[inline(always)]
-    pub unsafe fn sum<const FINE: bool>(&self, a: V, emin: V, fraction: V) -> (V, V) {
+    pub unsafe fn sum<const FINE: bool>(&self, a: V, emin: V, random: V) -> (V, V) {
         // SAFETY: the caller's contract.
         unsafe {
             let base = emin.where_less(a, emin);
             let sum = a.fadd_toward_zero(base);
-            let mut added = fraction.shr(self.shift);
+            let mut added = random;
             if FINE {
                 let f = &self.fine;
                 let rest = a.fsub(sum.fsub(base)).fmul(f.inverse.sub(emin)).fmul(f.finer).to_int();
-                let low = fraction.and(f.low);
-                let random = low.add(low).add(f.last);
-                added = added.add(rest.add(random).shr(f.down));
+                let low = random.and(f.low);
+                let low = low.add(low).add(f.last);
+                added = random.shr(self.shift).add(rest.add(low).shr(f.down));
             }
             (sum.add(added).and(self.kept), base)
         }
+    }
+
+    /// What `sum` takes, of a fraction.
+    ///
+    /// # Safety
+    /// [`Lanes`]'s contract.
+    #[inline(always)]
+    pub unsafe fn random<const FINE: bool>(&self, fraction: V) -> V {
+        // SAFETY: the caller's contract.
+        if FINE { fraction } else { unsafe { fraction.shr(self.shift) } }
     }
 
     /// A magnitude rounded.
@@ -168,10 +179,10 @@ impl<V: Lanes> Constants<V> {
     /// # Safety
     /// [`Lanes`]'s contract.
     #[inline(always)]
-    unsafe fn round<const FINE: bool>(&self, a: V, emin: V, fraction: V) -> V {
+    unsafe fn round<const FINE: bool>(&self, a: V, emin: V, random: V) -> V {
         // SAFETY: the caller's contract.
         unsafe {
-            let (sum, base) = self.sum::<FINE>(a, emin, fraction);
+            let (sum, base) = self.sum::<FINE>(a, emin, random);
             sum.fsub(base)
         }
     }
@@ -179,10 +190,10 @@ impl<V: Lanes> Constants<V> {
     /// # Safety
     /// [`Lanes`]'s contract.
     #[inline(always)]
-    unsafe fn element<const FINE: bool>(&self, x: V, emin: V, max: V, fraction: V) -> V {
+    pub unsafe fn element<const FINE: bool>(&self, x: V, emin: V, max: V, random: V) -> V {
         // SAFETY: the caller's contract.
         unsafe {
-            let m = self.round::<FINE>(x.and(self.magnitude), emin, fraction).min(max);
+            let m = self.round::<FINE>(x.and(self.magnitude), emin, random).min(max);
             x.and_or(self.sign, m).fadd(self.zero)
         }
     }
@@ -235,18 +246,19 @@ unsafe fn run<V: Lanes, const FINE: bool>(
         let positions = (0..x.len()).step_by(V::LANES);
         let (px, py, pf) = (x.as_ptr().cast::<u32>(), y.as_mut_ptr().cast::<u32>(), fractions.as_ptr());
         let (emin0, max0) = job.plain_grid();
+        let random = |i: usize| c.random::<FINE>(V::load(pf.add(i)));
         match scale {
             Fast::Power { emin, max } => {
                 let (emin, max) = (V::splat(emin), V::splat(max));
                 for i in positions {
-                    c.element::<FINE>(V::load(px.add(i)), emin, max, V::load(pf.add(i))).store(py.add(i));
+                    c.element::<FINE>(V::load(px.add(i)), emin, max, random(i)).store(py.add(i));
                 }
             }
             Fast::Divide { s } => {
                 let (emin, max, s) = (V::splat(emin0), V::splat(max0), V::splat(s.to_bits()));
                 for i in positions {
                     let z = V::load(px.add(i)).fdiv(s);
-                    c.element::<FINE>(z, emin, max, V::load(pf.add(i))).fmul(s).store(py.add(i));
+                    c.element::<FINE>(z, emin, max, random(i)).fmul(s).store(py.add(i));
                 }
             }
             Fast::Multiply { encode, decode } => {
@@ -254,7 +266,7 @@ unsafe fn run<V: Lanes, const FINE: bool>(
                 let (encode, decode) = (V::splat(encode.to_bits()), V::splat(decode.to_bits()));
                 for i in positions {
                     let z = V::load(px.add(i)).fmul(encode);
-                    c.element::<FINE>(z, emin, max, V::load(pf.add(i))).fmul(decode).store(py.add(i));
+                    c.element::<FINE>(z, emin, max, random(i)).fmul(decode).store(py.add(i));
                 }
             }
             scale => block::scaled(x, y, false, fractions, scale, job),
@@ -280,7 +292,7 @@ unsafe fn cast_body<V: Lanes, const FINE: bool>(x: &[f32], y: &mut [f32], fracti
             let finite = a.min(clamp);
             let rounded = match cast.wide {
                 true => finite.add(fraction.shr(c.shift)).and(c.kept),
-                false => c.round::<FINE>(finite, emin, fraction),
+                false => c.round::<FINE>(finite, emin, c.random::<FINE>(fraction)),
             };
             let beyond = match cast.over[0] == cast.over[1] {
                 true => over[0],
