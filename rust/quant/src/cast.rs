@@ -53,7 +53,8 @@ impl Cast {
     /// Whether the arithmetic on the bits gives what overflow and infinite input become by itself.
     pub(crate) fn carries_to_infinity(&self) -> bool {
         let infinity = f32::INFINITY.to_bits();
-        self.wide && self.over == [infinity; 2] && self.infinite == infinity && self.shape.zero.is_sign_negative()
+        let rounds = self.wide && self.shape.mbits < 23 && self.shape.zero.is_sign_negative();
+        rounds && self.over == [infinity; 2] && self.infinite == infinity
     }
 
     /// Whether whatever is too large becomes the largest value.

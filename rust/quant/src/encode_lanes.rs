@@ -397,7 +397,7 @@ impl<V: Lanes> ToCode<V> {
     unsafe fn stochastic<const FINE: bool>(&self, a: V, emin: V, fraction: V) -> V {
         // SAFETY: the caller's contract.
         unsafe {
-            let (sum, _) = self.c.sum::<FINE>(a, emin, fraction);
+            let (sum, _) = self.c.sum::<FINE>(a, emin, self.c.random::<FINE>(fraction));
             // The hidden one of a normal number is in its exponent already.
             let normal = self.hidden.where_less(emin.sub(self.one), a);
             sum.sub(emin).shr(self.k).add(normal)

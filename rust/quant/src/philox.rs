@@ -296,33 +296,27 @@ mod x86 {
         let m = [V::series(u64::from(MULTIPLIERS[0]), 0), V::series(u64::from(MULTIPLIERS[1]), 0)];
         let keys = &philox.keys;
         let key = |round: usize, i: usize| V::splat(keys[round][i]);
-        let mut c = [products; 4];
-        for i in 0..2 {
-            let a = products[i];
+        // The third round, of the words that the second has left.
+        let mut even_odd = [[m[0]; 4]; 2];
+        for (c, a) in even_odd.iter_mut().zip(products) {
             let b = a.high().xor(V::splat(head.first)).product(m[1]);
-            // The third round, of the words that the second has left.
             let next = b.high().xor(V::splat(head.second)).product(m[0]);
             let last = a.xor(V::splat(head.high)).product(m[1]);
-            c[0][i] = last.high().xor3(b, key(2, 0));
-            c[1][i] = last;
-            c[2][i] = next.high().xor(V::splat(head.low));
-            c[3][i] = next;
+            *c = [last.high().xor3(b, key(2, 0)), last, next.high().xor(V::splat(head.low)), next];
         }
         for round in 3..9 {
-            for i in 0..2 {
-                let (a, b) = (c[0][i].product(m[0]), c[2][i].product(m[1]));
-                c[0][i] = b.high().xor3(c[1][i], key(round, 0));
-                c[2][i] = a.high().xor3(c[3][i], key(round, 1));
-                c[1][i] = b;
-                c[3][i] = a;
+            for c in &mut even_odd {
+                let (a, b) = (c[0].product(m[0]), c[2].product(m[1]));
+                *c = [b.high().xor3(c[1], key(round, 0)), b, a.high().xor3(c[3], key(round, 1)), a];
             }
         }
-        let a = [c[0][0].product(m[0]), c[0][1].product(m[0])];
-        let b = [c[2][0].product(m[1]), c[2][1].product(m[1])];
+        let [even, odd] = even_odd;
+        let a = [even[0].product(m[0]), odd[0].product(m[0])];
+        let b = [even[2].product(m[1]), odd[2].product(m[1])];
         [
-            V::highs(b[0], b[1]).xor3(V::lows(c[1][0], c[1][1]), key(9, 0)),
+            V::highs(b[0], b[1]).xor3(V::lows(even[1], odd[1]), key(9, 0)),
             V::lows(b[0], b[1]),
-            V::highs(a[0], a[1]).xor3(V::lows(c[3][0], c[3][1]), key(9, 1)),
+            V::highs(a[0], a[1]).xor3(V::lows(even[3], odd[3]), key(9, 1)),
             V::lows(a[0], a[1]),
         ]
     }

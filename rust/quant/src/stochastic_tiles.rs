@@ -18,7 +18,6 @@ use crate::dtype::{Memory, MemoryMut};
 use crate::element::{self, Shape};
 use crate::fake_quant::Kernel;
 use crate::job::{Fast, Job, Pair};
-use crate::lanes::Lanes;
 use crate::layout::Unit;
 use crate::philox::{LANES, Philox, Products, Tiles, Words, tile_len};
 use crate::pieces::{Arrays, PIECE};
@@ -90,15 +89,14 @@ pub unsafe fn round(kernel: &Kernel<'_>, block: usize, unit: Unit, arrays: Array
 fn plan<'a>(kernel: &'a Kernel<'a>, block: usize) -> Option<(u8, Shape, (u32, u32), Scaling<'a>)> {
     let (job, scaling) = match kernel {
         Kernel::Cast(cast) => {
-            let how = if cast.carries_to_infinity() {
-                WIDE
-            } else if cast.saturates() && !cast.wide {
-                CAST
-            } else {
-                return None;
+            let stochastic = element::is_stochastic(cast.mode);
+            let (how, mode) = match (cast.carries_to_infinity(), cast.saturates() && !cast.wide) {
+                // On the bits there is nothing below fp32's last digit.
+                (true, _) if stochastic => (WIDE, element::STOCHASTIC),
+                (_, true) => (CAST, cast.mode),
+                _ => return None,
             };
-            let grid = (cast.emin, cast.max);
-            return Some((cast.mode, cast.shape, grid, Scaling::Known(how, cast.emin, cast.max)));
+            return Some((mode, cast.shape, (cast.emin, cast.max), Scaling::Known(how, cast.emin, cast.max)));
         }
         Kernel::Scaled(job, Fast::Power { emin, max }) => (job, Scaling::Known(POWER, *emin, *max)),
         Kernel::Scaled(job, Fast::Divide { s }) => (job, Scaling::Known(DIVIDE, s.to_bits(), 0)),
@@ -126,7 +124,7 @@ unsafe fn avx2<const FINE: bool>(run: &Run<'_>) {
 }
 
 /// # Safety
-/// [`Lanes`]'s contract; the run lies in the arrays and belongs to this thread.
+/// [`Products`]'s contract; the run lies in the arrays and belongs to this thread.
 #[inline(always)]
 unsafe fn body<V: Products, const FINE: bool>(run: &Run<'_>) {
     let Run { arrays, unit, scaling, .. } = *run;
@@ -146,7 +144,8 @@ unsafe fn body<V: Products, const FINE: bool>(run: &Run<'_>) {
                     let mut largest = [0; BLOCKS];
                     let largest = &mut largest[..PIECE >> log];
                     absmax(std::slice::from_raw_parts(x, PIECE), largest);
-                    let scales = Scales::<BLOCKS>::new(largest, job);
+                    let mut scales = Scales::<BLOCKS>::new();
+                    scales.set(largest, job);
                     let how = match scales.kind {
                         Pair::Power => POWER,
                         Pair::Divide => DIVIDE,
@@ -201,10 +200,12 @@ impl Buffers {
     #[inline(always)]
     unsafe fn finish(&self, arrays: &Arrays<'_>, at: usize) {
         // SAFETY: as above.
-        match arrays.y {
-            y if arrays.streamed => unsafe { y.stream(at, &self.output) },
-            MemoryMut::F32(_) => {}
-            y => unsafe { y.store(at, &self.output) },
+        unsafe {
+            match arrays.y {
+                y if arrays.streamed => y.stream(at, &self.output),
+                MemoryMut::F32(_) => {}
+                y => y.store(at, &self.output),
+            }
         }
     }
 }
@@ -234,7 +235,7 @@ unsafe fn special(job: &Job<'_>, block: usize, x: *const f32, y: *mut f32, draws
     // SAFETY: the caller's contract.
     unsafe {
         x.copy_to_nonoverlapping(input.as_mut_ptr(), PIECE);
-        block::contiguous(&input, &mut output, block, &random, job);
+        block::contiguous(&input, &mut output, false, block, &random, job);
         y.copy_from_nonoverlapping(output.as_ptr(), PIECE);
     }
 }
@@ -257,7 +258,7 @@ struct Rounding<V> {
 
 impl<V: Products> Rounding<V> {
     /// # Safety
-    /// [`Lanes`]'s contract, for every method.
+    /// [`Products`]'s contract, for every method.
     #[inline(always)]
     unsafe fn new<const FINE: bool>(run: &Run<'_>) -> Self {
         let Shape { mbits, n, .. } = run.shape;
