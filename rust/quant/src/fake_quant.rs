@@ -191,6 +191,9 @@ impl<'a> Kernel<'a> {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's contract.
         let unit = unit.after(unsafe { stochastic_tiles::round(self, cut.block, unit, pieces.arrays) });
+        if unit.len == 0 {
+            return;
+        }
         let most = pieces.most(unit.len);
         if let Kernel::Blocks(job) = self
             && cut.block > most

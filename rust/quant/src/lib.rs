@@ -5,6 +5,7 @@
 //! * [`pool`]: our own threads, safe after fork; `fpu`: the floating-point mode of a call; [`pages`]: huge pages;
 //!   [`interrupt`]: breaking off.
 //! * [`reduce`], [`scales`], [`element`], [`block`], [`columns`]: the arithmetic, on fp32 in cache.
+//! * `stochastic_tiles`: stochastic rounding in one loop with its random words.
 //! * `tiles`: blocks of the last two axes; `found`: scales that the truth finds.
 //! * `general`: whatever else a quantizer can be, through the scalar truth.
 //! * [`philox`], [`bits`]: addressed random bits for a run of neighbours; [`stochastic`]: what they decide.

@@ -131,14 +131,19 @@ unsafe fn body<V: Products, const FINE: bool>(run: &Run<'_>) {
     let mut buffers = Buffers { input: [0.0; PIECE], output: [0.0; PIECE] };
     // SAFETY: the caller's contract; pieces lie in the run.
     unsafe {
-        let rounding = Rounding::<V>::new::<FINE>(run);
+        let past = match arrays.y {
+            MemoryMut::F32(y) => arrays.streamed && stream::can_pass(y.add(unit.start)),
+            _ => false,
+        };
+        let rounding = Rounding::<V>::new::<FINE>(run, past);
         let mut tiles = Tiles::<V>::new(run.philox, run.tile);
         for at in (unit.start..unit.start + unit.len).step_by(PIECE) {
             let x = buffers.input(&arrays, at);
-            let y = buffers.output(&arrays, at);
+            let y = buffers.output(&arrays, at, past);
             match scaling {
                 Scaling::Known(how, first, second) => {
-                    rounding.piece::<FINE>(how, x, y, &mut tiles, &[first], &[second], u32::BITS - 1);
+                    let numbers = Numbers { first: &[first], second: &[second], log: u32::BITS - 1 };
+                    rounding.piece::<FINE>(how, x, y, &mut tiles, numbers);
                 }
                 Scaling::Blocks(job, log) => {
                     let mut largest = [0; BLOCKS];
@@ -152,7 +157,8 @@ unsafe fn body<V: Products, const FINE: bool>(run: &Run<'_>) {
                         Pair::Multiply => MULTIPLY,
                     };
                     if scales.others.is_empty() {
-                        rounding.piece::<FINE>(how, x, y, &mut tiles, &scales.first, &scales.second, log);
+                        let numbers = Numbers { first: &scales.first, second: &scales.second, log };
+                        rounding.piece::<FINE>(how, x, y, &mut tiles, numbers);
                     } else {
                         special(job, 1 << log, x, y, arrays.draws, at);
                         let done = (at + PIECE - unit.start) / tile_len(run.shape.n);
@@ -160,7 +166,7 @@ unsafe fn body<V: Products, const FINE: bool>(run: &Run<'_>) {
                     }
                 }
             }
-            buffers.finish(&arrays, at);
+            buffers.finish(&arrays, at, past);
         }
     }
 }
@@ -189,19 +195,20 @@ impl Buffers {
     }
 
     #[inline(always)]
-    unsafe fn output(&mut self, arrays: &Arrays<'_>, at: usize) -> *mut f32 {
+    unsafe fn output(&mut self, arrays: &Arrays<'_>, at: usize, past: bool) -> *mut f32 {
         match arrays.y {
             // SAFETY: as above.
-            MemoryMut::F32(y) if !arrays.streamed => unsafe { y.add(at) },
+            MemoryMut::F32(y) if past || !arrays.streamed => unsafe { y.add(at) },
             _ => self.output.as_mut_ptr(),
         }
     }
 
     #[inline(always)]
-    unsafe fn finish(&self, arrays: &Arrays<'_>, at: usize) {
+    unsafe fn finish(&self, arrays: &Arrays<'_>, at: usize, past: bool) {
         // SAFETY: as above.
         unsafe {
             match arrays.y {
+                _ if past => {}
                 y if arrays.streamed => y.stream(at, &self.output),
                 MemoryMut::F32(_) => {}
                 y => y.store(at, &self.output),
@@ -240,6 +247,14 @@ unsafe fn special(job: &Job<'_>, block: usize, x: *const f32, y: *mut f32, draws
     }
 }
 
+/// The two numbers (see [`Pair`]) of every block of `1 << log` elements.
+#[derive(Clone, Copy)]
+struct Numbers<'a> {
+    first: &'a [u32],
+    second: &'a [u32],
+    log: u32,
+}
+
 /// Numbers of random bits of which a word holds so many at most (a piece holds whole tiles of them).
 const PER_WORD: usize = PIECE / 64;
 
@@ -254,13 +269,19 @@ struct Rounding<V> {
     /// How far a word is shifted for each of the elements that it serves: left or right.
     shifts: [(u32, u32); PER_WORD],
     per_word: usize,
+    /// Whether lines go past the caches.
+    past: bool,
 }
+
+/// A line of the cache.
+#[repr(align(64))]
+struct Line([f32; LANES]);
 
 impl<V: Products> Rounding<V> {
     /// # Safety
     /// [`Products`]'s contract, for every method.
     #[inline(always)]
-    unsafe fn new<const FINE: bool>(run: &Run<'_>) -> Self {
+    unsafe fn new<const FINE: bool>(run: &Run<'_>, past: bool) -> Self {
         let Shape { mbits, n, .. } = run.shape;
         // Fine kernels take a fraction (see `bits`), others what its part above fp32's last digit adds to the bits.
         let top = if FINE { 32 } else { 23 - mbits };
@@ -281,12 +302,13 @@ impl<V: Products> Rounding<V> {
                 set: V::splat(set),
                 shifts,
                 per_word,
+                past,
             }
         }
     }
 
     /// # Safety
-    /// Besides: `x` and `y` are valid for a piece; there is a scale for each of its blocks of `1 << log` elements.
+    /// Besides: `x` and `y` are valid for a piece; there are numbers for each of its blocks.
     #[inline(always)]
     unsafe fn piece<const FINE: bool>(
         &self,
@@ -294,18 +316,16 @@ impl<V: Products> Rounding<V> {
         x: *const f32,
         y: *mut f32,
         tiles: &mut Tiles<'_, V>,
-        first: &[u32],
-        second: &[u32],
-        log: u32,
+        numbers: Numbers<'_>,
     ) {
         // SAFETY: the caller's contract.
         unsafe {
             match how {
-                WIDE => self.run::<FINE, WIDE>(x, y, tiles, first, second, log),
-                CAST => self.run::<FINE, CAST>(x, y, tiles, first, second, log),
-                POWER => self.run::<FINE, POWER>(x, y, tiles, first, second, log),
-                DIVIDE => self.run::<FINE, DIVIDE>(x, y, tiles, first, second, log),
-                _ => self.run::<FINE, MULTIPLY>(x, y, tiles, first, second, log),
+                WIDE => self.run::<FINE, WIDE>(x, y, tiles, numbers),
+                CAST => self.run::<FINE, CAST>(x, y, tiles, numbers),
+                POWER => self.run::<FINE, POWER>(x, y, tiles, numbers),
+                DIVIDE => self.run::<FINE, DIVIDE>(x, y, tiles, numbers),
+                _ => self.run::<FINE, MULTIPLY>(x, y, tiles, numbers),
             }
         }
     }
@@ -316,9 +336,7 @@ impl<V: Products> Rounding<V> {
         x: *const f32,
         y: *mut f32,
         tiles: &mut Tiles<'_, V>,
-        first: &[u32],
-        second: &[u32],
-        log: u32,
+        Numbers { first, second, log }: Numbers<'_>,
     ) {
         let mut words: Words = [[0; LANES]; 4];
         let mut i = 0;
@@ -332,11 +350,17 @@ impl<V: Products> Rounding<V> {
                         let first = V::splat(*first.get_unchecked(i >> log));
                         let second = V::splat(*second.get_unchecked(i >> log));
                         stream::prefetch(x.wrapping_add(i + stream::AHEAD));
+                        let mut line = Line([0.0; LANES]);
+                        let y = y.add(i);
+                        let to = if self.past { line.0.as_mut_ptr() } else { y };
                         for lane in (0..LANES).step_by(V::LANES) {
                             let word = V::load(word.as_ptr().add(lane));
                             let random = word.shl(left).shr(right).and_or(self.kept, self.set);
                             let x = V::load(x.add(i + lane).cast());
-                            self.element::<FINE, HOW>(x, first, second, random).store(y.add(i + lane).cast());
+                            self.element::<FINE, HOW>(x, first, second, random).store(to.add(lane).cast());
+                        }
+                        if self.past {
+                            stream::line(line.0, &mut *y.cast());
                         }
                         i += LANES;
                     }
