@@ -16,7 +16,7 @@ import numpy as np
 
 from dither import arrays, formats
 from dither.arrays import Buffer, Random
-from dither.errors import UserError
+from dither.errors import UserError, require
 from dither.formats import Format
 from dither.quantizer import Quantizer
 
@@ -67,12 +67,7 @@ def _buffer(x: np.ndarray, word: str | None = None) -> Buffer:
 def _dtype(word_or_dtype: Any) -> np.dtype:
     """A dtype word, or anything numpy takes for one, as one of the four dtypes."""
     if word_or_dtype == "bf16":
-        try:
-            return np.dtype("bfloat16")
-        except TypeError:
-            raise UserError(
-                "numpy knows bfloat16 only after `import ml_dtypes`; install and import it"
-            ) from None
+        return np.dtype(require("ml_dtypes", "safetensors").bfloat16)
     dtype = np.dtype(
         _NUMPY.get(word_or_dtype, word_or_dtype) if isinstance(word_or_dtype, str) else word_or_dtype
     )

@@ -15,7 +15,6 @@ nothing is returned that no quantizer could have written.
 from __future__ import annotations
 
 import json
-import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from dither import files
+from dither import files, headers
 from dither.blocks import Layout
 from dither.errors import UserError, require
 from dither.functions import decode
@@ -101,7 +100,12 @@ def read(path: Path, framework: str) -> tuple[dict[str, Stored], dict[str, Any],
     """
     package = require("safetensors", "safetensors")
     try:
-        _check_names(path)
+        headers.read(path)  # no name twice
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    try:
         with package.safe_open(str(path), framework="np") as file:
             names = set(file.keys())
             entries = {name: file.get_slice(name) for name in names}
@@ -112,11 +116,11 @@ def read(path: Path, framework: str) -> tuple[dict[str, Stored], dict[str, Any],
             for name, stored in found.items():
                 _check_entries(name, stored.layout, shapes)
             packed = {name: _load(file, name, stored) for name, stored in found.items()}
+        if framework == "np" and any(dtype.startswith(("BF", "F8", "F4")) for _, dtype in shapes.values()):
+            require("ml_dtypes", "safetensors")  # which teaches numpy these types
         with package.safe_open(str(path), framework=framework) as file:
             plain = {name: file.get_tensor(name) for name in sorted(names - parts)}
         return packed, plain, metadata
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}") from None
     except (ValueError, RecursionError, OSError, package.SafetensorError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
@@ -128,7 +132,7 @@ def descriptions(metadata: Mapping[str, str]) -> dict[str, Stored]:
     """
     if KEY not in metadata:
         return {}
-    text = json.loads(metadata[KEY], object_pairs_hook=_no_duplicates)
+    text = json.loads(metadata[KEY], object_pairs_hook=headers.no_duplicates)
     if not isinstance(text, dict) or not isinstance(text.get("version"), int) or text["version"] < 1:
         raise UserError(f"the metadata entry {KEY!r} does not describe packed arrays")
     if text["version"] > VERSION:
@@ -146,7 +150,7 @@ def _description(name: str, item: Any) -> Stored:
     if not isinstance(item, dict) or item.keys() - {"crc32"} != fields:
         raise UserError(f"{name!r} is not described by quantizer, shape, axis and dtype alone")
     shape, axis, crc32 = item["shape"], item["axis"], item.get("crc32")
-    if not isinstance(shape, list) or not all(_is_count(n) for n in [*shape, axis]):
+    if not isinstance(shape, list) or not all(headers.is_count(n) for n in [*shape, axis]):
         raise UserError(f"{name!r} has the shape {shape!r} and the axis {axis!r}")
     if axis >= max(len(shape), 1):
         raise UserError(f"{name!r} has blocks along axis {axis}, but {len(shape)} dimensions")
@@ -160,27 +164,6 @@ def _description(name: str, item: Any) -> Stored:
     if bits >= _BITS:
         raise UserError(f"{name!r} has the shape {shape!r}, which no memory holds")
     return Stored(Layout(Quantizer(item["quantizer"]), tuple(shape), axis), item["dtype"], crc32, {})
-
-
-def _is_count(n: Any) -> bool:
-    return isinstance(n, int) and not isinstance(n, bool) and 0 <= n < _BITS
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise UserError("a name stands twice in the header")
-    return found
-
-
-def _check_names(path: Path) -> None:
-    """No name twice in the header (of which JSON readers keep the last)."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        start = file.read(8)
-        if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > min(size - 8, 100_000_000):
-            raise UserError("it is no safetensors file, or cut off")
-        json.loads(file.read(length), object_pairs_hook=_no_duplicates)
 
 
 def _check_entries(name: str, layout: Layout, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> None:

@@ -4,8 +4,9 @@ quantize them into packed files, turn them back, and find out beforehand what a 
 
 from dither.checkpoints.dequantizing import dequantize
 from dither.checkpoints.inspection import Inspection, inspect, to_json
-from dither.checkpoints.quantizing import Observer, Row, Summary, quantize
+from dither.checkpoints.quantizing import quantize
 from dither.checkpoints.source import Checkpoint, open_checkpoint
+from dither.checkpoints.summary import Observer, Row, Summary
 
 __all__ = [
     "Checkpoint",

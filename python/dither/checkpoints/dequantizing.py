@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import numpy as np
 
 from dither.checkpoints.job import SUMMARY, Job, check_free
 from dither.checkpoints.layouts import LAYOUTS, shards
-from dither.checkpoints.layouts.base import Layout, PlannedFile, Stored
-from dither.checkpoints.quantizing import Observer, Row, Summary, describe, output, settings_of
+from dither.checkpoints.layouts.base import Layout, Part, PlannedFile, Stored
+from dither.checkpoints.quantizing import output, settings_of
 from dither.checkpoints.safetensors import Entry
 from dither.checkpoints.source import Checkpoint, open_checkpoint
-from dither.checkpoints.tensors import FLOATS, ITEM_BYTES, TensorInfo, chunks, narrow, read_array
+from dither.checkpoints.summary import Observer, Row, Summary, describe
+from dither.checkpoints.tensors import FLOATS, ITEM_BYTES, TensorInfo, chunks, narrow, overflows, read_array
 from dither.errors import UserError, suggest
 
 WORDS = {word: dtype for dtype, word in FLOATS.items()}
@@ -36,7 +37,7 @@ def dequantize(
     are.
 
     Reads this package's layout, compressed-tensors (its weights; also those of other programs) and the GGUF
-    types that `quantize` writes. Raises UserError where nothing is quantized, and where fp16 cannot hold a
+    types that `quantize` writes. Raises UserError where nothing is quantized, and where `dtype` cannot hold a
     value.
     """
     if dtype not in WORDS:
@@ -64,7 +65,13 @@ def dequantize(
     settings = settings_of(source, {n: str(i.quantizer) for n, i in stored.items()}, dtype, None)
     with Job(target, folder, plan, settings, force) as job:
         resumed = len(job.rows)
-        _run(source, how, stored, WORDS[dtype], plan, rows, job, observer or Observer())
+
+        def convert(name: str, part: Part) -> tuple[list[Iterable[Any]], Row]:
+            item = stored.get(name)
+            pieces = chunks(source.tensors[name]) if item is None else [_values(how, item, WORDS[dtype])]
+            return [pieces], rows[name]
+
+        job.run(rows, convert, observer or Observer())
         summary = Summary(list(rows.values()), target, "safetensors", resumed)
         documents = shards.index(plain, plan) | shards.config(plain, quantization_config=None)
         documents |= {Path(SUMMARY): describe(summary)} if folder else {}
@@ -93,7 +100,7 @@ def _entry(item: Stored, dtype: str) -> Entry:
     return Entry(info.name, dtype, info.shape, info.size * ITEM_BYTES[dtype])
 
 
-def _row(name: str, source: Checkpoint, item: Stored | None, part: Sequence[tuple[Entry, int]]) -> Row:
+def _row(name: str, source: Checkpoint, item: Stored | None, part: Part) -> Row:
     after = sum(entry.nbytes for entry, _ in part)
     if item is None:
         info = source.tensors[name]
@@ -102,41 +109,13 @@ def _row(name: str, source: Checkpoint, item: Stored | None, part: Sequence[tupl
     return Row(item.info.name, item.info.shape, part[0][0].dtype, str(item.quantizer), None, before, after)
 
 
-def _run(
-    source: Checkpoint,
-    how: Layout,
-    stored: dict[str, Stored],
-    dtype: str,
-    plan: Sequence[PlannedFile],
-    rows: dict[str, Row],
-    job: Job,
-    observer: Observer,
-) -> None:
-    left = [(file, name) for file in plan for name in file.parts if name not in job.rows]
-    observer.start(len(left), sum(rows[name].before for _, name in left))
-    try:
-        for file, name in left:
-            item = stored.get(name)
-            try:
-                parts: list[Iterable[Any]] = [
-                    chunks(source.tensors[name]) if item is None else [_values(how, item, dtype)]
-                ]
-            except UserError:
-                job.give_up()
-                raise
-            job.write(file, name, parts, asdict(rows[name]))
-            observer.tensor(rows[name])
-    finally:
-        observer.finish()
-
-
 def _values(how: Layout, item: Stored, dtype: str) -> np.ndarray:
     """The bytes of a quantized tensor in `dtype`."""
     x = how.decode([read_array(part) for part in item.parts], item.info, item.quantizer)
     raw = narrow(x, dtype)
-    if dtype == "F16" and not np.array_equal(np.isfinite(raw.view("<f2")), np.isfinite(x.reshape(-1))):
+    if overflows(x, raw, dtype):
         raise UserError(
-            f"{item.info.name!r} has values up to {np.abs(x).max():.4g}, beyond fp16's 65504; use bf16 or "
-            f"fp32"
+            f"{item.info.name!r} has values up to {np.abs(x).max():.4g}, beyond the range "
+            f"of {FLOATS[dtype]}; use fp32"
         )
     return raw

@@ -17,9 +17,10 @@ import numpy as np
 from dither import functions
 from dither.checkpoints import mix
 from dither.checkpoints.layouts.packed import stored_bytes
-from dither.checkpoints.quantizing import Observer, Row, stream_of
+from dither.checkpoints.quantizing import check_plain, check_seed, stream_of
 from dither.checkpoints.select import select
 from dither.checkpoints.source import open_checkpoint
+from dither.checkpoints.summary import Observer, Row
 from dither.checkpoints.tensors import TensorInfo, read_values
 from dither.errors import UserError
 from dither.quantizer import Quantizer
@@ -128,7 +129,9 @@ def inspect(
     quantizers = _quantizers(formats)
     if objective not in OBJECTIVES:
         raise UserError(f"the objective is {' or '.join(OBJECTIVES)}, not {objective!r}")
+    check_seed(quantizers.values(), seed)
     source = open_checkpoint(path)
+    check_plain(source)
     reasons = select(source.tensors.values(), exempt, only)
     chosen = [info for name, info in source.tensors.items() if reasons[name] is None]
     if budget is not None:
@@ -215,8 +218,7 @@ def best_mix(found: Inspection, budget: str | int, objective: str = "relative") 
         raise UserError(
             f"no mix of {', '.join(found.formats)} fits into {limit:,} bytes: the smallest takes {least:,}"
             f"{f', {fixed:,} of them in tensors that are left as they are' if fixed else ''}. Raise the "
-            f"budget, "
-            "add a smaller format with --formats, or choose more tensors with --only"
+            "budget, add a smaller format with --formats, or choose more tensors with --only"
         )
     picks = {f.name: options[j] for f, j in zip(measured, result.picks, strict=True)}
     chosen = {name: q for name, q in picks.items() if q != KEEP}

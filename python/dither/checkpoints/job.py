@@ -13,14 +13,16 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from dither.checkpoints.layouts.base import PlannedFile
+from dither.checkpoints.layouts.base import Part, PlannedFile
+from dither.checkpoints.summary import Observer, Row
 from dither.errors import UserError
 from dither.files import disk_errors, sync, write_json
 
@@ -28,9 +30,12 @@ JOURNAL, LOCK, SUMMARY = "journal.jsonl", ".lock", "dither.json"
 SYNC_BYTES = 1 << 24
 """Written bytes after which the journal is brought up to date: what a kill can cost."""
 
+Convert = Callable[[str, Part], tuple[Iterable[Iterable[Any]], Row]]
+"""From a source tensor's name and where it goes: its parts, each as pieces of bytes, and the row to note."""
+
 
 class Job:
-    """`with Job(...) as job`: `job.rows` holds what is done; `write` the rest, then `finish`.
+    """`with Job(...) as job`: `job.rows` holds what is done; `run` the rest, then `finish`.
 
     `folder` says whether `out` becomes a folder or a file. Raises UserError where `out` exists and `force` is
     not set, where it is not this package's to replace, where another process writes it, and where the disk is
@@ -94,8 +99,7 @@ class Job:
         if begun is not None and begun != self.settings and not self.force:
             raise UserError(
                 f"{self.work} holds a part of another job ({_difference(begun, self.settings)}); remove it, "
-                f"name "
-                "another --out, or start anew with --force"
+                "name another --out, or start anew with --force"
             )
         if begun is None or begun != self.settings or not self._files_are_there():
             self._begin()
@@ -141,9 +145,24 @@ class Job:
         if left > free:
             raise UserError(
                 f"{self.out} needs {left:,} more bytes and the disk has {free:,} free; free some space, then "
-                f"give "
-                "the same command to go on"
+                "give the same command to go on"
             )
+
+    def run(self, rows: Mapping[str, Row], convert: Convert, observer: Observer) -> None:
+        """Write every tensor that is not there yet, and note its row."""
+        left = [(file, name) for file in self.plan for name in file.parts if name not in self.rows]
+        observer.start(len(left), sum(rows[name].before for _, name in left))
+        try:
+            for file, name in left:
+                try:
+                    parts, row = convert(name, file.parts[name])
+                except UserError:
+                    self._useless = True  # the same command would fail again
+                    raise
+                self.write(file, name, parts, asdict(row))
+                observer.tensor(row)
+        finally:
+            observer.finish()
 
     def write(
         self, file: PlannedFile, name: str, parts: Iterable[Iterable[Any]], row: dict[str, Any]
@@ -161,10 +180,6 @@ class Job:
             if self._unsynced >= SYNC_BYTES:
                 self._sync()
         self.rows[name] = row | {"name": name}
-
-    def give_up(self) -> None:
-        """What was written is of no use: the same command would fail again."""
-        self._useless = True
 
     def _open(self, name: str) -> int:
         if self._file is None or self._file[0] != name:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,61 +19,16 @@ import numpy as np
 from dither import tensor as packed
 from dither.checkpoints import layouts
 from dither.checkpoints.job import SUMMARY, Job, check_free
-from dither.checkpoints.layouts.base import Layout, PlannedFile
+from dither.checkpoints.layouts.base import Layout, Part
 from dither.checkpoints.select import select
 from dither.checkpoints.source import Checkpoint, open_checkpoint
-from dither.checkpoints.tensors import TensorInfo, chunks, narrow, read_values
+from dither.checkpoints.summary import Observer, Row, Summary, describe
+from dither.checkpoints.tensors import TensorInfo, chunks, narrow, overflows, read_values
 from dither.errors import UserError, suggest
 from dither.quantizer import Quantizer
 
 _PIECE = 1 << 16
 """Elements that are summed up at a time, in fp64."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """What became of one tensor. `quantizer` is None where it stays, `reason` says why; `sqnr_db` is None
-    where nothing was measured."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    quantizer: str | None
-    reason: str | None
-    before: int
-    after: int
-    sqnr_db: float | None = None
-
-
-@dataclass(frozen=True)
-class Summary:
-    """All rows in the order of the source, the output, and how many tensors an earlier start had done."""
-
-    rows: list[Row]
-    out: Path
-    layout: str
-    resumed: int = 0
-
-    @property
-    def before(self) -> int:
-        return sum(row.before for row in self.rows)
-
-    @property
-    def after(self) -> int:
-        return sum(row.after for row in self.rows)
-
-
-class Observer:
-    """Told what happens; this one is silent."""
-
-    def start(self, tensors: int, nbytes: int) -> None:
-        """So many tensors are left to do, with so many bytes in the source."""
-
-    def tensor(self, row: Row) -> None:
-        """One tensor was written."""
-
-    def finish(self) -> None:
-        """All are written, or an error ended it."""
 
 
 def quantize(
@@ -97,10 +52,12 @@ def quantize(
     is written where it can be known then.
     """
     source = open_checkpoint(path)
+    check_plain(source)
     how = layouts.get(layout)
     if source.is_gguf and layout != "gguf":
         raise UserError(f"{source.path} is a GGUF file; its weights are written as GGUF: add --layout gguf")
     choice, reasons = choose(source, to, how, exempt, only)
+    check_seed(choice.values(), seed)
     target, folder = output(source, out, _label(to), how.suffix)
     plan = how.plan(source, choice, target.name)
     rows = [
@@ -114,7 +71,14 @@ def quantize(
     settings = settings_of(source, {n: str(q) for n, q in choice.items() if q}, layout, seed)
     with Job(target, folder, plan, settings, force) as job:
         resumed = len(job.rows)
-        _run(source, how, choice, seed, plan, {row.name: row for row in rows}, job, observer or Observer())
+
+        planned = {row.name: row for row in rows}
+
+        def convert(name: str, part: Part) -> tuple[list[Iterable[Any]], Row]:
+            parts, sqnr = _converted(source.tensors[name], choice[name], how, part[0][0].dtype, seed)
+            return parts, replace(planned[name], sqnr_db=sqnr)
+
+        job.run(planned, convert, observer or Observer())
         found = [Row(**(job.rows[row.name] | {"shape": row.shape})) for row in rows]
         summary = Summary(found, target, layout, resumed)
         documents = how.documents(source, choice, plan) | (
@@ -122,6 +86,23 @@ def quantize(
         )
         job.finish(documents, _copies(source, folder))
     return summary
+
+
+def check_plain(source: Checkpoint) -> None:
+    """Raise UserError for a checkpoint that was quantized before: what describes its packed weights would be
+    lost. (In GGUF every tensor describes itself.)"""
+    for how in layouts.LAYOUTS.values():
+        if not source.is_gguf and how.find(source):
+            raise UserError(
+                f"{source.path} is quantized already (layout {how.name}): take the original, or turn it back "
+                f"first with dither quantize {source.path} --dequantize bf16"
+            )
+
+
+def check_seed(quantizers: Iterable[Quantizer | None], seed: int | None) -> None:
+    """Raise UserError where a quantizer rounds stochastically and there is no seed."""
+    if seed is None and (q := next((q for q in quantizers if q and q.is_stochastic), None)):
+        raise UserError(f"{q} rounds stochastically, with addressed bits: add --seed 0")
 
 
 def choose(
@@ -186,7 +167,7 @@ def output(
     return target, folder
 
 
-def _row(info: TensorInfo, q: Quantizer | None, reason: str | None, part: Sequence[Any]) -> Row:
+def _row(info: TensorInfo, q: Quantizer | None, reason: str | None, part: Part) -> Row:
     after = sum(entry.nbytes for entry, _ in part)
     return Row(info.name, info.shape, info.dtype, None if q is None else str(q), reason, info.nbytes, after)
 
@@ -205,33 +186,6 @@ def settings_of(
     }
 
 
-def _run(
-    source: Checkpoint,
-    how: Layout,
-    choice: Mapping[str, Quantizer | None],
-    seed: int | None,
-    plan: Sequence[PlannedFile],
-    rows: Mapping[str, Row],
-    job: Job,
-    observer: Observer,
-) -> None:
-    left = [(file, name) for file in plan for name in file.parts if name not in job.rows]
-    observer.start(len(left), sum(rows[name].before for _, name in left))
-    try:
-        for file, name in left:
-            info, q = source.tensors[name], choice[name]
-            try:
-                parts, sqnr = _converted(info, q, how, file.parts[name][0][0].dtype, seed)
-            except UserError:
-                job.give_up()
-                raise
-            row = replace(rows[name], sqnr_db=sqnr)
-            job.write(file, name, parts, asdict(row))
-            observer.tensor(row)
-    finally:
-        observer.finish()
-
-
 def _converted(
     info: TensorInfo, q: Quantizer | None, how: Layout, dtype: str, seed: int | None
 ) -> tuple[list[Iterable[Any]], float | None]:
@@ -248,10 +202,9 @@ def _kept(info: TensorInfo, dtype: str) -> list[Iterable[Any]]:
         return [chunks(info)]
     x = read_values(info)
     raw = narrow(x, dtype)
-    if dtype == "F16" and not np.array_equal(np.isfinite(raw.view("<f2")), np.isfinite(x.reshape(-1))):
+    if overflows(x, raw, dtype):
         raise UserError(
-            f"{info.name!r} has values up to {np.abs(x).max():.4g}, and this layout keeps it in F16 (up to "
-            f"65504)"
+            f"{info.name!r} has values up to {np.abs(x).max():.4g}; this layout keeps it in F16 (up to 65504)"
         )
     return [[raw]]
 
@@ -263,8 +216,7 @@ def _quantized(
     if bad := x.size - int(np.count_nonzero(np.isfinite(x))):
         raise UserError(
             f"{info.name!r} of {info.path} holds {bad} NaN or infinite values; repair it, or leave it as it "
-            f"is with "
-            f"--exempt {info.name!r}"
+            f"is with --exempt {info.name!r}"
         )
     t = packed.quantize(x, q, seed=seed, stream=stream_of(info.name))
     arrays = how.encode(t, info)
@@ -290,16 +242,6 @@ def sqnr_db(x: np.ndarray, y: np.ndarray) -> float:
         noise += float(np.dot(u, u))
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(10 * np.log10(np.float64(signal) / np.float64(noise)))
-
-
-def describe(summary: Summary) -> dict[str, Any]:
-    """The summary as dither.json keeps it beside the weights."""
-    return {
-        "layout": summary.layout,
-        "bytes_before": summary.before,
-        "bytes_after": summary.after,
-        "tensors": [asdict(row) for row in summary.rows],
-    }
 
 
 def _copies(source: Checkpoint, folder: bool) -> list[tuple[Path, Path]]:

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dither import headers
 from dither.checkpoints.tensors import ITEM_BYTES, TensorInfo, count
 from dither.errors import UserError
-
-MAX_HEADER = 100_000_000
-"""The length above which the safetensors package refuses a header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,50 +34,28 @@ def read_header(path: Path) -> tuple[list[TensorInfo], dict[str, str]]:
 
     Raises UserError for anything that is not a whole, consistent safetensors file.
     """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        start = file.read(8)
-        if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > min(size - 8, MAX_HEADER):
-            raise UserError(f"{path} is no safetensors file{_what_it_is(start, path)}")
-        text = file.read(length)
+    header, begin = headers.read(path)
     try:
-        header = json.loads(text, object_pairs_hook=_no_duplicates)
-        if not isinstance(header, dict):
-            raise ValueError("the header is no JSON object")
         metadata = header.pop("__metadata__", {})
         if not _is_text_map(metadata):
             raise ValueError("__metadata__ is no map of texts")
-        begin = 8 + length
         tensors = [_tensor(path, name, item, begin) for name, item in header.items()]
         tensors.sort(key=lambda t: (t.offset, t.nbytes))
-        _check_data(tensors, begin, size)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{path} is no whole safetensors file ({error}); it was cut off, or damaged: fetch it again"
-        ) from None
+        _check_data(tensors, begin, path.stat().st_size)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no whole safetensors file ({error}); {headers.DAMAGED}") from None
     return tensors, metadata
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice in the header")
-    return found
 
 
 def _is_text_map(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
-
-
 def _tensor(path: Path, name: str, item: Any, begin: int) -> TensorInfo:
     dtype, shape, (first, end) = item["dtype"], item["shape"], item["data_offsets"]
     if dtype not in ITEM_BYTES:
         raise ValueError(f"{name!r} has the dtype {dtype!r}, which is not known")
-    if not (isinstance(shape, list) and all(map(_is_count, [*shape, first, end]))):
+    if not (isinstance(shape, list) and all(map(headers.is_count, [*shape, first, end]))):
         raise ValueError(f"{name!r} has the shape {shape!r}")
     nbytes = count(tuple(shape)) * ITEM_BYTES[dtype]
     if end - first != nbytes:
@@ -95,20 +71,6 @@ def _check_data(tensors: list[TensorInfo], begin: int, size: int) -> None:
         begin += tensor.nbytes
     if begin != size:
         raise ValueError(f"its header describes {begin} bytes, the file has {size}")
-
-
-def _what_it_is(start: bytes, path: Path) -> str:
-    """What a file that is no safetensors file looks like, and what to do about it."""
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-        return (
-            " but a pickle, which can run any code when it is loaded. Convert it once where you trust it: "
-            "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
-        )
-    if start.startswith(b"version "):
-        return " but a pointer of git-lfs; fetch the file itself with `git lfs pull`"
-    if start[:4] == b"GGUF":
-        return " but a GGUF file; give it the ending .gguf"
-    return "" if path.stat().st_size else ": it is empty"
 
 
 def sort_for_alignment(entries: Sequence[Entry]) -> list[Entry]:

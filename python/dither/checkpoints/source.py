@@ -96,8 +96,7 @@ def _open_folder(folder: Path) -> Checkpoint:
             if tensor.name in tensors:
                 raise UserError(
                     f"{tensor.name!r} lies in {tensors[tensor.name].path.name} and in {file.name}; the "
-                    f"folder "
-                    f"{folder} mixes two checkpoints: keep one"
+                    f"folder {folder} mixes two checkpoints: keep one"
                 )
             tensors[tensor.name] = tensor
     if index is not None:
@@ -152,14 +151,12 @@ def _only_file(folder: Path) -> Path:
     if files:
         raise UserError(
             f"{folder} holds {len(files)} safetensors files and no {INDEX} that says how they belong "
-            f"together; "
-            "name one of them, or fetch the index"
+            "together; name one of them, or fetch the index"
         )
     if pickles := sorted(p for p in folder.iterdir() if p.suffix.lower() in PICKLES):
         raise UserError(
             f"{folder} holds no safetensors file; {pickles[0].name} is a pickle, which can run any code when "
-            f"it "
-            "is loaded. Convert it once where you trust it, for example with transformers: "
+            "it is loaded. Convert it once where you trust it, for example with transformers: "
             "save_pretrained(folder, safe_serialization=True)"
         )
     if ggufs := sorted(folder.glob("*.gguf")):

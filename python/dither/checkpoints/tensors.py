@@ -122,3 +122,14 @@ def narrow(x: np.ndarray, dtype: str) -> np.ndarray:
     kind = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(x).astype(kind, copy=False).reshape(-1).view(np.uint8)
+
+
+_TOP_EXPONENT = {"F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F800000)}
+
+
+def overflows(x: np.ndarray, raw: np.ndarray, dtype: str) -> bool:
+    """Whether a number became infinite in `raw = narrow(x, dtype)`."""
+    if dtype not in _TOP_EXPONENT:
+        return False
+    word, top = _TOP_EXPONENT[dtype]
+    return not np.array_equal((raw.view(word) & top) != top, np.isfinite(x.reshape(-1)))

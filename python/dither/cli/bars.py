@@ -9,7 +9,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dither.checkpoints.quantizing import Observer, Row
+from dither.checkpoints.summary import Observer, Row
 
 
 class PlainBar(Observer):

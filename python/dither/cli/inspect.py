@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dither.checkpoints import inspect
 from dither.checkpoints.inspection import FORMATS, Finding, Inspection, to_json
-from dither.checkpoints.quantizing import Row
+from dither.checkpoints.summary import Row
 from dither.cli.bars import make_bar
 from dither.cli.formats import plain_table
 from dither.cli.quantize import Globs, print_kept, size

@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from dither.checkpoints import dequantize, quantize
-from dither.checkpoints.quantizing import Row, Summary
+from dither.checkpoints.summary import Row, Summary
 from dither.cli.bars import make_bar
 from dither.cli.formats import plain_table
 from dither.cli.terminal import console, parse

@@ -2,7 +2,6 @@
 
 import json
 
-import ml_dtypes  # noqa: F401  (numpy's bfloat16)
 import numpy as np
 import pytest
 import torch
@@ -10,7 +9,7 @@ from checkpoint_files import as_array, tensors, write_file, write_folder
 from safetensors.torch import load_file, save_file
 
 import dither
-from dither.checkpoints import Observer, dequantize, open_checkpoint, quantize
+from dither.checkpoints import Observer, dequantize, inspect, open_checkpoint, quantize
 from dither.checkpoints.dequantizing import find
 from dither.checkpoints.quantizing import sqnr_db, stream_of
 from dither.checkpoints.tensors import read_array
@@ -136,8 +135,9 @@ def test_stochastic_rounding_reads_the_stream_of_the_name(tmp_path):
     want = dither.fake_quant(x, name, seed=3, stream=stream_of(key))
     for file in ("a", "b"):
         assert np.array_equal(values(tmp_path / f"{file}.safetensors")[key], want)
-    with pytest.raises(UserError, match="needs seed="):
+    with pytest.raises(UserError, match="add --seed 0"):
         quantize(source, name, tmp_path / "c.safetensors")
+    assert not (tmp_path / "c.safetensors.part").exists()
 
 
 def test_a_mix_gives_every_tensor_its_own_format(tmp_path):
@@ -235,10 +235,33 @@ def test_the_output_lies_neither_in_the_source_nor_around_it(tmp_path):
         quantize(source, "mxfp4", tmp_path / "around")
 
 
+@pytest.mark.parametrize("layout", ["dither", "compressed-tensors"])
+def test_quantized_weights_are_not_quantized_again(layout, tmp_path):
+    """The description of those that are packed already would be lost with the old file."""
+    source = write_folder(tmp_path / "m")
+    quantize(source, "mxfp4", tmp_path / "q", layout=layout)
+    for again in (
+        lambda: quantize(tmp_path / "q", "mxfp8_e4m3", tmp_path / "r", only=["lm_head*"]),
+        lambda: inspect(tmp_path / "q", ["mxfp8_e4m3"], only=["lm_head*"]),
+    ):
+        with pytest.raises(UserError, match=rf"quantized already \(layout {layout}\).*--dequantize bf16"):
+            again()
+    assert not (tmp_path / "r.part").exists()
+
+
+def test_bf16_that_is_too_narrow_is_refused(tmp_path):
+    """3.4e38 is an fp32 number that bf16 rounds to infinity."""
+    save_file({"w": torch.full((32, 32), 3.4e38)}, tmp_path / "m.safetensors")
+    quantize(tmp_path / "m.safetensors", "fp32", tmp_path / "q.safetensors")
+    with pytest.raises(UserError, match=r"'w' has values up to 3\.4e\+38, beyond the range of bf16"):
+        dequantize(tmp_path / "q.safetensors", "bf16", tmp_path / "back.safetensors")
+    dequantize(tmp_path / "q.safetensors", "fp32", tmp_path / "back.safetensors")
+
+
 def test_fp16_that_is_too_narrow_is_refused(tmp_path):
     save_file({"w": torch.full((32, 32), 1e8)}, tmp_path / "m.safetensors")
     quantize(tmp_path / "m.safetensors", "mxfp8_e4m3", tmp_path / "q.safetensors")
-    with pytest.raises(UserError, match=r"beyond fp16's 65504; use bf16 or fp32"):
+    with pytest.raises(UserError, match=r"beyond the range of fp16; use fp32"):
         dequantize(tmp_path / "q.safetensors", "fp16", tmp_path / "back.safetensors")
     with pytest.raises(UserError, match=r"is one of fp64, fp32, fp16, bf16, not 'b16' .did you mean 'bf16'"):
         dequantize(tmp_path / "q.safetensors", "b16", tmp_path / "back.safetensors")

@@ -207,9 +207,31 @@ def test_any_description(good, tmp_path_factory, fields, top):
     assert json.dumps(description) == before or "nv" not in found or same(found["nv"], arrays()["nv"])
 
 
+def run_alone(code: str) -> None:
+    subprocess.run([sys.executable, "-c", "import sys\n" + code], check=True)
+
+
+def test_bf16_is_read_by_who_imported_nothing(tmp_path):
+    """numpy learns bfloat16 from ml_dtypes, which a reader of a checkpoint need not know."""
+    x = np.linspace(-1, 1, 64, dtype=ml_dtypes.bfloat16)
+    dither.save_tensors({"packed": dither.quantize(x, "mxfp4"), "plain": x}, tmp_path / "x")
+    run_alone(
+        "import dither\n"
+        f"t = dither.load_tensors({str(tmp_path / 'x')!r})\n"
+        "assert t['plain'].dtype.name == t['packed'].dequantize().dtype.name == 'bfloat16'"
+    )
+    run_alone(
+        "sys.modules['ml_dtypes'] = None\n"
+        "import dither\n"
+        f"try: dither.load_tensors({str(tmp_path / 'x')!r})\n"
+        "except dither.MissingExtraError as error: assert 'dither[safetensors]' in str(error), error\n"
+        "else: raise SystemExit('no error')\n"
+    )
+
+
 def test_without_safetensors_the_error_has_the_install_line(tmp_path):
-    code = (
-        "import sys; sys.modules['safetensors'] = None; sys.modules['safetensors.numpy'] = None\n"
+    run_alone(
+        "sys.modules['safetensors'] = None; sys.modules['safetensors.numpy'] = None\n"
         "import dither, numpy as np\n"
         "t = dither.quantize(np.ones(32, np.float32), 'mxfp4')\n"
         f"for call in (lambda: t.save({str(tmp_path / 'x')!r}), lambda: t.load('x')):\n"
@@ -217,4 +239,3 @@ def test_without_safetensors_the_error_has_the_install_line(tmp_path):
         "    except dither.MissingExtraError as error: assert 'dither[safetensors]' in str(error), error\n"
         "    else: raise SystemExit('no error')\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)

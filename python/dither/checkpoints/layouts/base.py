@@ -19,17 +19,18 @@ Choice = Mapping[str, Quantizer | None]
 """What becomes of every tensor: a quantizer, or None where it stays as it is."""
 
 
+Part = Sequence[tuple[Entry, int]]
+"""What is written for a source tensor, in the order of `Layout.encode`: entries, offsets in the file."""
+
+
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file of the output: the bytes before the data, and where the parts of every source tensor go.
-
-    `parts[name]` lists (entry, offset in the file) in the order in which the layout encodes them.
-    """
+    """A file of the output: the bytes before the data, and where the parts of every source tensor go."""
 
     name: str
     head: bytes
     size: int
-    parts: dict[str, list[tuple[Entry, int]]]
+    parts: Mapping[str, Part]
 
 
 @dataclass(frozen=True)
