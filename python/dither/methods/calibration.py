@@ -188,7 +188,7 @@ def groups_of(targets: list[Target], batch: Any, run: Callable[[Any], Any]) -> l
     for target in sorted(targets, key=lambda t: last[t.name]):
         inputs = calls[target.name]
         shares = groups and len(inputs) == 1 and groups[-1].calls == 1 and groups[-1].source == id(inputs[0])
-        if shares and target.is_rows and groups[-1].targets[0].is_rows:
+        if shares and all(t.kind == "linear" for t in (target, groups[-1].targets[0])):
             groups[-1].targets.append(target)
         else:
             groups.append(Group(target, id(inputs[0])))
@@ -217,7 +217,7 @@ def gram_of(group: Group, batches: Iterable[Any], run: Callable[[Any], Any]) -> 
                 f"calibration batch {number} (from 0): the input of {group.name.removesuffix('.weight')} "
                 "holds NaN or infinity; leave the batch out, or look for where the model overflows"
             )
-        for part in columns(module, x).split(_ROWS):
+        for part in columns(target, module, x).split(_ROWS):
             total.add_(part.T @ part)
             count += part.shape[0]
         seen += 1
@@ -236,14 +236,14 @@ def gram_of(group: Group, batches: Iterable[Any], run: Callable[[Any], Any]) -> 
     return total / count
 
 
-def columns(module: nn.Module, x: Tensor) -> Tensor:
-    """The inputs of a layer as [positions, inputs], fp32 or fp64: of a convolution its patches."""
+def columns(target: Target, module: nn.Module, x: Tensor) -> Tensor:
+    """The inputs of a target's module as [positions, inputs], fp32 or fp64: of a convolution its patches."""
     x = x if x.dtype == torch.float64 else x.float()
     if isinstance(module, nn.Conv2d):
         if module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
             raise UserError(f"{module} is no plain convolution (groups, padding): exempt it")
         patches = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
         return patches.transpose(1, 2).flatten(0, 1)
-    if x.shape[-1] != module.weight.shape[-1]:  # type: ignore[union-attr]
+    if target.kind not in ("linear", "head"):
         raise UserError(f"calibration knows linears and 2-D convolutions, not {type(module).__name__}")
     return x.flatten(0, -2)

@@ -82,8 +82,6 @@ def find_targets(
         weight = getattr(module, "weight", None)
         if weight is None:
             continue
-        if kind == "linear" and not isinstance(module, nn.Linear):
-            continue  # GPT-2's Conv1D, whose inputs are the first axis of its weight
         if kind not in sites or name in left_out:
             barred.add(id(weight))
         elif id(weight) in chosen:
