@@ -56,14 +56,20 @@ def detach_(module: nn.Module) -> None:
         delattr(module, name)
 
 
-def refresh_(module: Any, was_meta: bool) -> None:
-    """After the buffers moved: addresses are written anew, as `to_empty` leaves memory without values; so is
-    the history where there was none before, on the meta device."""
+def refresh_(module: Any, before: Tensor | None) -> None:
+    """After the buffers moved: what they hold is written anew, as `to_empty` leaves memory without values and
+    a change of dtype would round it. `before`: the history as it was; one without values starts afresh."""
     if module.dither_rng is not None:
         module.dither_rng.copy_(_addresses(module.dither_prepared.sites, *module.dither_position))
-    state = module.dither_history
-    if state is not None and was_meta:
-        state.copy_(history.fresh_state(len(state), state.shape[1] - history.PAST))
+    after = module.dither_history
+    if after is None or after is before or before is None:
+        return
+    if before.is_meta:
+        before = history.fresh_state(len(before), before.shape[1] - history.PAST)
+    if after.dtype == before.dtype:
+        after.copy_(before)
+    else:
+        module.dither_history = before.to(after.device)
 
 
 def addresses_of(site: Site, step: int, microbatch: int) -> Tensor:

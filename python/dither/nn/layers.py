@@ -58,9 +58,9 @@ class Quantized(nn.Module):
         return quantized(weight, operands.six[FPROP_W], -1, rng, FPROP_W, scales=scales)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        was_meta = any(buffer.is_meta for buffer in self.buffers(recurse=False))
+        before = self.dither_history
         super()._apply(fn, recurse)
-        clock.refresh_(self, was_meta)
+        clock.refresh_(self, before)
         return self
 
     def extra_repr(self) -> str:
