@@ -63,7 +63,7 @@ def main() -> None:
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
     model = prepared(way)
     if way == "compiled":
-        model = torch.compile(model, backend="aot_eager")
+        model.compile(backend="aot_eager")
     generator = torch.Generator().manual_seed(1)
     share = BATCH // ranks
     outputs = []
