@@ -3,12 +3,8 @@
 use crate::model::{Data, Model};
 use crate::newton::{Bounds, Fit, Limits, minimise};
 use crate::objective::Objective;
+use dither_cpu::threads::for_each;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-
-/// Time between two questions whether to give up.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// One law over one table of rows.
 pub struct Problem<'a> {
@@ -57,32 +53,4 @@ impl Problem<'_> {
         let one = |start| minimise(self.model, &data, objective, start, Bounds { low, high }, self.limits);
         starts[first..][..count * params].chunks_exact(params).map(one).collect()
     }
-}
-
-/// Call `work(i)` for every `i` below `units` on up to `threads` threads, the caller among them. Threads end with the
-/// call: nothing is left for a fork to inherit. False where `give_up` said yes; some units are then left out.
-pub fn for_each(units: usize, threads: usize, give_up: &dyn Fn() -> bool, work: impl Fn(usize) + Sync) -> bool {
-    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let take = || (!stop.load(Ordering::Relaxed)).then(|| next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < units);
-    std::thread::scope(|scope| {
-        for _ in 1..threads.min(units) {
-            // Where the system starts no thread, the others do its share.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, || {
-                while let Some(i) = take() {
-                    work(i);
-                }
-            });
-        }
-        let mut asked = Instant::now();
-        while let Some(i) = take() {
-            work(i);
-            if asked.elapsed() >= PAUSE {
-                asked = Instant::now();
-                if give_up() {
-                    stop.store(true, Ordering::Relaxed);
-                }
-            }
-        }
-    });
-    !stop.into_inner()
 }

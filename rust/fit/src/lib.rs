@@ -7,14 +7,12 @@
 //! problem alone: not on the number of threads, nor on the instruction set.
 
 pub mod batch;
-pub mod elementary;
 pub mod linear;
 pub mod model;
 pub mod multipower;
 pub mod newton;
 pub mod objective;
 pub mod project;
-mod simd;
 
 pub use model::{Data, Entry, Model, Term};
 pub use newton::{Bounds, Ending, Fit, Limits};

@@ -10,9 +10,9 @@
 //! hess f = p (1-p) (v - 1_e)(v - 1_e)' + p [gamma (M - ḡ ḡ') + 1_gamma ḡ' + ḡ 1_gamma'].
 //! Without gamma the floor is one more term, and hess f = M - ḡ ḡ'.
 
-use crate::elementary::{LANES, Lanes, exp, ln, map};
 use crate::objective::{Cost, Objective};
-use crate::simd::dispatch;
+use dither_cpu::dispatch;
+use dither_cpu::elementary::{LANES, Lanes, exp, ln, map};
 
 /// Parameters of a law at most.
 pub const MAX_PARAMS: usize = 16;

@@ -6,9 +6,9 @@
 //! with S1(t) the sum of learning rates up to t and S_k(t) that from k to t. The sum over k is quadratic in the number
 //! of steps, and only steps that change the rate enter it.
 
-use crate::batch::for_each;
-use crate::elementary::{LANES, Lanes, exp, ln};
-use crate::simd::dispatch;
+use dither_cpu::dispatch;
+use dither_cpu::elementary::{LANES, Lanes, exp, ln};
+use dither_cpu::threads::for_each;
 
 #[derive(Clone, Copy, Debug)]
 pub struct MultiPower {

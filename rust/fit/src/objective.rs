@@ -1,7 +1,7 @@
 //! What a residual costs. All are summed over the rows, never averaged: with a mean, tolerances of common optimizers
 //! stop at the start.
 
-use crate::elementary::exp;
+use dither_cpu::elementary::exp;
 
 /// The cost of a row whose law predicts `f = ln L_hat` where `y = ln L` was seen.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,9 +9,9 @@
 //! From these starts the exact objective reaches its best known optimum where random points of published grids find it
 //! one time in two or fewer.
 
-use crate::elementary::exp;
 use crate::linear::{MAX_TERMS, nonnegative};
 use crate::model::{MAX_PARAMS, Model, at};
+use dither_cpu::elementary::exp;
 
 /// A start, and its mean squared relative error.
 #[derive(Clone, Debug, PartialEq)]

@@ -13,6 +13,7 @@ mod ops;
 mod optim;
 mod packed;
 mod quantizer;
+mod scores;
 mod statistics;
 
 use pyo3::prelude::*;
@@ -28,5 +29,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     statistics::register(m)?;
     packed::register(m)?;
     methods::register(m)?;
-    fit::register(m)
+    fit::register(m)?;
+    scores::register(m)
 }

@@ -1,0 +1,6 @@
+//! What loops need to know of the processor: [`simd`], its vector instructions; [`threads`], its cores;
+//! [`elementary`], exp and ln in vectors.
+
+pub mod elementary;
+pub mod simd;
+pub mod threads;

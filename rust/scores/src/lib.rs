@@ -1,0 +1,24 @@
+//! Example scores: slices in, slices out. Formulas and their sources stand in `dither.scores` beside each score's name.
+//!
+//! * [`values`]: arrays of any floating-point type, read as fp32.
+//! * [`logits`]: loss, margins, entropy, EL2N of every row, read once; `small`, `large`, `row`, `expf`: its parts.
+//! * [`dynamics`]: the history of every example, a record each.
+//! * [`sort`], [`ranks`], [`kendall`]: orders, ranks with ties, tau-b of all pairs.
+//! * [`shapley`]: values under a nearest-neighbour classifier; [`subsets`]: memorization and influence.
+//! * [`vog`]: variance of gradients; [`sketch`]: sparse random projections; [`ngrams`]: hashed features of text.
+
+pub mod dynamics;
+mod expf;
+pub mod kendall;
+mod large;
+pub mod logits;
+pub mod ngrams;
+pub mod ranks;
+mod row;
+pub mod shapley;
+pub mod sketch;
+mod small;
+pub mod sort;
+pub mod subsets;
+pub mod values;
+pub mod vog;
