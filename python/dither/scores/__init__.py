@@ -5,3 +5,80 @@ tracker = dither.scores.Tracker(n_examples, scores=["el2n", "forgetting", "aum"]
 tracker.update(index, logits, labels, step=step)                    # in your own loop
 table = tracker.table(run="seed-0")                                 # merge tables, save, select
 """
+
+from dither.scores import selection
+from dither.scores.catalogue import SCORES, Score
+from dither.scores.embeddings import duplicates, prototypes, prototypes_kmeans
+from dither.scores.gradients import (
+    class_gradients,
+    grand,
+    grand_last_layer,
+    per_example_gradients,
+    tracin_self,
+)
+from dither.scores.labels import confident_joint, label_issues
+from dither.scores.models import disagreement, learnability, pvi, vote_entropy
+from dither.scores.neighbours import knn_shapley
+from dither.scores.pointwise import logit_scores, sequence_scores
+from dither.scores.projection import project
+from dither.scores.ranks import kendall, rank, spearman
+from dither.scores.reliability import (
+    Reliability,
+    architecture_bias,
+    auc,
+    fingerprints,
+    noise_curve,
+    rank_pca,
+    reliability,
+    score_correlations,
+    spearman_brown,
+)
+from dither.scores.subsets import influence, memorization
+from dither.scores.table import ScoreTable
+from dither.scores.text import Importance, ngram_counts
+from dither.scores.tracker import Tracker
+from dither.scores.vog import VoG, vog
+
+__all__ = [
+    "SCORES",
+    "Importance",
+    "Reliability",
+    "Score",
+    "ScoreTable",
+    "Tracker",
+    "VoG",
+    "architecture_bias",
+    "auc",
+    "class_gradients",
+    "confident_joint",
+    "disagreement",
+    "duplicates",
+    "fingerprints",
+    "grand",
+    "grand_last_layer",
+    "influence",
+    "kendall",
+    "knn_shapley",
+    "label_issues",
+    "learnability",
+    "logit_scores",
+    "memorization",
+    "ngram_counts",
+    "noise_curve",
+    "per_example_gradients",
+    "project",
+    "prototypes",
+    "prototypes_kmeans",
+    "pvi",
+    "rank",
+    "rank_pca",
+    "reliability",
+    "score_correlations",
+    "selection",
+    "sequence_scores",
+    "spearman",
+    "spearman_brown",
+    "tracin_self",
+    "vog",
+    "vote_entropy",
+]

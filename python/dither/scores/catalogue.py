@@ -34,7 +34,13 @@ POINTWISE = (
     Score("confidence", "p_y", "easy", "probability", "logits, labels", "cleanlab's self-confidence"),
     Score("max_confidence", "max_k p_k", "easy", "probability", "logits", "label-free"),
     Score(
-        "entropy", "-sum_k p_k ln p_k", "hard", "nats", "logits", "label-free", "0 ln 0 = 0; divide by ln 2 for bits"
+        "entropy",
+        "-sum_k p_k ln p_k",
+        "hard",
+        "nats",
+        "logits",
+        "label-free",
+        "0 ln 0 = 0; divide by ln 2 for bits",
     ),
     Score(
         "margin",
@@ -63,7 +69,9 @@ POINTWISE = (
         "Paul et al., 2107.07075",
         "published as the mean over ten runs at one early epoch",
     ),
-    Score("correct", "argmax_k z_k = y", "easy", "0 or 1", "logits, labels", "the first of equal logits counts"),
+    Score(
+        "correct", "argmax_k z_k = y", "easy", "0 or 1", "logits, labels", "the first of equal logits counts"
+    ),
 )
 
 DYNAMICS = (
@@ -76,7 +84,9 @@ DYNAMICS = (
         "Toneva et al., 1812.05159",
         "an example never learned counts as `never` says",
     ),
-    Score("first_learned", "min {t : correct}", "hard", "visits", _DYNAMICS, "2401.01867", "never learned: T"),
+    Score(
+        "first_learned", "min {t : correct}", "hard", "visits", _DYNAMICS, "2401.01867", "never learned: T"
+    ),
     Score(
         "iteration_learned",
         "min {t : correct from t on}",
@@ -87,7 +97,9 @@ DYNAMICS = (
         "counted from 0: 0 is always correct, T is wrong at the end",
     ),
     Score("aum", "mean_t (z_y - max_{k != y} z_k)", "easy", "logits", _DYNAMICS, "Pleiss et al., 2001.10528"),
-    Score("confidence_mean", "mean_t p_y", "easy", "probability", _DYNAMICS, "Swayamdipta et al., 2009.10795"),
+    Score(
+        "confidence_mean", "mean_t p_y", "easy", "probability", _DYNAMICS, "Swayamdipta et al., 2009.10795"
+    ),
     Score(
         "variability",
         "population std_t p_y",
@@ -114,14 +126,65 @@ OTHERS = (
         "Paul et al., 2107.07075",
         "at initialisation it does not rank examples (2303.14753)",
     ),
-    Score("vog", "mean over inputs of std_k of d z_y / d x", "hard", "gradient", "K checkpoints", "2008.11600"),
-    Score("learnability", "loss - loss of a held-out model", "neither", "nats", "a second model", "RHO, 2206.07137"),
-    Score("pvi", "log2 p_y - log2 p_y without the input", "easy", "bits", "a model of empty inputs", "2110.08420"),
-    Score("prototype", "distance to the class mean or nearest centroid", "hard", "distance", "embeddings", "2206.14486"),
-    Score("memorization", "P[correct | i in S] - P[correct | i not in S]", "hard", "probability", "many models", "2008.03703"),
-    Score("knn_shapley", "Shapley value under a k-nearest-neighbour vote", "easy", "share", "embeddings", "1908.08619"),
-    Score("disagreement", "mean Jensen-Shannon divergence of two models", "hard", "nats", "several models", "ensembles"),
-    Score("tracin", "sum_k eta_k ||g_k||^2", "hard", "loss", "per-example gradients", "Pruthi et al., 2002.08484"),
+    Score(
+        "vog", "mean over inputs of std_k of d z_y / d x", "hard", "gradient", "K checkpoints", "2008.11600"
+    ),
+    Score(
+        "learnability",
+        "loss - loss of a held-out model",
+        "neither",
+        "nats",
+        "a second model",
+        "RHO, 2206.07137",
+    ),
+    Score(
+        "pvi",
+        "log2 p_y - log2 p_y without the input",
+        "easy",
+        "bits",
+        "a model of empty inputs",
+        "2110.08420",
+    ),
+    Score(
+        "prototype",
+        "distance to the class mean or nearest centroid",
+        "hard",
+        "distance",
+        "embeddings",
+        "2206.14486",
+    ),
+    Score(
+        "memorization",
+        "P[correct | i in S] - P[correct | i not in S]",
+        "hard",
+        "probability",
+        "many models",
+        "2008.03703",
+    ),
+    Score(
+        "knn_shapley",
+        "Shapley value under a k-nearest-neighbour vote",
+        "easy",
+        "share",
+        "embeddings",
+        "1908.08619",
+    ),
+    Score(
+        "disagreement",
+        "mean Jensen-Shannon divergence of two models",
+        "hard",
+        "nats",
+        "several models",
+        "ensembles",
+    ),
+    Score(
+        "tracin",
+        "sum_k eta_k ||g_k||^2",
+        "hard",
+        "loss",
+        "per-example gradients",
+        "Pruthi et al., 2002.08484",
+    ),
 )
 
 SCORES = {score.name: score for score in (*POINTWISE, *DYNAMICS, *OTHERS)}

@@ -82,7 +82,12 @@ def borrow(x: Any, ndim: int, what: str) -> Borrowed:
         array = array.astype(array.dtype.newbyteorder("="))
     size = array.itemsize
     strides = tuple(s // size for s in array.strides)
-    if ndim > 2 or not array.flags.aligned or any(s % size for s in array.strides) or not _rows(array.shape, strides):
+    if (
+        ndim > 2
+        or not array.flags.aligned
+        or any(s % size for s in array.strides)
+        or not _rows(array.shape, strides)
+    ):
         array = np.ascontiguousarray(array)
         strides = tuple(s // size for s in array.strides)
     return Borrowed(array.ctypes.data, WORDS[array.dtype.name], array.shape, strides, array)
@@ -101,7 +106,8 @@ def _rows(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 
 
 def integers(x: Any, what: str, n: int | None = None) -> Ints:
-    """`x` as contiguous int64, copied only where it is not. UserError where it has another length than `n`."""
+    """`x` as contiguous int64, copied only where it is not. UserError where it has another length than
+    `n`."""
     array = to_numpy(x)
     if array.ndim != 1:
         raise UserError(f"{what} has one axis, not the shape {array.shape}")
@@ -158,14 +164,23 @@ RECORD = np.dtype(
         ("entropy", np.float32),
     ]
 )
-"""The history of one example (rust/scores/src/dynamics.rs). The highest bit of `visits`: the last was correct."""
+"""The history of one example (rust/scores/src/dynamics.rs). The highest bit of `visits`: the last was
+correct."""
 
 
 def run_visit(records: np.ndarray, index: Ints, columns: Sequence[Floats | None]) -> tuple[int, bool] | None:
-    """Take a batch in: confidence, correct, margin, loss, EL2N, entropy. Returns a place that was refused, and
-    whether it was repeated (else it lies outside); nothing was taken then."""
-    assert records.dtype == RECORD and records.flags.c_contiguous and columns[0] is not None and columns[1] is not None
-    assert all(c is None or (len(c) == len(index) and c.flags.c_contiguous and c.dtype == np.float64) for c in columns)
+    """Take a batch in: confidence, correct, margin, loss, EL2N, entropy. Returns a place that was refused,
+    and whether it was repeated (else it lies outside); nothing was taken then."""
+    assert (
+        records.dtype == RECORD
+        and records.flags.c_contiguous
+        and columns[0] is not None
+        and columns[1] is not None
+    )
+    assert all(
+        c is None or (len(c) == len(index) and c.flags.c_contiguous and c.dtype == np.float64)
+        for c in columns
+    )
     addresses = [0 if c is None else c.ctypes.data for c in columns]
     return _core.score_visit(_span(records), _span(index), addresses)
 

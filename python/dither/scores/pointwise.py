@@ -73,7 +73,9 @@ def _names(scores: Iterable[str] | None, labelled: bool) -> tuple[str, ...]:
     wanted = tuple(dict.fromkeys(scores))
     for name in wanted:
         if name not in NAMES:
-            raise UserError(f"no score of logits {name!r}{suggest(name, NAMES)}; there are {', '.join(NAMES)}")
+            raise UserError(
+                f"no score of logits {name!r}{suggest(name, NAMES)}; there are {', '.join(NAMES)}"
+            )
         if not labelled and name not in LABEL_FREE:
             raise UserError(f"{name} needs labels=; without them there are {', '.join(LABEL_FREE)}")
     return wanted
@@ -98,7 +100,8 @@ def check_labels(labels: Any, rows: int, classes: int, ignore_index: int | None 
     outside = np.flatnonzero(known & ((y < 0) | (y >= classes)))
     if outside.size:
         raise UserError(
-            f"label {y[outside[0]]} of row {outside[0]} lies outside the {classes} classes; pass ignore_index= for "
+            f"label {y[outside[0]]} of row {outside[0]} lies outside the {classes} classes; pass "
+            f"ignore_index= for "
             "rows without a label"
         )
     return np.where(known, y, -1)
@@ -116,11 +119,14 @@ def sequence_scores(
     """Scores of sequences of tokens: the mean of each token score over the tokens that count.
 
     logits: (sequences, tokens, vocabulary), token j's logits for the label at j (shift before you call).
-    labels: (sequences, tokens). A token counts where its label is not `ignore_index` and `mask` (same shape, if
+    labels: (sequences, tokens). A token counts where its label is not `ignore_index` and `mask` (same shape,
+    if
         given) is true. scores: names of token scores, and "perplexity", exp of the mean loss (Marion et al.,
-        2309.04564, prune by it; it depends on length and tokenizer). Default: loss, entropy, el2n, perplexity.
+        2309.04564, prune by it; it depends on length and tokenizer). Default: loss, entropy, el2n,
+        perplexity.
 
-    Returns fp64 arrays of one value a sequence, and "tokens", how many counted; NaN for a sequence without any.
+    Returns fp64 arrays of one value a sequence, and "tokens", how many counted; NaN for a sequence without
+    any.
     Raises UserError for shapes that do not agree and as `logit_scores` does.
     """
     shape = tuple(logits.shape)
@@ -134,7 +140,9 @@ def sequence_scores(
     counts = np.ones(flat.size, bool) if ignore_index is None else flat != ignore_index
     if mask is not None:
         if tuple(mask.shape) != (sequences, tokens):
-            raise UserError(f"the mask has the shape {tuple(mask.shape)} where labels have {(sequences, tokens)}")
+            raise UserError(
+                f"the mask has the shape {tuple(mask.shape)} where labels have {(sequences, tokens)}"
+            )
         counts &= integers(mask.reshape(-1), "the mask") != 0
     names = tuple(dict.fromkeys("loss" if name == "perplexity" else name for name in wanted))
     used = np.flatnonzero(counts)

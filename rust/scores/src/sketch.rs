@@ -43,14 +43,18 @@ impl Sketch {
     fn places(&self, first: u64, count: usize) -> Vec<u32> {
         let (block, s) = ((self.k / self.s) as u64, self.s as u64);
         let mut places = Vec::with_capacity(count * self.s);
-        let (mut have, mut block_words) = (u64::MAX, [0; 4]);
+        let (mut have, mut tile) = (u64::MAX, [0; 64]);
         for index in first * s..(first + count as u64) * s {
-            // Entry `index` of the matrix takes word `index` of the stream.
-            if index / 4 != have {
-                have = index / 4;
-                block_words = words(self.seed, self.stream, have);
+            // Entry `index` of the matrix takes the 32 random bits of element `index` (dither_numerics::random):
+            // 64 of them come from sixteen counters.
+            if index / 64 != have {
+                have = index / 64;
+                for lane in 0..16 {
+                    let words = words(self.seed, self.stream, have.wrapping_mul(16).wrapping_add(lane as u64));
+                    words.iter().enumerate().for_each(|(g, word)| tile[16 * g + lane] = *word);
+                }
             }
-            let word = block_words[index as usize % 4];
+            let word: u32 = tile[index as usize % 64];
             let place = index % s * block + ((u64::from(word >> 1) * block) >> 31);
             places.push((place as u32) << 1 | word & 1);
         }

@@ -1,0 +1,72 @@
+"""Scores from embeddings: prototypes (Sorscher et al., 2206.14486) and semantic duplicates (2303.09540)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dither.errors import UserError, require
+from dither.scores.engine import Floats, integers
+from dither.scores.neighbours import _matrix
+
+BLOCK = 2048
+
+
+def prototypes(embeddings: Any, labels: Any) -> Floats:
+    """Distance of every example to the mean embedding of its class; far is hard. (n, d), (n,) -> (n,)"""
+    x = _matrix(embeddings, "embeddings").astype(np.float64)
+    y = integers(labels, "labels", len(x))
+    result = np.empty(len(x))
+    for label in np.unique(y):
+        mine = x[y == label]
+        result[y == label] = np.linalg.norm(mine - mine.mean(axis=0), axis=1)
+    return result
+
+
+def prototypes_kmeans(embeddings: Any, k: int, *, metric: str = "l2", seed: int = 0) -> Floats:
+    """Distance to the nearest of k centroids found without labels; any k within 10x of the classes will do.
+
+    metric: "l2", or "cosine" (embeddings are scaled to unit length first, distances are 1 - cosine). k-means
+    is scikit-learn's. Raises UserError for more centroids than examples.
+    """
+    if metric not in ("l2", "cosine"):
+        raise UserError(f"metric= is 'l2' or 'cosine', not {metric!r}")
+    x = _matrix(embeddings, "embeddings")
+    if not 1 <= k <= len(x):
+        raise UserError(f"k={k} centroids for {len(x)} examples")
+    x = _unit(x) if metric == "cosine" else x
+    found = require("sklearn.cluster", "scores").KMeans(k, n_init=1, random_state=seed).fit(x)
+    centres = found.cluster_centers_[found.labels_]
+    if metric == "cosine":
+        return 1.0 - np.einsum("ij,ij->i", x, _unit(centres)).astype(np.float64)
+    return np.linalg.norm((x - centres).astype(np.float64), axis=1)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(norms > 0, norms, 1)
+
+
+def duplicates(embeddings: Any, clusters: Any) -> Floats:
+    """SemDeDup's score: within each cluster, hard examples (far from its centroid) first, the greatest
+    cosine of an example with those before it; -1 for the first. Drop those above 1 - eps.
+
+    embeddings: (n, d), clusters: (n,) from k-means. Rows of the similarity matrix are formed a block at a
+    time.
+    """
+    x = _unit(_matrix(embeddings, "embeddings"))
+    cluster = integers(clusters, "clusters", len(x))
+    result = np.full(len(x), -1.0)
+    for c in np.unique(cluster):
+        members = np.flatnonzero(cluster == c)
+        centre = _unit(x[members].mean(axis=0, keepdims=True))[0]
+        members = members[np.argsort(x[members] @ centre, kind="stable")]
+        for start in range(0, len(members), BLOCK):
+            block = members[start : start + BLOCK]
+            similar = x[block] @ x[members[: start + len(block)]].T
+            # Only those before: below the diagonal of the last square.
+            similar[:, start:][np.triu_indices(len(block))] = -np.inf
+            greatest = similar.max(axis=1)
+            result[block] = np.where(np.isfinite(greatest), greatest, -1.0)
+    return result

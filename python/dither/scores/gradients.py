@@ -1,0 +1,100 @@
+"""Gradient scores of torch models: GraNd, TracIn, VoG's gradients. torch is imported when they are called.
+
+GraNd at initialisation does not rank examples: the 2021 result was not reproduced (2303.14753).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dither.errors import UserError, require
+from dither.scores.engine import Floats, to_numpy
+from dither.scores.pointwise import logit_scores
+
+
+def grand_last_layer(logits: Any, labels: Any, features: Any) -> Floats:
+    """Norm of the loss gradient of a last linear layer with bias, exactly: ||p - e_y|| sqrt(1 + ||h||^2).
+
+    logits (n, classes), labels (n,), features h (n, d): the layer's input. No backward pass.
+    """
+    el2n = logit_scores(logits, labels, ["el2n"])["el2n"]
+    h = to_numpy(features).astype(np.float64)
+    if h.ndim != 2 or len(h) != len(el2n):
+        raise UserError(f"features are (n, d) for the {len(el2n)} rows of logits, not of the shape {h.shape}")
+    return el2n * np.sqrt(1.0 + np.einsum("ij,ij->i", h, h))
+
+
+def _losses(model: Any, loss: Callable[[Any, Any], Any] | None) -> tuple[Any, Any, Any]:
+    torch = require("torch", "torch")
+    measure: Any = loss or torch.nn.functional.cross_entropy
+    params = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    if not params:
+        raise UserError("the model has no parameter that requires a gradient")
+    buffers = {n: b.detach() for n, b in model.named_buffers()}
+
+    def one(values: Any, x: Any, y: Any) -> Any:
+        out = torch.func.functional_call(model, {**values, **buffers}, (x.unsqueeze(0),))
+        return measure(out, y.unsqueeze(0))
+
+    return torch, params, torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0), randomness="error")
+
+
+def per_example_gradients(model: Any, inputs: Any, labels: Any, loss: Any = None) -> dict[str, Any]:
+    """The loss gradient of every example by `torch.func`: parameter name -> (n, *shape).
+
+    Layers that mix examples (batch normalisation in training mode) have none: put the model into eval()
+    first; dropout raises.
+    """
+    _, params, gradient = _losses(model, loss)
+    return gradient(params, inputs, labels)
+
+
+def grand(model: Any, inputs: Any, labels: Any, loss: Any = None, chunk: int = 64) -> Floats:
+    """GraNd (Paul et al., 2107.07075): norm of the full loss gradient of every example, `chunk` at a time."""
+    return np.sqrt(_squared_norms(model, inputs, labels, loss, chunk))
+
+
+def _squared_norms(model: Any, inputs: Any, labels: Any, loss: Any, chunk: int) -> Floats:
+    torch, params, gradient = _losses(model, loss)
+    squares = []
+    for start in range(0, len(inputs), chunk):
+        found = gradient(params, inputs[start : start + chunk], labels[start : start + chunk])
+        norms = sum(g.double().flatten(1).square().sum(dim=1) for g in found.values())
+        squares.append(torch.as_tensor(norms).cpu().numpy())
+    return np.concatenate(squares) if squares else np.empty(0)
+
+
+def tracin_self(
+    models: Iterable[Any], rates: Sequence[float], inputs: Any, labels: Any, loss: Any = None, chunk: int = 64
+) -> Floats:
+    """Self-influence over checkpoints (Pruthi et al., 2002.08484): sum_k eta_k ||g_k||^2, high is hard.
+
+    models: one per checkpoint (an iterable may load them one after the other), rates: their learning rates.
+    """
+    total, used = np.zeros(len(inputs)), 0
+    for model, rate in zip(models, rates, strict=True):
+        total += rate * _squared_norms(model, inputs, labels, loss, chunk)
+        used += 1
+    if used == 0:
+        raise UserError("TracIn needs at least one checkpoint")
+    return total
+
+
+def class_gradients(model: Any, inputs: Any, labels: Any, output: str = "logit") -> Any:
+    """d z_y / d x (or d p_y / d x) of every example, shaped as the inputs: what VoG reduces over checkpoints.
+
+    output: "logit" or "prob". The model must not mix examples.
+    """
+    torch = require("torch", "torch")
+    if output not in ("logit", "prob"):
+        raise UserError(f"output= is 'logit' or 'prob', not {output!r}")
+    x = inputs.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        z = model(x)
+        z = z if output == "logit" else z.softmax(dim=-1)
+        picked = z.gather(1, labels.view(-1, 1)).sum()
+        (gradient,) = torch.autograd.grad(picked, x)
+    return gradient.detach()

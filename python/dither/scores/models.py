@@ -1,0 +1,61 @@
+"""Scores that compare models: agreement of an ensemble, learnability, pointwise V-information."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dither.errors import UserError
+from dither.scores.engine import Floats, floats, to_numpy
+
+
+def learnability(loss: Any, held_out_loss: Any) -> Floats:
+    """RHO-LOSS (Mindermann et al., 2206.07137): loss minus the loss of a model trained on held-out data.
+
+    High: learnable and not yet learned. Both (n,) in nats.
+    """
+    mine = floats(loss, "loss")
+    return mine - floats(held_out_loss, "held_out_loss", len(mine))
+
+
+def pvi(loss: Any, null_loss: Any) -> Floats:
+    """Pointwise V-information (Ethayarajh et al., 2110.08420) in bits: log2 p(y | x) - log2 p(y | nothing).
+
+    loss, null_loss: cross-entropies in nats of a model and of one trained on empty inputs. Below 0 suggests a
+    wrong label.
+    """
+    mine = floats(loss, "loss")
+    return (floats(null_loss, "null_loss", len(mine)) - mine) / np.log(2.0)
+
+
+def disagreement(probabilities: Any) -> Floats:
+    """Mean Jensen-Shannon divergence in nats of all pairs of models: (models, n, classes) -> (n,), 0 to ln
+    2."""
+    p = to_numpy(probabilities).astype(np.float64)
+    if p.ndim != 3 or len(p) < 2:
+        raise UserError(f"probabilities are (at least 2 models, n, classes), not of the shape {p.shape}")
+    total = np.zeros(p.shape[1])
+    own = -_xlogx(p).sum(axis=2)
+    for i in range(len(p)):
+        for j in range(i):
+            mixed = -_xlogx((p[i] + p[j]) / 2).sum(axis=1)
+            total += np.maximum(mixed - (own[i] + own[j]) / 2, 0.0)
+    return total / (len(p) * (len(p) - 1) / 2)
+
+
+def _xlogx(p: np.ndarray) -> np.ndarray:
+    return np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0.0)
+
+
+def vote_entropy(predictions: Any) -> Floats:
+    """Entropy in nats of the classes that an ensemble votes for: (models, n) of integers -> (n,)."""
+    votes = to_numpy(predictions)
+    if votes.ndim != 2 or len(votes) == 0 or votes.dtype.kind not in "iu":
+        raise UserError(
+            f"predictions are integers of (models, n), not {votes.dtype} of the shape {votes.shape}"
+        )
+    shares = np.zeros((votes.shape[1], len(np.unique(votes)))) if votes.size else np.zeros((0, 1))
+    for k, label in enumerate(np.unique(votes)):
+        shares[:, k] = (votes == label).mean(axis=0)
+    return -_xlogx(shares).sum(axis=1) + 0.0

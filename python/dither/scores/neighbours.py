@@ -1,0 +1,49 @@
+"""Values of training examples under a nearest-neighbour vote (Jia et al., 1908.08619)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dither.errors import UserError
+from dither.scores.engine import Floats, borrow, integers, run_shapley, to_numpy
+
+BLOCK = 1 << 24
+"""Distances held at a time."""
+
+
+def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels: Any, k: int = 10) -> Floats:
+    """The Shapley value of every training example for the accuracy of a k-nearest-neighbour vote.
+
+    embeddings: (n, d), test_embeddings: (tests, d), Euclidean distances in fp32 (scale to unit length for
+    cosine). Values are means over the test examples and sum to the mean share of right labels among the k
+    nearest. Memory: 2^24 distances at a time.
+
+    Raises UserError for k < 1, empty data, shapes that do not agree, NaN.
+    """
+    if k < 1:
+        raise UserError(f"k= is at least 1, not {k}")
+    x, tests = _matrix(embeddings, "embeddings"), _matrix(test_embeddings, "test_embeddings")
+    y = integers(labels, "labels", len(x))
+    test_y = integers(test_labels, "test_labels", len(tests))
+    if len(x) == 0 or len(tests) == 0:
+        raise UserError("there are no examples")
+    if x.shape[1] != tests.shape[1]:
+        raise UserError(f"embeddings have {x.shape[1]} dimensions, test_embeddings {tests.shape[1]}")
+    values, squares = np.zeros(len(x)), np.einsum("ij,ij->i", x, x)
+    step = max(1, BLOCK // len(x))
+    for start in range(0, len(tests), step):
+        block = tests[start : start + step]
+        # The test example's own square is the same for all and does not change the order.
+        distances = squares[None, :] - 2 * (block @ x.T)
+        run_shapley(np.ascontiguousarray(distances, np.float32), y, test_y[start : start + step], k, values)
+    return values / len(tests)
+
+
+def _matrix(x: Any, what: str) -> np.ndarray:
+    borrow(x, 2, what)
+    array = np.ascontiguousarray(to_numpy(x), np.float32)
+    if not np.isfinite(array).all():
+        raise UserError(f"{what} hold NaN or infinity")
+    return array

@@ -1,0 +1,281 @@
+"""How far a ranking can be trusted: what two runs agree on, and what more runs would bring.
+
+Scores come as (runs, n), one row a run, as `ScoreTable.values` gives them. One run of a one-checkpoint score
+is not a ranking (Spearman .67 to .90 between two runs); averages over epochs nearly are (.91 to .96).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dither.errors import UserError
+from dither.scores.engine import Floats
+from dither.scores.ranks import rank, spearman
+
+
+def _runs(values: Any, least: int = 2) -> Floats:
+    x = np.asarray(values, np.float64)
+    if x.ndim != 2:
+        raise UserError(f"scores are (runs, examples), not of the shape {x.shape}")
+    if len(x) < least:
+        raise UserError(f"reliability needs at least {least} runs, not {len(x)}")
+    if np.isnan(x).any():
+        raise UserError("a score is NaN (never visited?); leave those examples out of all runs")
+    return x
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """r1: mean Spearman of two runs. half: mean Spearman of the mean ranks of two halves of the runs
+    (measured), of `half_runs` each; predicted: what Spearman-Brown makes of r1 for that number. needed: runs
+    for a consistency of `target`, (target / (1 - target)) (1 - r1) / r1. snr: variance of ranks between
+    examples over that within. tied: share of examples whose score another one has in the same run."""
+
+    r1: float
+    half: float
+    half_runs: int
+    predicted: float
+    target: float
+    needed: int
+    snr: float
+    tied: float
+
+    def __str__(self) -> str:
+        text = (
+            f"r1 {self.r1:.3f}; {self.half_runs} against {self.half_runs} runs {self.half:.3f} "
+            f"(Spearman-Brown {self.predicted:.3f}); SNR {self.snr:.1f}; "
+            f"{self.needed} runs for {self.target:g}"
+        )
+        return text + (" (many ties: the prediction is too high)" if self.tied > 0.5 else "")
+
+
+def spearman_brown(r1: float, runs: float) -> float:
+    """Consistency of the mean of `runs` runs: R r1 / (1 + (R - 1) r1). Too high for discrete scores with
+    ties."""
+    return runs * r1 / (1 + (runs - 1) * r1)
+
+
+def reliability(values: Any, *, target: float = 0.95, splits: int = 20, seed: int = 0) -> Reliability:
+    """Of a score over runs, (runs, n). splits: random halves to measure. UserError for fewer than two
+    runs."""
+    x = _runs(values)
+    if not 0 < target < 1:
+        raise UserError(f"target={target} lies between 0 and 1")
+    ranks = rank(x)
+    runs = len(x)
+    r1 = float(spearman(x)[np.triu_indices(runs, 1)].mean())
+    half = runs // 2
+    generator = np.random.Generator(np.random.Philox(seed))
+    measured = []
+    for _ in range(splits if runs > 2 else 1):
+        order = generator.permutation(runs)
+        means = np.stack([ranks[order[:half]].mean(axis=0), ranks[order[half : 2 * half]].mean(axis=0)])
+        measured.append(spearman(means)[0, 1])
+    needed = int(np.ceil(target / (1 - target) * (1 - r1) / r1 - 1e-9)) if r1 > 0 else -1
+    between, within = variance_components(ranks)
+    tied = float(np.mean([1 - _unique_share(row) for row in x]))
+    return Reliability(
+        r1,
+        float(np.mean(measured)),
+        half,
+        spearman_brown(r1, half),
+        target,
+        max(needed, 1) if needed >= 0 else -1,
+        between / within if within > 0 else np.inf,
+        tied,
+    )
+
+
+def _unique_share(row: Floats) -> float:
+    _, counts = np.unique(row, return_counts=True)
+    return float((counts == 1).sum() / len(row))
+
+
+def variance_components(values: Any) -> tuple[float, float]:
+    """Variance between examples, and within an example over runs (one-way random effects, unbiased)."""
+    x = _runs(values)
+    within = float(x.var(axis=0, ddof=1).mean())
+    return max(float(x.mean(axis=0).var(ddof=1)) - within / len(x), 0.0), within
+
+
+def score_correlations(values: Mapping[str, Any]) -> tuple[tuple[str, ...], Floats]:
+    """Spearman of every two scores from *independent* runs: score a on one half of the runs against b on the
+    other, both ways averaged (runs in common would share their noise). The diagonal is each one's own split
+    half.
+
+    values: name -> (runs, n). Returns names and the matrix.
+    """
+    names = tuple(values)
+    arrays = [_runs(values[name]) for name in names]
+    if len({a.shape for a in arrays}) > 1:
+        raise UserError(
+            f"scores have different shapes: { {n: a.shape for n, a in zip(names, arrays, strict=True)} }"
+        )
+    half = len(arrays[0]) // 2
+    first = np.stack([rank(a[:half]).reshape(half, -1).mean(axis=0) for a in arrays])
+    second = np.stack([rank(a[half : 2 * half]).reshape(half, -1).mean(axis=0) for a in arrays])
+    both = spearman(np.concatenate([first, second]))[: len(names), len(names) :]
+    return names, (both + both.T) / 2
+
+
+@dataclass(frozen=True)
+class Components:
+    """Principal components of rank-transformed scores: shares of variance, and loadings (components,
+    scores)."""
+
+    names: tuple[str, ...]
+    shares: Floats
+    loadings: Floats
+
+
+def rank_pca(values: Mapping[str, Any]) -> Components:
+    """PCA of the ranks of several scores of (n,): is there one factor of difficulty? Signs: the largest
+    loading is positive. UserError for a constant score."""
+    names = tuple(values)
+    x = rank(np.stack([np.asarray(values[name], np.float64) for name in names]))
+    x -= x.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(x, axis=1)
+    if (norms == 0).any():
+        raise UserError(f"{names[int(np.argmin(norms))]} is the same for all examples")
+    eigenvalues, vectors = np.linalg.eigh((x / norms[:, None]) @ (x / norms[:, None]).T)
+    loadings = vectors.T[::-1]
+    signs = np.sign(loadings[np.arange(len(names)), np.abs(loadings).argmax(axis=1)])
+    return Components(names, eigenvalues[::-1] / len(names), loadings * signs[:, None])
+
+
+@dataclass(frozen=True)
+class Bias:
+    """difference: mean rank of group a minus group b for every example; p: two-sided permutation p-values;
+    significant: those that stand at the false discovery rate asked for (Benjamini-Hochberg)."""
+
+    difference: Floats
+    p: Floats
+    significant: np.ndarray
+    rate: float
+    permutations: int
+
+
+def architecture_bias(
+    a: Any, b: Any, *, rate: float = 0.05, permutations: int = 10_000, seed: int = 0
+) -> Bias:
+    """Which examples are harder for one architecture than for the other: a permutation test for every example
+    of its mean rank within runs. a, b: (runs, n) of two architectures.
+
+    All permutations are counted where there are few enough; the smallest p is then 1 over their number,
+    which is what limits small samples: 4 against 4 runs cannot fall below .0286.
+    """
+    x, y = rank(_runs(a)), rank(_runs(b))
+    if x.shape[1] != y.shape[1]:
+        raise UserError(f"the groups score {x.shape[1]} and {y.shape[1]} examples")
+    both, size = np.concatenate([x, y]), len(x)
+    groups, exact = _groups(len(both), size, permutations, seed)
+    weights = groups / size - (1 - groups) / (len(both) - size)
+    observed = x.mean(axis=0) - y.mean(axis=0)
+    as_extreme = np.zeros(both.shape[1])
+    for start in range(0, len(weights), 256):
+        found = weights[start : start + 256] @ both
+        as_extreme += (np.abs(found) >= np.abs(observed) * (1 - 1e-12) - 1e-12).sum(axis=0)
+    p = as_extreme / len(weights) if exact else (as_extreme + 1) / (len(weights) + 1)
+    return Bias(observed, p, benjamini_hochberg(p, rate), rate, len(weights))
+
+
+def _groups(total: int, size: int, permutations: int, seed: int) -> tuple[Floats, bool]:
+    """Rows of 0 and 1: every way to choose `size` of `total`, or that many random ones."""
+    from itertools import combinations
+    from math import comb
+
+    if comb(total, size) <= permutations:
+        rows = np.zeros((comb(total, size), total))
+        for i, chosen in enumerate(combinations(range(total), size)):
+            rows[i, list(chosen)] = 1
+        return rows, True
+    generator = np.random.Generator(np.random.Philox(seed))
+    rows = np.zeros((permutations, total))
+    rows[:, :size] = 1
+    return generator.permuted(rows, axis=1), False
+
+
+def benjamini_hochberg(p: Any, rate: float) -> np.ndarray:
+    """Which hypotheses are rejected at a false discovery rate."""
+    values = np.asarray(p, np.float64)
+    order = np.argsort(values, kind="stable")
+    below = values[order] <= rate * np.arange(1, len(values) + 1) / max(len(values), 1)
+    kept = np.zeros(len(values), bool)
+    if below.any():
+        kept[order[: int(np.flatnonzero(below)[-1]) + 1]] = True
+    return kept
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """accuracy[i]: share of held-out runs told apart with counts[i] examples, mean over splits; `chance` for
+    none."""
+
+    counts: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    chance: float
+    splits: int
+
+
+def fingerprints(
+    a: Any, b: Any, counts: Sequence[int] = (1, 2, 4, 8, 16, 32, 64), *, splits: int = 10, seed: int = 0
+) -> Fingerprint:
+    """Can a handful of examples tell which architecture a run used? (2401.01867)
+
+    On half of the runs of each group the k examples with the largest |Welch t| are chosen, and a classifier
+    of diagonal covariance is fitted; the other half is classified. UserError for groups of fewer than four
+    runs.
+    """
+    x, y = rank(_runs(a, 4)), rank(_runs(b, 4))
+    if x.shape[1] != y.shape[1] or max(counts) > x.shape[1]:
+        raise UserError(
+            f"the groups score {x.shape[1]} and {y.shape[1]} examples; counts go up to {max(counts)}"
+        )
+    generator = np.random.Generator(np.random.Philox(seed))
+    right, total = np.zeros(len(counts)), 0
+    for _ in range(splits):
+        train_x, test_x = _split(x, generator)
+        train_y, test_y = _split(y, generator)
+        means = train_x.mean(axis=0), train_y.mean(axis=0)
+        spread = train_x.var(axis=0, ddof=1) / len(train_x) + train_y.var(axis=0, ddof=1) / len(train_y)
+        pooled = (train_x.var(axis=0, ddof=1) + train_y.var(axis=0, ddof=1)) / 2
+        floor = max(float(pooled.mean()), 1e-12) * 1e-3
+        order = np.argsort(-np.abs(means[0] - means[1]) / np.sqrt(spread + floor), kind="stable")
+        for i, k in enumerate(counts):
+            chosen = order[:k]
+            gap = (means[0] - means[1])[chosen] / (pooled[chosen] + floor)
+            middle = (means[0] + means[1])[chosen] / 2
+            right[i] += ((test_x[:, chosen] - middle) @ gap > 0).sum() + (
+                (test_y[:, chosen] - middle) @ gap < 0
+            ).sum()
+        total += len(test_x) + len(test_y)
+    chance = max(len(x), len(y)) / (len(x) + len(y))
+    return Fingerprint(tuple(counts), tuple((right / total).tolist()), chance, splits)
+
+
+def _split(x: Floats, generator: np.random.Generator) -> tuple[Floats, Floats]:
+    order = generator.permutation(len(x))
+    return x[order[: len(x) // 2]], x[order[len(x) // 2 :]]
+
+
+def auc(scores: Any, positive: Any) -> float:
+    """Area under the ROC curve: how often a positive example scores above another one (ties count half)."""
+    s, mask = np.asarray(scores, np.float64), np.asarray(positive, bool)
+    if s.shape != mask.shape or s.ndim != 1:
+        raise UserError(f"scores and the mask have one axis and one length, not {s.shape} and {mask.shape}")
+    n, m = int(mask.sum()), int((~mask).sum())
+    if n == 0 or m == 0:
+        raise UserError("an AUC needs positive and negative examples")
+    return float((rank(s)[mask].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def noise_curve(values: Any, planted: Any, direction: Callable[[Floats], Floats] = lambda s: s) -> Floats:
+    """AUC for finding planted label noise with the mean rank of 1, 2, ... runs. values: (runs, n), high is
+    hard after `direction`."""
+    x = _runs(values, 1)
+    ranks = np.atleast_2d(rank(direction(x)))
+    return np.array([auc(ranks[:k].mean(axis=0), planted) for k in range(1, len(x) + 1)])

@@ -1,0 +1,183 @@
+"""Which examples to keep, given any score: the policies of the literature, seeded and documented.
+
+Every function takes scores of (n,), where HIGH IS HARD unless `Score.direction` says otherwise (negate the
+easy ones), and returns ascending positions of the examples to keep.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dither.errors import UserError
+from dither.scores.engine import Floats, Ints, floats, integers
+
+
+def _scores(scores: Any) -> Floats:
+    s = floats(scores, "scores")
+    if np.isnan(s).any():
+        raise UserError(
+            f"{int(np.isnan(s).sum())} scores are NaN (examples never visited?); choose among the others, "
+            f"or give them a value"
+        )
+    return s
+
+
+def _count(n: int, keep: float | int) -> int:
+    """`keep` as a number of examples: a share below 1 (or 1.0), or a count."""
+    k = round(keep * n) if isinstance(keep, float) else keep
+    if isinstance(keep, bool) or not 0 <= k <= n:
+        raise UserError(f"keep={keep!r} is a share from 0.0 to 1.0 or a count up to {n}")
+    return int(k)
+
+
+def _order(s: Floats) -> Ints:
+    """Positions, easiest first; equal scores by position."""
+    return np.argsort(s, kind="stable")
+
+
+def top(scores: Any, keep: float | int) -> Ints:
+    """The hardest."""
+    s = _scores(scores)
+    return np.sort(_order(s)[len(s) - _count(len(s), keep) :])
+
+
+def bottom(scores: Any, keep: float | int) -> Ints:
+    """The easiest."""
+    s = _scores(scores)
+    return np.sort(_order(s)[: _count(len(s), keep)])
+
+
+def band(scores: Any, low: float, high: float) -> Ints:
+    """Those between two quantiles: band(s, .2, .6) leaves out the easiest 20 % and the hardest 40 %."""
+    s = _scores(scores)
+    if not 0 <= low <= high <= 1:
+        raise UserError(f"a band lies between quantiles 0 <= low <= high <= 1, not {low} and {high}")
+    n = len(s)
+    return np.sort(_order(s)[round(low * n) : round(high * n)])
+
+
+def window(scores: Any, keep: float | int, drop_hardest: float = 0.01) -> Ints:
+    """The hardest after the very hardest are dropped (data-diet: about 1 %, more under label noise)."""
+    s = _scores(scores)
+    if not 0 <= drop_hardest < 1:
+        raise UserError(f"drop_hardest={drop_hardest} is a share below 1")
+    k, n = _count(len(s), keep), len(s)
+    end = max(n - round(drop_hardest * n), k)
+    return np.sort(_order(s)[end - k : end])
+
+
+def with_class_floor(scores: Any, labels: Any, keep: float | int, floor: float = 0.5) -> Ints:
+    """The hardest, but of every class at least `floor` of its proportional share (2206.14486 keeps 50 %)."""
+    s = _scores(scores)
+    y = integers(labels, "labels", len(s))
+    if not 0 <= floor <= 1:
+        raise UserError(f"floor={floor} is a share from 0 to 1")
+    k, n = _count(len(s), keep), len(s)
+    if k == 0:
+        return np.empty(0, np.int64)
+    kept = np.zeros(n, bool)
+    hardest = _order(s)[::-1]
+    for label in np.unique(y):
+        mine = hardest[y[hardest] == label]
+        kept[mine[: int(floor * k * len(mine) / n)]] = True
+    rest = hardest[~kept[hardest]]
+    kept[rest[: k - int(kept.sum())]] = True
+    return np.flatnonzero(kept)
+
+
+def gumbel_top_k(log_weights: Any, keep: float | int, seed: int = 0) -> Ints:
+    """Weighted sampling without replacement: log weights plus Gumbel noise, the greatest k (Vieira 2014).
+
+    -infinity is never drawn; UserError where fewer than k are left.
+    """
+    w = _scores(log_weights)
+    k = _count(len(w), keep)
+    if k > int((w > -np.inf).sum()):
+        raise UserError(
+            f"{k} examples are to be kept, but only {int((w > -np.inf).sum())} have a weight above 0"
+        )
+    noisy = w + np.random.Generator(np.random.Philox(seed)).gumbel(size=len(w))
+    return np.sort(_order(noisy)[len(w) - k :])
+
+
+def sample_softmax(scores: Any, keep: float | int, temperature: float = 1.0, seed: int = 0) -> Ints:
+    """Without replacement, weights exp(z / temperature) of the standardised scores z (too aggressive on noisy
+    data, 2311.16298)."""
+    s = _scores(scores)
+    if not temperature > 0:
+        raise UserError(f"temperature={temperature} is above 0")
+    spread = s.std() if len(s) else 0.0
+    z = (s - s.mean()) / spread if spread > 0 else np.zeros_like(s)
+    return gumbel_top_k(z / temperature, keep, seed)
+
+
+def sample_linear(scores: Any, keep: float | int, eps: float = 0.01, seed: int = 0) -> Ints:
+    """Without replacement, weights linear in the score from `eps` (easiest) to 1 (hardest), as 2311.16298."""
+    s = _scores(scores)
+    if not 0 < eps <= 1:
+        raise UserError(f"eps={eps} lies above 0 and at most at 1")
+    spread = s.max() - s.min() if len(s) else 0.0
+    unit = (s - s.min()) / spread if spread > 0 else np.zeros_like(s)
+    return gumbel_top_k(np.log(eps + (1 - eps) * unit), keep, seed)
+
+
+def random(n: int, keep: float | int, seed: int = 0) -> Ints:
+    """The baseline that every policy must beat."""
+    return gumbel_top_k(np.zeros(n), keep, seed)
+
+
+def coverage(
+    scores: Any, keep: float | int, drop_hardest: float = 0.1, strata: int = 50, seed: int = 0
+) -> Ints:
+    """Coverage-centric selection (Zheng et al., 2210.15809): the hardest share is cut, then every stratum of
+    the score's range gets an equal budget, small strata first; what they do not use goes to the others."""
+    s = _scores(scores)
+    k = _count(len(s), keep)
+    if not 0 <= drop_hardest < 1 or strata < 1:
+        raise UserError(f"drop_hardest={drop_hardest} is a share below 1, strata={strata} at least 1")
+    pool = _order(s)[: max(len(s) - round(drop_hardest * len(s)), k)]
+    if k == 0:
+        return np.empty(0, np.int64)
+    edges = np.linspace(s[pool[0]], s[pool[-1]], strata + 1)[1:-1]
+    stratum = np.searchsorted(edges, s[pool], side="right")
+    groups = sorted((pool[stratum == j] for j in np.unique(stratum)), key=len)
+    generator = np.random.Generator(np.random.Philox(seed))
+    kept: list[np.ndarray] = []
+    left = k
+    for i, group in enumerate(groups):
+        share = min(len(group), left // (len(groups) - i))
+        kept.append(generator.permutation(group)[:share])
+        left -= share
+    return np.sort(np.concatenate(kept))
+
+
+def budget_aware(
+    scores: Any, keep: float | int, examples_per_parameter: float, threshold: float = 1.0
+) -> Ints:
+    """Keep hard examples where data are plentiful and easy ones where they are scarce (2206.14486).
+
+    examples_per_parameter: kept examples over model parameters (or any measure of plenty), against
+    `threshold`, where the theory's two regimes meet for your data: find it with a retrain comparison.
+    """
+    return top(scores, keep) if examples_per_parameter >= threshold else bottom(scores, keep)
+
+
+def repetition_value(utility: float, half_life: float, epochs: int) -> Floats:
+    """Utility of a pool in each epoch, b (1/2)^((k - 1) / tau) for k = 1..epochs (2404.07177): what a repeat
+    is still worth. UserError for a half-life that is not positive."""
+    if not half_life > 0 or epochs < 0:
+        raise UserError(f"half_life={half_life} is above 0 and epochs={epochs} not negative")
+    return utility * 0.5 ** (np.arange(epochs) / half_life)
+
+
+POLICIES = {
+    "top": top,
+    "bottom": bottom,
+    "window": window,
+    "softmax": sample_softmax,
+    "linear": sample_linear,
+    "coverage": coverage,
+}
+"""Policies of a score and a budget alone, by the name `dither select --policy` knows."""

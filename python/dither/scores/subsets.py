@@ -1,0 +1,56 @@
+"""Memorization and influence from models trained on random subsets (Feldman and Zhang, 2008.03703)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dither.errors import UserError
+from dither.scores.engine import Floats, run_subsets, to_numpy
+
+
+def pack_bits(mask: Any) -> NDArray[np.uint64]:
+    """(models, n) of booleans -> (n, words): a bit a model, models along the words."""
+    bits = np.packbits(np.asarray(to_numpy(mask), bool).T, axis=1, bitorder="little")
+    bits = np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8)))
+    return np.ascontiguousarray(bits).view("<u8").astype(np.uint64, copy=False)
+
+
+def _pair(member: Any, correct: Any) -> tuple[NDArray[np.uint64], NDArray[np.uint64], int]:
+    member, correct = to_numpy(member), to_numpy(correct)
+    if member.ndim != 2 or correct.ndim != 2 or len(member) != len(correct):
+        raise UserError(
+            f"masks are (models, examples) of the same models, not of the shapes {member.shape} and "
+            f"{correct.shape}"
+        )
+    if len(member) == 0:
+        raise UserError("there are no models")
+    for name, mask in (("member", member), ("correct", correct)):
+        if mask.dtype.kind not in "biu" or (
+            mask.size and mask.dtype.kind != "b" and (mask.min() < 0 or mask.max() > 1)
+        ):
+            raise TypeError(f"{name} holds booleans (or 0 and 1), not {mask.dtype}")
+    return pack_bits(member), pack_bits(correct), len(member)
+
+
+def memorization(member: Any, correct: Any) -> Floats:
+    """P[correct on i | i in the subset] - P[correct on i | it was not], for every training example.
+
+    member, correct: (models, examples) of booleans. NaN for an example that every model, or none, had. A
+    value of at least .25 is the paper's cut-off. Raises UserError for shapes that do not agree.
+    """
+    m, c, models = _pair(member, correct)
+    if m.shape != c.shape:
+        raise UserError("memorization compares the examples with themselves: both masks have the same shape")
+    return run_subsets(m, c, models, True)
+
+
+def influence(member: Any, correct: Any) -> Floats:
+    """The same for every training example i on every test example j: (examples, tests).
+
+    member: (models, examples), correct: (models, tests). The paper's cut-off is .15.
+    """
+    m, c, models = _pair(member, correct)
+    return run_subsets(m, c, models, False)

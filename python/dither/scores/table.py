@@ -1,0 +1,356 @@
+"""ScoreTable: what runs know of examples. Mergeable in any order with the same result, kept as Parquet.
+
+A table holds, for every run, the ids of the examples it saw and columns: sufficient statistics (from which
+`dither.scores.dynamics` derives scores) and scores as they were computed. Runs are never summed: they are
+kept apart and reduced in the order of their names, so that merging is exact, associative and commutative.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dither.errors import UserError, require, suggest
+from dither.files import replacing
+from dither.scores.dynamics import DERIVED, derive
+from dither.scores.engine import Floats, to_numpy
+
+VERSION = 1
+METADATA = b"dither.scores"
+
+
+@dataclass(frozen=True, eq=False)
+class RunScores:
+    """One run: ids in ascending order, columns beside them, and where they come from (JSON values)."""
+
+    ids: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    scores: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def same(self, other: RunScores) -> bool:
+        """Equal to the last bit."""
+        return (
+            np.array_equal(self.ids, other.ids)
+            and set(self.columns) == set(other.columns)
+            and all(
+                np.array_equal(v, other.columns[k], equal_nan=v.dtype.kind == "f")
+                for k, v in self.columns.items()
+            )
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """Runs by name, in ascending order. Make one with `Tracker.table` or `of_run`, read one with `load`."""
+
+    runs: Mapping[str, RunScores]
+    data: str | None = None
+    """What the examples are (a name, a hash): tables of different data do not merge."""
+
+    @classmethod
+    def of_run(
+        cls,
+        run: str,
+        columns: Mapping[str, Any],
+        *,
+        ids: Any = None,
+        scores: Iterable[str] = (),
+        provenance: Mapping[str, Any] | None = None,
+        data: str | None = None,
+    ) -> ScoreTable:
+        """The table of one run: columns of (n,) numbers, ids (n,) of integers or strings, default 0..n-1.
+
+        scores: names of the dynamics scores that the columns are statistics of. UserError for columns of
+        different lengths and for ids that are not unique.
+        """
+        arrays = {str(name): to_numpy(values) for name, values in columns.items()}
+        lengths = {name: values.shape for name, values in arrays.items()}
+        if not arrays or any(len(s) != 1 for s in lengths.values()) or len(set(lengths.values())) > 1:
+            raise UserError(f"columns have one axis and one length, not {lengths}")
+        n = len(next(iter(arrays.values())))
+        keys = np.arange(n, dtype=np.int64) if ids is None else _ids(ids, n)
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        if n and (keys[1:] == keys[:-1]).any():
+            raise UserError(f"the id {keys[1:][keys[1:] == keys[:-1]][0]!r} occurs twice")
+        kept = {name: _column(name, values)[order] for name, values in arrays.items()}
+        about = json.loads(json.dumps(dict(provenance or {}), allow_nan=False))
+        return cls({str(run): RunScores(keys, kept, tuple(scores), about)}, data)
+
+    def __repr__(self) -> str:
+        n = len(self.ids) if self.runs else 0
+        return f"ScoreTable({len(self.runs)} runs, {n} examples, scores: {', '.join(self.scores) or 'none'})"
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Ids that every run has, ascending."""
+        runs = iter(self.runs.values())
+        first = next(runs, None)
+        common = np.empty(0, np.int64) if first is None else first.ids
+        for run in runs:
+            if not np.array_equal(common, run.ids):
+                common = np.intersect1d(common, run.ids, assume_unique=True)
+        return common
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names that `values` takes: scores that every run has."""
+        names: list[str] | None = None
+        for run in self.runs.values():
+            mine = [*run.scores, *(c for c in run.columns if not c.startswith(("sum_", "mean_", "squares_")))]
+            mine = [n for n in dict.fromkeys(mine) if n in run.columns or n in DERIVED]
+            names = mine if names is None else [n for n in names if n in mine]
+        return tuple(n for n in names or () if n != "visits")
+
+    def merge(self, *others: ScoreTable) -> ScoreTable:
+        """Runs and shards of both. Shards of a run hold different examples; what both hold must be equal.
+
+        The result does not depend on the order. UserError for tables of different data, ids of different
+        kinds, or a run that both have with different values.
+        """
+        merged, data = dict(self.runs), self.data
+        for other in others:
+            if data is not None and other.data is not None and data != other.data:
+                raise UserError(f"the tables are of different data: {data} and {other.data}")
+            data = data if data is not None else other.data
+            for name, run in other.runs.items():
+                merged[name] = _join(name, merged[name], run) if name in merged else run
+        kinds = {run.ids.dtype.kind for run in merged.values()}
+        if len(kinds) > 1:
+            raise UserError("one table has integers as ids, the other strings: they are not of the same data")
+        return ScoreTable(dict(sorted(merged.items())), data)
+
+    def values(self, score: str, dialect: str | None = None) -> Floats:
+        """One score: (runs, examples), runs by name, examples as `ids`. See `dynamics.derive` for
+        dialects."""
+        ids = self.ids
+        rows = [_pick(run, ids, _read(name, run, score, dialect)) for name, run in self.runs.items()]
+        if not rows:
+            raise UserError("the table has no runs")
+        return np.stack(rows)
+
+    def mean(self, score: str, dialect: str | None = None) -> Floats:
+        """Mean over the runs, summed in the order of their names."""
+        return _reduce(self.values(score, dialect))
+
+    def mean_rank(self, score: str, dialect: str | None = None) -> Floats:
+        """Mean over the runs of the rank within each run, which no run's scale can dominate."""
+        from dither.scores.ranks import rank
+
+        return _reduce(np.atleast_2d(rank(self.values(score, dialect))))
+
+    def select(self, keep: Callable[[str], bool] | Iterable[str]) -> ScoreTable:
+        """The table of some runs, by name or by a function of the name."""
+        wanted = keep if callable(keep) else set(keep).__contains__
+        return ScoreTable({name: run for name, run in self.runs.items() if wanted(name)}, self.data)
+
+    def fingerprint(self) -> str:
+        """A hash of everything but the provenance: equal tables have equal ones."""
+        digest = hashlib.sha256(repr((VERSION, self.data)).encode())
+        for name, run in self.runs.items():
+            digest.update(repr((name, run.ids.dtype.kind, sorted(run.columns))).encode())
+            for values in (run.ids, *(run.columns[c] for c in sorted(run.columns))):
+                plain = values if values.dtype.kind != "U" else np.array("\0".join(values.tolist()))
+                digest.update(np.ascontiguousarray(plain).tobytes())
+        return digest.hexdigest()
+
+    def to_arrow(self) -> Any:
+        """An Arrow table: a row for every run and example; metadata holds provenance."""
+        pa = require("pyarrow", "scores")
+        kinds = {c: pa.array(v[:0]).type for run in self.runs.values() for c, v in run.columns.items()}
+        parts = []
+        for name, run in self.runs.items():
+            n = len(run.ids)
+            columns = {"run": pa.array([name] * n, pa.string()), "id": pa.array(run.ids)}
+            for c, kind in kinds.items():
+                columns[c] = pa.array(run.columns[c]) if c in run.columns else pa.nulls(n, kind)
+            parts.append(pa.table(columns))
+        empty = pa.table({"run": pa.array([], pa.string()), "id": pa.array([], pa.int64())})
+        table = pa.concat_tables(parts, promote_options="permissive") if parts else empty
+        about = {
+            "version": VERSION,
+            "data": self.data,
+            "runs": {
+                name: {"scores": list(r.scores), "columns": list(r.columns), "provenance": dict(r.provenance)}
+                for name, r in self.runs.items()
+            },
+        }
+        return table.replace_schema_metadata({METADATA: json.dumps(about, sort_keys=True).encode()})
+
+    def to_pandas(self) -> Any:
+        """A pandas frame with the columns run, id, and every statistic and score."""
+        require("pandas", "scores")
+        return self.to_arrow().to_pandas()
+
+    def to_polars(self) -> Any:
+        """The same as a polars frame."""
+        return require("polars", "scores").from_arrow(self.to_arrow())
+
+    @classmethod
+    def from_frame(cls, frame: Any) -> ScoreTable:
+        """From an Arrow table, a pandas or polars frame, or a mapping of columns.
+
+        Needs a column `id`; `run` is optional (one run). Raises UserError where they are missing or lie.
+        """
+        pa = require("pyarrow", "scores")
+        if hasattr(frame, "to_arrow"):
+            frame = frame.to_arrow()
+        elif not isinstance(frame, pa.Table):
+            whole = type(frame).__module__.partition(".")[0] == "pandas"
+            frame = pa.Table.from_pandas(frame, preserve_index=False) if whole else pa.table(dict(frame))
+        if "id" not in frame.column_names:
+            raise UserError(
+                f"a table of scores has a column 'id'; this one has {', '.join(frame.column_names)}"
+            )
+        about = _about(frame.schema.metadata)
+        if "run" not in frame.column_names:
+            frame = frame.append_column("run", pa.array(["run"] * len(frame), pa.string()))
+        names = np.asarray(frame.column("run").to_pylist(), dtype=object)
+        if any(name is None for name in names):
+            raise UserError("the column 'run' has empty cells")
+        table = cls({}, about.get("data"))
+        for name in sorted(set(names.tolist())):
+            rows = frame.filter(pa.array(names == name))
+            said = about.get("runs", {}).get(name, {})
+            present = [c for c in frame.column_names if c not in ("run", "id")]
+            wanted = said.get("columns", present)
+            if set(wanted) - set(present):
+                raise UserError(
+                    f"run {name!r} lacks the columns {', '.join(sorted(set(wanted) - set(present)))}"
+                )
+            columns = {c: rows.column(c).to_numpy(zero_copy_only=False) for c in wanted}
+            ids = np.asarray(rows.column("id").to_pylist())
+            one = cls.of_run(
+                name, columns, ids=ids, scores=said.get("scores", ()), provenance=said.get("provenance")
+            )
+            table = table.merge(one)
+        return table
+
+    def save(self, path: str | Path) -> Path:
+        """Write a .parquet file; it appears whole or not at all."""
+        path = Path(path)
+        if path.suffix != ".parquet":
+            raise UserError(f"a table of scores is a .parquet file, not {path.name}")
+        table = self.to_arrow()
+        with replacing(path) as aside:
+            require("pyarrow.parquet", "scores").write_table(table, aside, compression="zstd")
+        return path
+
+    def append(self, folder: str | Path) -> Path:
+        """Write the table as one more file of a folder, which `load` merges. Any number of processes may
+        append at once: the file's name is the hash of what it holds, so that the same table twice is one
+        file."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.fingerprint()[:24]}.parquet"
+        return path if path.exists() else self.save(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ScoreTable:
+        """Read a .parquet file, or a folder of them, merged. UserError where there is none or one is
+        damaged."""
+        path = Path(path)
+        files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        if not files or not all(f.is_file() for f in files):
+            raise UserError(f"{path}: no such file, or a folder without .parquet files")
+        table, read = None, require("pyarrow.parquet", "scores").read_table
+        for file in files:
+            try:
+                arrow = read(file)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{file} is no Parquet file that can be read: {error}") from error
+            one = cls.from_frame(arrow)
+            table = one if table is None else table.merge(one)
+        assert table is not None
+        return table
+
+
+def _ids(ids: Any, n: int) -> np.ndarray:
+    array = to_numpy(ids)
+    if array.dtype == object:
+        array = np.asarray([str(i) for i in array.tolist()])
+    if array.ndim != 1 or len(array) != n or array.dtype.kind not in "iuU":
+        raise UserError(f"ids are {n} integers or strings, not {array.dtype} of the shape {array.shape}")
+    return array if array.dtype.kind == "U" else array.astype(np.int64)
+
+
+def _column(name: str, values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind not in "fiub":
+        raise TypeError(f"the column {name!r} holds numbers, not {values.dtype}")
+    return values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
+
+
+def _about(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    if not metadata or METADATA not in metadata:
+        return {}
+    try:
+        about = json.loads(metadata[METADATA])
+        if about["version"] > VERSION:
+            raise UserError(f"the table was written by a later version of dither (format {about['version']})")
+        return about
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"the table's metadata are damaged: {error}") from error
+
+
+def _join(name: str, a: RunScores, b: RunScores) -> RunScores:
+    """Two shards of a run, or the same twice."""
+    if a.same(b):
+        return a
+    if a.ids.dtype.kind != b.ids.dtype.kind:
+        raise UserError(f"run {name!r} has integers as ids in one table and strings in the other")
+    both = np.intersect1d(a.ids, b.ids, assume_unique=True)
+    if len(both):
+        raise UserError(
+            f"both tables have run {name!r} with different values for {len(both)} examples, {both[0]!r} "
+            f"among them; "
+            "give the runs different names"
+        )
+    if set(a.columns) != set(b.columns):
+        raise UserError(
+            f"the shards of run {name!r} have different columns: {sorted(a.columns)} and {sorted(b.columns)}"
+        )
+    ids = np.concatenate([a.ids, b.ids])
+    order = np.argsort(ids, kind="stable")
+    columns = {c: np.concatenate([a.columns[c], b.columns[c]])[order] for c in sorted(a.columns)}
+    provenance = (
+        dict(a.provenance)
+        if a.provenance == b.provenance
+        else {"shards": sorted((_shards(a) + _shards(b)), key=lambda p: json.dumps(p, sort_keys=True))}
+    )
+    return RunScores(ids[order], columns, tuple(sorted({*a.scores, *b.scores})), provenance)
+
+
+def _shards(run: RunScores) -> list[Any]:
+    return list(run.provenance["shards"]) if "shards" in run.provenance else [dict(run.provenance)]
+
+
+def _read(name: str, run: RunScores, score: str, dialect: str | None) -> Floats:
+    if score in run.columns:
+        if dialect is not None:
+            raise UserError(f"{score} was stored as it is and has no dialect {dialect!r}")
+        return run.columns[score].astype(np.float64)
+    if score in DERIVED:
+        return derive(run.columns, score, dialect)
+    known = [*run.columns, *run.scores]
+    raise UserError(f"run {name!r} has no score {score!r}{suggest(score, known)}; it has {', '.join(known)}")
+
+
+def _pick(run: RunScores, ids: np.ndarray, values: Floats) -> Floats:
+    return values if len(ids) == len(run.ids) else values[np.searchsorted(run.ids, ids)]
+
+
+def _reduce(values: Floats) -> Floats:
+    """Mean of rows, added one by one in their order."""
+    total = np.zeros(values.shape[1])
+    for row in values:
+        total += row
+    return total / len(values)

@@ -1,0 +1,72 @@
+"""Importance of documents by hashed n-grams (DSIR: Xie et al., 2302.03169): which raw text looks like the
+target.
+
+    weight = sum over the 1- and 2-grams of a document of log p_target - log p_raw
+
+Tokens are what `\\w+|[^\\w\\s]+` finds in lower case; buckets are ours (a 64-bit hash), not those of the
+authors' SHA-256, so weights agree in distribution, not digit for digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dither.errors import UserError
+from dither.scores.engine import Floats, Ints, run_ngram_count, run_ngram_weigh
+
+BUCKETS = 10_000
+FLOOR = 1e-8
+"""Added to each probability, as the authors' code does."""
+
+
+def _documents(texts: Iterable[str | bytes]) -> tuple[NDArray[np.uint8], Ints]:
+    if isinstance(texts, (str, bytes)):
+        raise TypeError("texts are a list of documents, not one string")
+    parts = [t.encode("utf-8", "replace") if isinstance(t, str) else bytes(t) for t in texts]
+    offsets = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([len(p) for p in parts], out=offsets[1:])
+    return np.frombuffer(b"".join(parts), np.uint8), offsets
+
+
+def ngram_counts(texts: Iterable[str | bytes], buckets: int = BUCKETS) -> NDArray[np.uint64]:
+    """How often the 1- and 2-grams of all documents fall into each bucket."""
+    if buckets < 1:
+        raise UserError(f"buckets= is a positive number, not {buckets}")
+    return run_ngram_count(*_documents(texts), buckets)
+
+
+@dataclass(frozen=True)
+class Importance:
+    """log p_target - log p_raw of every bucket."""
+
+    weights: Floats
+
+    @classmethod
+    def fit(
+        cls, target: Iterable[str | bytes], raw: Iterable[str | bytes], buckets: int = BUCKETS
+    ) -> Importance:
+        """From documents like those wanted, and documents like those to choose from."""
+        logs = []
+        for name, texts in (("target", target), ("raw", raw)):
+            counts = ngram_counts(texts, buckets)
+            if not counts.any():
+                raise UserError(f"the {name} documents hold no token")
+            logs.append(np.log(counts / counts.sum() + FLOOR))
+        return cls(logs[0] - logs[1])
+
+    def score(self, texts: Iterable[str | bytes]) -> tuple[Floats, Ints]:
+        """Log importance weight and number of tokens of every document (the authors drop those under 100)."""
+        return run_ngram_weigh(*_documents(texts), np.ascontiguousarray(self.weights, np.float64))
+
+
+def resample(log_weights: Any, k: int, seed: int = 0) -> Ints:
+    """k documents without replacement with probabilities that follow the weights (Gumbel top-k),
+    ascending."""
+    from dither.scores.selection import gumbel_top_k
+
+    return gumbel_top_k(log_weights, k, seed)

@@ -1,0 +1,192 @@
+"""Training dynamics in a user's own loop: one record of 48 bytes an example, updated by index in any
+order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dither.errors import UserError, suggest
+from dither.scores.catalogue import DYNAMICS, POINTWISE
+from dither.scores.dynamics import DERIVED
+from dither.scores.engine import RECORD, Floats, floats, integers, run_visit
+from dither.scores.pointwise import logit_scores
+from dither.scores.table import ScoreTable
+
+DEFAULT = (
+    "forgetting",
+    "iteration_learned",
+    "aum",
+    "confidence_mean",
+    "variability",
+    "el2n_mean",
+    "loss_mean",
+)
+_COLUMNS = ("confidence", "correct", "margin", "loss", "el2n", "entropy")
+"""What the records take, in the order of the extension."""
+
+LAST = tuple(score.name for score in POINTWISE)
+"""Scores of one visit: the tracker keeps the latest."""
+
+
+class Tracker:
+    """Collects scores of one run while it trains.
+
+    tracker = Tracker(len(dataset), scores=["el2n", "forgetting", "aum"])
+    for index, x, y in loader:
+        logits = model(x)
+        tracker.update(index, logits, y, step=step)
+    table = tracker.table(run="seed-0")
+
+    A batch may hold any examples in any order, each at most once: a minibatch of the training pass, or a full
+    evaluation in pieces. Every visit counts as one observation, so keep to one cadence in a run (NLP
+    fine-tuning needs evaluations every 50 steps: per epoch, most examples are never seen to be forgotten).
+
+    Scores of one visit (loss, el2n, margin, ...) keep the value of the latest visit: take `table()` at the
+    step that the score is meant for, or after an evaluation there. Thread-safe; a batch that is refused
+    leaves nothing behind.
+    """
+
+    def __init__(self, n_examples: int, scores: Iterable[str] = DEFAULT) -> None:
+        """Raises UserError for unknown scores and for a number of examples below 1."""
+        if isinstance(n_examples, bool) or not hasattr(n_examples, "__index__") or n_examples < 1:
+            raise UserError(f"n_examples is a positive integer, not {n_examples!r}")
+        known = (*LAST, *(score.name for score in DYNAMICS))
+        self.scores = tuple(dict.fromkeys((scores,) if isinstance(scores, str) else scores))
+        for name in self.scores:
+            if name not in known:
+                raise UserError(
+                    f"no score {name!r} of training{suggest(name, known)}; there are {', '.join(known)}"
+                )
+        needed = {column for name in self.scores for column in DERIVED.get(name, ())}
+        self._columns = tuple(c for c in _COLUMNS if c in needed or c in ("confidence", "correct"))
+        self._records = np.zeros(n_examples, RECORD)
+        self._last = {name: np.full(n_examples, np.nan) for name in self.scores if name in LAST}
+        self._lock = threading.Lock()
+        self.classes: int | None = None
+        self.step: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._records.nbytes + sum(values.nbytes for values in self._last.values())
+
+    def update(self, index: Any, logits: Any, labels: Any, *, step: int | None = None) -> None:
+        """One visit of each example of a batch.
+
+        index: (b,) integers, places in the data set. logits: (b, classes), labels: (b,), as `logit_scores`
+        takes them. step: where training stands; kept in the table.
+
+        Raises UserError for an index outside the data set or twice in the batch, labels outside the classes,
+        logits without probabilities (NaN), another number of classes than before; nothing is taken then.
+        """
+        places = integers(index, "index")
+        wanted = tuple(dict.fromkeys((*self._columns, *self._last)))
+        found = logit_scores(logits, labels, wanted)
+        classes = int(logits.shape[1])
+        with self._lock:
+            if self.classes not in (None, classes):
+                raise UserError(f"logits have {classes} classes where earlier ones had {self.classes}")
+            self._take(places, found, step)
+            self.classes = classes
+
+    def visit(
+        self,
+        index: Any,
+        *,
+        confidence: Any,
+        correct: Any,
+        margin: Any = None,
+        loss: Any = None,
+        el2n: Any = None,
+        entropy: Any = None,
+        step: int | None = None,
+    ) -> None:
+        """The same from values that are at hand: p_y and whether the prediction was right, and what the
+        tracked scores need beside them. Raises UserError where one is missing, and as `update` does."""
+        places = integers(index, "index")
+        given = {"confidence": confidence, "correct": correct, "margin": margin, "loss": loss, "el2n": el2n}
+        given["entropy"] = entropy
+        needed = dict.fromkeys((*self._columns, *self._last))
+        missing = [name for name in needed if given.get(name) is None]
+        if missing:
+            raise UserError(
+                f"the tracked scores need {', '.join(missing)}; pass them, or use update() with logits"
+            )
+        values = {name: floats(given[name], name, len(places)) for name in needed}
+        bad = [name for name, v in values.items() if not np.isfinite(v).all()]
+        if bad:
+            raise UserError(
+                f"{bad[0]} has NaN or infinity at place {int(np.argmin(np.isfinite(values[bad[0]])))}"
+            )
+        with self._lock:
+            self._take(places, values, step)
+
+    def _take(self, places: np.ndarray, values: Mapping[str, Floats], step: int | None) -> None:
+        columns = [values[name] if name in self._columns else None for name in _COLUMNS]
+        if columns[0] is None or len(columns[0]) != len(places):
+            raise UserError(
+                f"index has {len(places)} elements where logits have {len(next(iter(values.values())))} rows"
+            )
+        refused = run_visit(self._records, places, columns)
+        if refused is not None:
+            place, repeated = refused
+            where = f"example {places[place]} at place {place} of the batch"
+            if repeated:
+                raise UserError(f"{where} stands in the batch before; a batch visits an example once")
+            raise UserError(f"{where} is none of the {len(self)} examples")
+        for name, last in self._last.items():
+            last[places] = values[name]
+        if step is not None:
+            self.step = int(step)
+
+    def table(
+        self, run: str = "run", *, ids: Any = None, provenance: Mapping[str, Any] | None = None
+    ) -> ScoreTable:
+        """What was collected, as the table of one run. ids: (n,) of integers or strings, default 0..n-1."""
+        with self._lock:
+            records = self._records.copy()
+            last = {name: values.copy() for name, values in self._last.items()}
+        columns: dict[str, np.ndarray] = {"visits": (records["visits"] & 0x7FFF_FFFF).astype(np.int64)}
+        kept = {part for name in self.scores for part in DERIVED.get(name, ())} & set(_COLUMNS)
+        for name in ("correct", "forgets", "first_correct", "last_wrong"):
+            columns[f"sum_{name}"] = records[name].astype(np.int64)
+        for name in sorted(kept - {"correct"}):
+            columns[f"mean_{name}"] = records[name].astype(np.float64)
+        if "margin" in kept:
+            columns["mean_margin"] += records["margin_error"]
+        if "confidence" in kept:
+            columns["squares_confidence"] = records["deviation"].astype(np.float64)
+        unseen = columns["visits"] == 0
+        for name, values in columns.items():
+            if name.startswith(("mean_", "squares_")):
+                values[unseen] = np.nan
+        about = {"step": self.step, "classes": self.classes, **(provenance or {})}
+        return ScoreTable.of_run(run, {**columns, **last}, ids=ids, scores=self.scores, provenance=about)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as arrays and plain values: to save beside a checkpoint and go on bit for bit."""
+        with self._lock:
+            last = {f"last.{name}": values.copy() for name, values in self._last.items()}
+            about = {"scores": list(self.scores), "classes": self.classes, "step": self.step}
+            return {"records": self._records.view(np.uint8).copy(), **last, "about": about}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave. UserError where it belongs to other examples or scores."""
+        records = np.ascontiguousarray(state["records"], np.uint8)
+        if records.size != self._records.nbytes or tuple(state["about"]["scores"]) != self.scores:
+            raise UserError(
+                f"the state is of {records.size // RECORD.itemsize} examples and {state['about']['scores']}, "
+                f"the tracker of {len(self)} and {list(self.scores)}"
+            )
+        with self._lock:
+            self._records[:] = records.view(RECORD)
+            for name, values in self._last.items():
+                values[:] = state[f"last.{name}"]
+            self.classes, self.step = state["about"]["classes"], state["about"]["step"]

@@ -1,0 +1,118 @@
+"""Variance of gradients (Agarwal et al., 2008.11600): how much the gradient of a class moves over
+checkpoints.
+
+    S_k = d z_y / d x at checkpoint k;  V = std_k S_k per input element;  VoG = mean over elements of V
+
+Published codes differ silently; `DIALECTS` names what each does. Average colour channels before you pass
+gradients: (n, 3, H, W) -> mean over the channels -> (n, H * W).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dither.errors import UserError, suggest
+from dither.scores.engine import Floats, borrow, integers, run_vog_examples, run_vog_reduce, run_vog_update
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """output: what is differentiated, "logit" or "prob" (the caller's part); stat: "std" or "var"; ddof: 0
+    for the population's; norm: "class", "dataset" or "none"."""
+
+    output: str = "logit"
+    stat: str = "std"
+    ddof: int = 0
+    norm: str = "class"
+
+
+DIALECTS = {
+    "agarwal": Dialect(),
+    "agarwal-toy": Dialect(output="prob"),
+    "kwok": Dialect("prob", "var", 1, "none"),
+    "emnlp": Dialect("logit", "var", 0, "class"),
+    "emnlp-dataset": Dialect("logit", "var", 0, "dataset"),
+}
+"""agarwal: the authors' ImageNet script; agarwal-toy: their toy script, with all checkpoints; kwok: the code
+of 2401.01867; emnlp: 2311.16298, over embeddings."""
+
+
+def dialect(name: str | Dialect) -> Dialect:
+    """The dialect of that name. UserError where there is none."""
+    if isinstance(name, Dialect):
+        return name
+    if name not in DIALECTS:
+        raise UserError(f"no VoG dialect {name!r}{suggest(name, DIALECTS)}; there are {', '.join(DIALECTS)}")
+    return DIALECTS[name]
+
+
+class VoG:
+    """The streaming reducer: give it the gradients of one checkpoint after the other.
+
+    State is two fp32 arrays of examples x elements (Welford), whatever the number of checkpoints.
+    """
+
+    def __init__(self, examples: int, elements: int, how: str | Dialect = "agarwal") -> None:
+        self.how = dialect(how)
+        self.checkpoints = 0
+        self._mean = np.zeros((examples, elements), np.float32)
+        self._squares = np.zeros((examples, elements), np.float32)
+
+    def update(self, gradients: Any) -> None:
+        """Take in one checkpoint's gradients, (examples, elements) of fp32, bf16, fp16 or fp64."""
+        x = borrow(gradients, 2, "the gradients")
+        if x.shape != self._mean.shape:
+            raise UserError(f"gradients have the shape {x.shape} where {self._mean.shape} is expected")
+        if x.shape[0] > 1 and x.stride != x.shape[1]:
+            x = borrow(np.ascontiguousarray(gradients), 2, "the gradients")
+        self.checkpoints += 1
+        run_vog_update(x, self._mean, self._squares, self.checkpoints)
+
+    def scores(self, labels: Any = None) -> Floats:
+        """VoG of every example so far; `labels` for the normalisation within classes."""
+        _enough(self.checkpoints, self.how)
+        raw = run_vog_reduce(self._squares, self.checkpoints, self.how.stat == "std", self.how.ddof)
+        return normalise(raw, self.how.norm, labels)
+
+
+def vog(gradients: Any, labels: Any = None, how: str | Dialect = "agarwal") -> Floats:
+    """VoG from gradients of examples x checkpoints x elements at once, without state."""
+    d, x = dialect(how), borrow(gradients, 3, "the gradients")
+    _enough(x.shape[1], d)
+    return normalise(run_vog_examples(x, d.stat == "std", d.ddof), d.norm, labels)
+
+
+def _enough(checkpoints: int, how: Dialect) -> None:
+    if checkpoints < 2:
+        raise UserError(f"a variance over checkpoints needs at least two of them, not {checkpoints}")
+    if checkpoints <= how.ddof:
+        raise UserError(f"ddof={how.ddof} needs more than {how.ddof} checkpoints")
+
+
+def normalise(raw: Floats, norm: str, labels: Any = None) -> Floats:
+    """(v - mean) / population std, within each class, over the data set, or not at all.
+
+    Where all of a class are equal (one example, say) they are 0. UserError for an unknown norm and for
+    "class" without labels.
+    """
+    if norm == "none":
+        return raw
+    if norm == "dataset":
+        return _standard(raw)
+    if norm != "class":
+        raise UserError(f"norm= is 'class', 'dataset' or 'none', not {norm!r}")
+    if labels is None:
+        raise UserError("norm='class' needs labels=; 'dataset' and 'none' do not")
+    y = integers(labels, "labels", len(raw))
+    result = np.empty_like(raw)
+    for label in np.unique(y):
+        result[y == label] = _standard(raw[y == label])
+    return result
+
+
+def _standard(v: Floats) -> Floats:
+    spread = v.std() if len(v) else 0.0
+    return (v - v.mean()) / spread if spread > 0 else np.zeros_like(v)

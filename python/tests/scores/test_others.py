@@ -1,0 +1,198 @@
+"""Scores from embeddings, ensembles, subsets, labels and gradients against their definitions."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dither.errors import UserError
+from dither.scores import (
+    confident_joint,
+    disagreement,
+    duplicates,
+    grand,
+    grand_last_layer,
+    influence,
+    knn_shapley,
+    label_issues,
+    learnability,
+    logit_scores,
+    memorization,
+    prototypes,
+    prototypes_kmeans,
+    pvi,
+    tracin_self,
+    vote_entropy,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def knn_utility(members, x, y, tests, test_y, k) -> float:
+    """Mean share of right labels among the k nearest members, of k also where there are fewer."""
+    members, total = list(members), 0.0
+    for t, label in zip(tests, test_y, strict=True):
+        nearest = sorted(members, key=lambda i: ((x[i] - t) ** 2).sum())[:k]
+        total += sum(y[i] == label for i in nearest) / k
+    return total / len(tests)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 8, 20])
+def test_knn_shapley_is_the_shapley_value(k):
+    rng = np.random.default_rng(k)
+    x, y = rng.standard_normal((7, 3)), rng.integers(0, 2, 7)
+    tests, test_y = rng.standard_normal((3, 3)), rng.integers(0, 2, 3)
+    expected = np.zeros(7)
+    for i in range(7):
+        others = [j for j in range(7) if j != i]
+        for size in range(7):
+            weight = 1 / (7 * math.comb(6, size))
+            for s in itertools.combinations(others, size):
+                gain = knn_utility((*s, i), x, y, tests, test_y, k) - knn_utility(s, x, y, tests, test_y, k)
+                expected[i] += weight * gain
+    np.testing.assert_allclose(knn_shapley(x, y, tests, test_y, k), expected, atol=1e-12)
+
+
+def test_knn_shapley_is_efficient_and_does_not_depend_on_blocks(monkeypatch):
+    x, y = RNG.standard_normal((500, 8)), RNG.integers(0, 3, 500)
+    tests, test_y = RNG.standard_normal((60, 8)), RNG.integers(0, 3, 60)
+    values = knn_shapley(x, y, tests, test_y, 10)
+    np.testing.assert_allclose(values.sum(), knn_utility(range(500), x, y, tests, test_y, 10), atol=1e-9)
+    monkeypatch.setattr("dither.scores.neighbours.BLOCK", 500 * 16)
+    np.testing.assert_allclose(knn_shapley(x, y, tests, test_y, 10), values, atol=1e-15)
+    with pytest.raises(UserError, match="NaN"):
+        knn_shapley(np.full((2, 2), np.nan), [0, 1], x[:1, :2], [0])
+    with pytest.raises(UserError, match="dimensions"):
+        knn_shapley(x, y, tests[:, :5], test_y)
+
+
+@pytest.mark.parametrize("models", [1, 63, 64, 65, 300])
+def test_memorization_and_influence(models):
+    rng = np.random.default_rng(models)
+    member, right, others = (
+        rng.random((models, 9)) < 0.7,
+        rng.random((models, 9)) < 0.5,
+        rng.random((models, 5)) < 0.5,
+    )
+    with np.errstate(invalid="ignore"):
+
+        def contrast(i, c):
+            inside, outside = c[member[:, i]], c[~member[:, i]]
+            return (inside.mean() if len(inside) else np.nan) - (outside.mean() if len(outside) else np.nan)
+
+        own = [contrast(i, right[:, i]) for i in range(9)]
+        full = [[contrast(i, others[:, j]) for j in range(5)] for i in range(9)]
+    np.testing.assert_allclose(memorization(member, right), own, atol=1e-15)
+    np.testing.assert_allclose(influence(member, others), full, atol=1e-15)
+    with pytest.raises(UserError, match="same models"):
+        influence(member, others[:0])
+    with pytest.raises(TypeError, match="booleans"):
+        memorization(member * 2, right)
+
+
+def test_prototypes():
+    x, y = RNG.standard_normal((40, 5)), RNG.integers(0, 4, 40)
+    expected = [np.linalg.norm(x[i] - x[y == y[i]].mean(axis=0)) for i in range(40)]
+    np.testing.assert_allclose(prototypes(x, y), expected, rtol=1e-6)
+    clear = np.repeat(np.eye(3) * 10, 5, axis=0) + RNG.standard_normal((15, 3)) * 0.1
+    clear[7] += 3
+    for metric in ("l2", "cosine"):
+        assert prototypes_kmeans(clear, 3, metric=metric).argmax() == 7
+    with pytest.raises(UserError, match="centroids"):
+        prototypes_kmeans(clear, 16)
+
+
+def test_duplicates_are_found(monkeypatch):
+    x = RNG.standard_normal((60, 12))
+    x[31] = x[17] * 2
+    cluster = np.arange(60) % 2
+    whole = duplicates(x, cluster)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    for c in (0, 1):
+        members = np.flatnonzero(cluster == c)
+        centre = unit[members].mean(axis=0)
+        order = members[np.argsort(unit[members] @ centre / np.linalg.norm(centre), kind="stable")]
+        for place, i in enumerate(order):
+            expected = max((unit[i] @ unit[j] for j in order[:place]), default=-1)
+            np.testing.assert_allclose(whole[i], expected, atol=1e-6)
+    monkeypatch.setattr("dither.scores.embeddings.BLOCK", 7)
+    np.testing.assert_allclose(duplicates(x, cluster), whole, atol=1e-6)
+    assert max(whole[17], whole[31]) > 0.9999
+
+
+def test_models():
+    p = RNG.dirichlet(np.ones(4), (3, 20))
+
+    def kl(a, b):
+        return (a * np.log(a / b)).sum(axis=-1)
+
+    pairs = list(itertools.combinations(range(3), 2))
+    expected = np.mean(
+        [(kl(p[i], (p[i] + p[j]) / 2) + kl(p[j], (p[i] + p[j]) / 2)) / 2 for i, j in pairs], axis=0
+    )
+    np.testing.assert_allclose(disagreement(p), expected, atol=1e-12)
+    np.testing.assert_allclose(disagreement(np.eye(2)[:, None, :]), [math.log(2)])
+    votes = np.array([[0, 1, 2], [0, 1, 1], [0, 2, 0]])
+    h = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
+    np.testing.assert_allclose(vote_entropy(votes), [0, h, math.log(3)], atol=1e-15)
+    np.testing.assert_allclose(pvi([math.log(2)], [math.log(8)]), [2.0])
+    np.testing.assert_array_equal(learnability([3.0, 1.0], [1.0, 2.0]), [2.0, -1.0])
+    with pytest.raises(UserError, match="2 are needed"):
+        learnability([1.0, 2.0], [1.0])
+
+
+def test_confident_learning_finds_planted_flips():
+    n, classes = 3000, 5
+    true = RNG.integers(0, classes, n)
+    z = RNG.standard_normal((n, classes)) * 0.7
+    z[np.arange(n), true] += 5
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    given, flipped = true.copy(), RNG.random(n) < 0.1
+    given[flipped] = (given[flipped] + 1) % classes
+    found = label_issues(given, p)
+    assert found[flipped].mean() > 0.85 and found[~flipped].mean() < 0.05
+    joint = confident_joint(given, p)
+    np.testing.assert_allclose(joint.sum(axis=1), np.bincount(given, minlength=classes))
+    truth = np.zeros((classes, classes))
+    np.add.at(truth, (given, true), 1)
+    assert np.abs(joint - truth).max() < 0.05 * n
+    with pytest.raises(UserError, match="sum to 1"):
+        label_issues(given, z)
+
+
+def network() -> torch.nn.Sequential:
+    torch.manual_seed(3)
+    return torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.GELU(), torch.nn.Linear(9, 4))
+
+
+def test_gradient_norms_are_those_of_backward():
+    model, x, y = network(), torch.randn(11, 6), torch.randint(0, 4, (11,))
+    norms, last = [], []
+    for i in range(11):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1]).backward()
+        grads = [p.grad for p in model.parameters()]
+        norms.append(math.sqrt(sum(float((g.double() ** 2).sum()) for g in grads if g is not None)))
+        last.append(math.sqrt(sum(float((g.double() ** 2).sum()) for g in grads[2:] if g is not None)))
+    np.testing.assert_allclose(grand(model, x, y, chunk=4), norms, rtol=1e-5)
+    with torch.no_grad():
+        features = model[1](model[0](x))
+        logits = model(x)
+    np.testing.assert_allclose(grand_last_layer(logits, y, features), last, rtol=1e-5)
+    np.testing.assert_allclose(
+        tracin_self([model, model], [0.1, 0.3], x, y), 0.4 * np.array(norms) ** 2, rtol=1e-5
+    )
+    with pytest.raises(UserError, match="at least one checkpoint"):
+        tracin_self([], [], x, y)
+
+
+def test_el2n_is_the_gradient_by_the_logits():
+    z = torch.randn(9, 5, dtype=torch.float64, requires_grad=True)
+    y = torch.randint(0, 5, (9,))
+    torch.nn.functional.cross_entropy(z, y, reduction="sum").backward()
+    assert z.grad is not None
+    np.testing.assert_allclose(
+        logit_scores(z.detach().float(), y, ["el2n"])["el2n"], z.grad.norm(dim=1), rtol=1e-6
+    )

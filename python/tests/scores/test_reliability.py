@@ -1,0 +1,133 @@
+"""Reliability against simulated runs whose truth is known, and the statistics against independent code."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from sklearn.metrics import roc_auc_score
+
+from dither.errors import UserError
+from dither.scores import (
+    architecture_bias,
+    auc,
+    fingerprints,
+    noise_curve,
+    rank_pca,
+    reliability,
+    score_correlations,
+    spearman_brown,
+)
+from dither.scores.reliability import benjamini_hochberg, variance_components
+
+
+def runs(count: int, n: int, noise: float, seed: int = 0, truth: np.ndarray | None = None) -> np.ndarray:
+    rng = np.random.default_rng([seed, count, n])
+    truth = np.random.default_rng(42).standard_normal(n) if truth is None else truth
+    return truth + noise * rng.standard_normal((count, n))
+
+
+def test_split_half_is_what_spearman_brown_predicts_for_continuous_scores():
+    """n = 4000: the standard error of a Spearman correlation is at most .016."""
+    found = reliability(runs(20, 4000, 0.7))
+    assert abs(found.half - found.predicted) < 0.02
+    pearson = 1 / (1 + 0.49)
+    assert abs(found.r1 - 6 / np.pi * np.arcsin(pearson / 2)) < 0.02
+    assert found.half_runs == 10 and found.tied == 0
+    assert found.needed == int(np.ceil(19 * (1 - found.r1) / found.r1))
+    assert spearman_brown(found.r1, found.needed) >= 0.95 > spearman_brown(found.r1, found.needed - 1)
+
+
+def test_the_prediction_is_too_high_for_ties_and_says_so():
+    found = reliability((runs(20, 4000, 0.7) > 1).astype(float))
+    assert found.predicted > found.half + 0.02 and found.tied == 1 and "ties" in str(found)
+
+
+def test_variance_components_are_unbiased():
+    """40 simulations of truth variance 1 and noise variance .49: means within 4 standard errors."""
+    pairs = [
+        variance_components(runs(5, 300, 0.7, seed, np.random.default_rng(seed).standard_normal(300)))
+        for seed in range(40)
+    ]
+    for values, truth in zip(np.array(pairs).T, (1.0, 0.49), strict=True):
+        assert abs(values.mean() - truth) < 4 * values.std(ddof=1) / np.sqrt(40)
+
+
+def test_correlations_use_independent_runs():
+    """Two scores with the same noise in a run: correlating within runs would give 1."""
+    shared = runs(10, 3000, 2.0)
+    names, matrix = score_correlations({"a": shared, "b": 3 * shared + 1})
+    assert names == ("a", "b")
+    np.testing.assert_allclose(matrix[0, 1], matrix[0, 0], atol=1e-9)
+    assert matrix[0, 1] < 0.7
+
+
+def test_one_factor_is_found():
+    base = np.random.default_rng(1).standard_normal(2000)
+    rng = np.random.default_rng(2)
+    scores = {f"s{i}": np.exp(base + 0.3 * rng.standard_normal(2000)) for i in range(5)}
+    found = rank_pca(scores)
+    assert found.shares[0] > 0.85 and abs(found.shares.sum() - 1) < 1e-12
+    np.testing.assert_allclose(found.loadings @ found.loadings.T, np.eye(5), atol=1e-9)
+    assert (found.loadings[0] > 0).all()
+    with pytest.raises(UserError, match="same for all"):
+        rank_pca({**scores, "c": np.ones(2000)})
+
+
+def test_bias_is_found_and_not_invented():
+    a, b = runs(8, 400, 0.5, 1), runs(8, 400, 0.5, 2)
+    none = architecture_bias(a, b)
+    assert none.significant.mean() < 0.02
+    b[:, :20] += 6
+    found = architecture_bias(a, b)
+    assert found.significant[:20].all() and (found.difference[:20] < 0).all()
+    assert found.significant[20:].mean() < 0.05
+    p = architecture_bias(a[:4], b[:4]).p
+    np.testing.assert_allclose(p[0], 2 / 70)
+
+
+def test_permutation_p_is_scipys():
+    a, b = runs(5, 12, 1.0, 3), runs(4, 12, 1.0, 4)
+    from dither.scores import rank
+
+    x, y = rank(a), rank(b)
+    for i in range(12):
+        expected = scipy.stats.permutation_test(
+            (x[:, i], y[:, i]),
+            lambda u, v: abs(u.mean() - v.mean()),
+            alternative="greater",
+            n_resamples=10**6,
+        ).pvalue
+        np.testing.assert_allclose(architecture_bias(a, b).p[i], expected)
+    p = np.random.default_rng(0).random(500) ** 3
+    np.testing.assert_array_equal(benjamini_hochberg(p, 0.1), scipy.stats.false_discovery_control(p) <= 0.1)
+
+
+def test_fingerprints_tell_groups_apart_only_where_they_differ():
+    a, b = runs(20, 300, 0.5, 1), runs(20, 300, 0.5, 2)
+    same = fingerprints(a, b)
+    # 200 classifications: chance .5 with a standard error of .035.
+    assert all(abs(accuracy - 0.5) < 0.15 for accuracy in same.accuracy) and same.chance == 0.5
+    b[:, 5] += 5
+    assert fingerprints(a, b).accuracy[0] > 0.95
+    with pytest.raises(UserError, match="at least 4"):
+        fingerprints(a[:3], b)
+
+
+def test_auc_is_scikits_and_more_runs_find_more_noise():
+    rng = np.random.default_rng(0)
+    scores, positive = rng.integers(0, 9, 500).astype(float), rng.random(500) < 0.2
+    np.testing.assert_allclose(auc(scores, positive), roc_auc_score(positive, scores))
+    planted = rng.random(1000) < 0.1
+    values = runs(10, 1000, 3.0, truth=planted * 2.0)
+    curve = noise_curve(values, planted)
+    assert curve[0] < 0.75 < 0.9 < curve[-1]
+    with pytest.raises(UserError, match="positive and negative"):
+        auc(scores, np.zeros(500, bool))
+
+
+def test_refusals():
+    with pytest.raises(UserError, match="at least 2 runs"):
+        reliability(np.ones((1, 5)))
+    with pytest.raises(UserError, match="never visited"):
+        reliability(np.full((2, 5), np.nan))
+    with pytest.raises(UserError, match="different shapes"):
+        score_correlations({"a": np.ones((2, 3)), "b": np.ones((2, 4))})

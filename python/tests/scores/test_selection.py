@@ -1,0 +1,82 @@
+"""Selection policies keep what they say, without replacement, with the stated probabilities."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dither.errors import UserError
+from dither.scores import selection
+
+SCORES = np.random.default_rng(0).permutation(100).astype(float)
+
+
+def test_quantiles():
+    np.testing.assert_array_equal(np.sort(SCORES[selection.top(SCORES, 0.3)]), np.arange(70, 100))
+    np.testing.assert_array_equal(np.sort(SCORES[selection.bottom(SCORES, 30)]), np.arange(30))
+    np.testing.assert_array_equal(np.sort(SCORES[selection.band(SCORES, 0.2, 0.6)]), np.arange(20, 60))
+    np.testing.assert_array_equal(np.sort(SCORES[selection.window(SCORES, 0.3, 0.05)]), np.arange(65, 95))
+    np.testing.assert_array_equal(np.sort(SCORES[selection.window(SCORES, 98, 0.05)]), np.arange(98))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60),
+    st.floats(0, 1),
+    st.sampled_from(sorted(selection.POLICIES)),
+)
+def test_every_policy_keeps_the_number_asked_for(scores, keep, policy):
+    kept = selection.POLICIES[policy](scores, keep)
+    assert len(kept) == round(keep * len(scores)) == len(set(kept.tolist()))
+    assert (np.diff(kept) > 0).all() and (kept >= 0).all() and (kept < len(scores)).all()
+
+
+def test_class_floor():
+    labels = np.repeat([0, 1], [90, 10])
+    scores = np.concatenate([np.arange(90) + 100, np.arange(10)])
+    kept = selection.with_class_floor(scores, labels, 0.4, floor=0.5)
+    assert len(kept) == 40 and (labels[kept] == 1).sum() == 2
+    assert (labels[selection.with_class_floor(scores, labels, 0.4, floor=0.0)] == 0).all()
+    assert set(kept[labels[kept] == 1]) == {98, 99}
+
+
+def test_coverage_takes_from_every_stratum():
+    scores = np.concatenate([np.zeros(900), np.linspace(0.5, 1, 100)])
+    kept = selection.coverage(scores, 100, drop_hardest=0.0, strata=10)
+    counts = np.histogram(scores[kept], bins=np.linspace(0, 1, 11))[0]
+    assert (counts[5:] >= 15).all() and counts.sum() == 100
+    hardest = np.argsort(scores)[-50:]
+    assert not set(hardest) & set(selection.coverage(scores, 100, drop_hardest=0.05, strata=10))
+
+
+def test_weights_are_the_probabilities():
+    """One of three with weights 1 : 2 : 5, 4000 draws; counts within 4 sigma."""
+    weights = np.array([1.0, 2.0, 5.0])
+    draws = np.bincount(
+        [selection.gumbel_top_k(np.log(weights), 1, seed)[0] for seed in range(4000)], minlength=3
+    )
+    expected = 4000 * weights / 8
+    assert (np.abs(draws - expected) < 4 * np.sqrt(expected)).all()
+    np.testing.assert_array_equal(selection.random(50, 0.5, 3), selection.random(50, 0.5, 3))
+    assert (selection.random(50, 0.5, 3) != selection.random(50, 0.5, 4)).any()
+    np.testing.assert_array_equal(selection.gumbel_top_k([0.0, -np.inf, 0.0], 2), [0, 2])
+    with pytest.raises(UserError, match="only 1"):
+        selection.gumbel_top_k([0.0, -np.inf], 2)
+
+
+def test_plenty_decides_and_repeats_fade():
+    np.testing.assert_array_equal(selection.budget_aware(SCORES, 10, 50.0), selection.top(SCORES, 10))
+    np.testing.assert_array_equal(selection.budget_aware(SCORES, 10, 0.1), selection.bottom(SCORES, 10))
+    np.testing.assert_allclose(
+        selection.repetition_value(-0.2, 2, 5), -0.2 * 0.5 ** np.array([0, 0.5, 1, 1.5, 2])
+    )
+
+
+def test_refusals():
+    with pytest.raises(UserError, match="NaN"):
+        selection.top([1.0, np.nan], 1)
+    for keep in (1.5, -1, 101, True):
+        with pytest.raises(UserError, match="share"):
+            selection.top(SCORES, keep)
+    with pytest.raises(UserError, match="quantiles"):
+        selection.band(SCORES, 0.6, 0.2)

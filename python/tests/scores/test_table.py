@@ -1,0 +1,189 @@
+"""Tables merge in any order to the same bits, and survive files, frames and crashes."""
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dither.errors import UserError
+from dither.scores import ScoreTable
+
+
+def table(run: str, ids, seed: int, **more) -> ScoreTable:
+    rng = np.random.default_rng(seed)
+    n = len(ids)
+    columns = {"el2n": rng.standard_normal(n), "visits": rng.integers(0, 9, n)}
+    return ScoreTable.of_run(run, columns, ids=ids, provenance={"seed": seed}, **more)
+
+
+def parts() -> list[ScoreTable]:
+    """Three runs, the first in three shards."""
+    shards = [table("a", ids, 7 + i) for i, ids in enumerate(([5, 1, 9], [2, 0], [7, 3, 4, 8, 6]))]
+    return [*shards, table("b", list(range(9, -1, -1)), 1), table("c", list(range(10)), 2)]
+
+
+def test_merging_does_not_depend_on_the_order():
+    hashes, means = set(), set()
+    for order in itertools.permutations(parts()):
+        merged = order[0].merge(*order[1:])
+        hashes.add(merged.fingerprint())
+        means.add(merged.mean("el2n").tobytes())
+        assert [r.provenance for r in merged.runs.values()][1:] == [{"seed": 1}, {"seed": 2}]
+    assert len(hashes) == len(means) == 1
+
+
+def test_merging_groups_as_it_likes_and_twice():
+    p = parts()
+    left = p[0].merge(p[1]).merge(p[2]).merge(p[3]).merge(p[4])
+    right = p[0].merge(p[1].merge(p[2].merge(p[3].merge(p[4]))))
+    assert left.fingerprint() == right.fingerprint() == left.merge(left).fingerprint()
+    np.testing.assert_array_equal(left.ids, np.arange(10))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 50), unique=True, min_size=2, max_size=20), st.integers(1, 19), st.randoms())
+def test_any_cut_into_shards_is_the_whole(ids, cut, random):
+    whole = table("r", ids, 3)
+    order = list(range(len(ids)))
+    random.shuffle(order)
+    run = whole.runs["r"]
+    lookup = {int(i): k for k, i in enumerate(run.ids)}
+
+    def shard(members):
+        rows = [lookup[ids[m]] for m in members]
+        columns = {c: v[rows] for c, v in run.columns.items()}
+        return ScoreTable.of_run("r", columns, ids=run.ids[rows], provenance={"seed": 3})
+
+    cut %= len(ids)
+    pieces = [shard(order[:cut]), shard(order[cut:])] if cut else [shard(order)]
+    assert pieces[-1].merge(*pieces[:-1]).fingerprint() == whole.fingerprint()
+
+
+def test_conflicts_are_refused():
+    a = table("a", [0, 1, 2], 1)
+    with pytest.raises(UserError, match="different values for 2 examples"):
+        a.merge(table("a", [2, 1, 5], 2))
+    with pytest.raises(UserError, match="different data"):
+        table("a", [0], 1, data="x").merge(table("b", [0], 1, data="y"))
+    with pytest.raises(UserError, match="integers as ids"):
+        a.merge(table("b", ["x", "y"], 1))
+    with pytest.raises(UserError, match="different columns"):
+        a.merge(ScoreTable.of_run("a", {"loss": [1.0]}, ids=[9]))
+    with pytest.raises(UserError, match="occurs twice"):
+        table("a", [3, 3], 1)
+    with pytest.raises(UserError, match="one length"):
+        ScoreTable.of_run("a", {"x": [1.0], "y": [1.0, 2.0]})
+    with pytest.raises(UserError, match="did you mean 'el2n'"):
+        a.values("el2m")
+
+
+def test_runs_over_different_examples_meet_in_the_common_ones():
+    merged = table("a", [0, 1, 2, 3], 1).merge(table("b", [2, 3, 4], 2))
+    np.testing.assert_array_equal(merged.ids, [2, 3])
+    assert merged.values("el2n").shape == (2, 2)
+    np.testing.assert_array_equal(merged.values("el2n")[0], merged.runs["a"].columns["el2n"][2:])
+
+
+@pytest.mark.parametrize("ids", [None, [10, 3, 7], ["c", "a", "b"]])
+def test_files_give_the_same_table(tmp_path, ids):
+    one = ScoreTable.of_run("r", {"el2n": [0.1, np.nan, np.inf], "visits": [3, 0, 2]}, ids=ids, data="digits")
+    two = one.merge(ScoreTable.of_run("s", {"loss": [1.0, 2.0, 3.0]}, ids=ids))
+    for t in (one, two):
+        back = ScoreTable.load(t.save(tmp_path / "t.parquet"))
+        assert back.fingerprint() == t.fingerprint() and back.data == "digits"
+        assert {n: dict(r.provenance) for n, r in back.runs.items()} == {
+            n: dict(r.provenance) for n, r in t.runs.items()
+        }
+    assert not list(tmp_path.glob("*.tmp*"))
+
+
+def test_frames(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    t = parts()[3].merge(parts()[4])
+    frame = t.to_pandas()
+    assert list(frame.columns) == ["run", "id", "el2n", "visits"] and len(frame) == 20
+    assert ScoreTable.from_frame(frame).fingerprint() == t.fingerprint()
+    assert ScoreTable.from_frame(t.to_arrow()).fingerprint() == t.fingerprint()
+    plain = ScoreTable.from_frame(pandas.DataFrame({"id": [4, 2], "loss": [1.0, 2.0]}))
+    np.testing.assert_array_equal(plain.values("loss"), [[2.0, 1.0]])
+    with pytest.raises(UserError, match="column 'id'"):
+        ScoreTable.from_frame({"loss": [1.0]})
+
+
+def test_folders_merge_and_the_same_table_twice_is_one_file(tmp_path):
+    for p in [*parts(), parts()[0]]:
+        p.append(tmp_path / "scores")
+    assert len(list((tmp_path / "scores").iterdir())) == 5
+    first, *rest = parts()
+    assert ScoreTable.load(tmp_path / "scores").fingerprint() == first.merge(*rest).fingerprint()
+
+
+def test_processes_may_append_at_once(tmp_path):
+    """Four processes append the same sixteen tables each, and all meet at the same names."""
+    code = (
+        "import sys, numpy as np\nfrom dither.scores import ScoreTable\n"
+        "for i in range(16):\n"
+        "    columns = {'loss': np.array([i, i + 0.5])}\n"
+        "    ScoreTable.of_run(f'run-{i % 4}', columns, ids=[2 * i, 2 * i + 1]).append(sys.argv[1])\n"
+    )
+    children = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s")]) for _ in range(4)]
+    assert [child.wait() for child in children] == [0] * 4
+    loaded = ScoreTable.load(tmp_path / "s")
+    assert (
+        sorted(loaded.runs) == [f"run-{i}" for i in range(4)] and len(list((tmp_path / "s").iterdir())) == 16
+    )
+    for k, run in enumerate(loaded.runs.values()):
+        parts = range(k, 16, 4)
+        np.testing.assert_array_equal(run.ids, np.concatenate([[2 * i, 2 * i + 1] for i in parts]))
+        np.testing.assert_array_equal(run.columns["loss"], np.concatenate([[i, i + 0.5] for i in parts]))
+
+
+def test_killed_while_writing_leaves_whole_files(tmp_path):
+    """A process that appends for ever is killed; what it leaves loads."""
+    code = (
+        "import sys, numpy as np\nfrom dither.scores import ScoreTable\n"
+        "for i in range(10**6):\n"
+        "    t = ScoreTable.of_run(f'r{i}', {'loss': np.arange(20000.) + i})\n"
+        "    t.append(sys.argv[1]); print(i, flush=True)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s")], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    for _ in range(3):
+        assert child.stdout.readline()
+    time.sleep(0.02)
+    child.kill()
+    child.wait()
+    loaded = ScoreTable.load(tmp_path / "s")
+    assert len(loaded.runs) >= 3
+    for name, run in loaded.runs.items():
+        np.testing.assert_array_equal(run.columns["loss"], np.arange(20000.0) + int(name[1:]))
+
+
+def test_damaged_files_are_refused(tmp_path):
+    path = table("a", [0, 1], 1).save(tmp_path / "t.parquet")
+    data = path.read_bytes()
+    for cut in (0, 3, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:cut])
+        with pytest.raises(UserError):
+            ScoreTable.load(path)
+    with pytest.raises(UserError, match="no such file"):
+        ScoreTable.load(tmp_path / "nothing.parquet")
+    with pytest.raises(UserError, match=r"\.parquet"):
+        table("a", [0], 1).save(tmp_path / "t.csv")
+    about = {"version": 99, "runs": {}}
+    arrow = pa.table({"id": [1]}).replace_schema_metadata({b"dither.scores": json.dumps(about).encode()})
+    pq.write_table(arrow, path)
+    with pytest.raises(UserError, match="later version"):
+        ScoreTable.load(path)
+    lying = {"version": 1, "runs": {"run": {"columns": ["loss"]}}}
+    pq.write_table(arrow.replace_schema_metadata({b"dither.scores": json.dumps(lying).encode()}), path)
+    with pytest.raises(UserError, match="lacks the columns loss"):
+        ScoreTable.load(path)

@@ -1,0 +1,89 @@
+"""Hashed n-grams against the regular expression, and DSIR's weights against their definition."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dither
+from dither.errors import UserError
+from dither.scores import Importance, ngram_counts
+from dither.scores.text import resample
+
+WORDS = re.compile(r"\w+|[^\w\s]+")
+
+
+def total(text: str) -> int:
+    n = len(WORDS.findall(text.lower()))
+    return max(2 * n - 1, 0)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.characters(max_codepoint=127), max_size=60))
+def test_ascii_tokens_are_the_regular_expressions(text):
+    assert int(ngram_counts([text]).sum()) == total(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["naïve CAFÉ, déjà-vu", "日本語 テスト。", "Ελλάδα ΣΣ", "x\u2003y\xa0z", "a\u0301b"]
+)
+def test_other_scripts(text):
+    if text == "a\u0301b":  # a combining mark is no letter for Python's expression, nor here
+        assert int(ngram_counts([text]).sum()) == total(text) == 5
+    else:
+        assert int(ngram_counts([text]).sum()) == total(text)
+
+
+def test_same_features_same_buckets():
+    np.testing.assert_array_equal(ngram_counts(["The  CAT sat"]), ngram_counts(["the cat\nSAT"]))
+    assert (ngram_counts(["the cat sat"]) != ngram_counts(["sat cat the"])).any()
+    a = ngram_counts(["one two", "three"])
+    np.testing.assert_array_equal(a, ngram_counts(["three"]) + ngram_counts([b"one two"]))
+    assert ngram_counts([]).sum() == 0 and ngram_counts(["", "  "]).sum() == 0
+
+
+def test_buckets_are_used_evenly():
+    """10,000 different words in 100 buckets: chi-squared with 99 degrees of freedom, bound at 5 sigma."""
+    counts = ngram_counts([f"w{i}" for i in range(10_000)], 100).astype(float)
+    assert ((counts - 100) ** 2 / 100).sum() < 99 + 5 * np.sqrt(2 * 99)
+
+
+def test_weights_are_their_definition():
+    target, raw = ["alpha beta gamma", "alpha alpha"], ["delta beta", "epsilon zeta eta", "alpha"]
+    model = Importance.fit(target, raw, 500)
+    counts = [ngram_counts(texts, 500).astype(float) for texts in (target, raw)]
+    logs = [np.log(c / c.sum() + 1e-8) for c in counts]
+    scores, tokens = model.score([*target, *raw, ""])
+    for text, score, n in zip([*target, *raw, ""], scores, tokens, strict=True):
+        expected = (ngram_counts([text], 500) * (logs[0] - logs[1])).sum()
+        np.testing.assert_allclose(score, expected, rtol=1e-12, atol=1e-12)
+        assert n == len(text.split())
+    dither.set_num_threads(3)
+    try:
+        many = [f"alpha {i} beta" for i in range(2000)]
+        np.testing.assert_array_equal(
+            model.score(many)[0], np.concatenate([model.score([t])[0] for t in many])
+        )
+    finally:
+        dither.set_num_threads(None)
+    assert scores[1] > scores[2]
+
+
+def test_it_finds_the_domain():
+    code = [f"def f{i}(x): return x + {i}" for i in range(200)]
+    prose = [f"the old man walked to house number {i} and slept" for i in range(200)]
+    model = Importance.fit(code[:100], code[:100] + prose[:100])
+    scores, _ = model.score(code[100:] + prose[100:])
+    kept = resample(scores, 100, seed=1)
+    assert (kept < 100).mean() > 0.95
+
+
+def test_refusals():
+    with pytest.raises(TypeError, match="list of documents"):
+        ngram_counts("one string")
+    with pytest.raises(UserError, match="no token"):
+        Importance.fit(["..."], [""])
+    with pytest.raises(UserError, match="positive"):
+        ngram_counts(["a"], 0)

@@ -1,0 +1,211 @@
+"""Training dynamics against their definitions over whole histories, and the published conventions."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from dither.errors import UserError
+from dither.scores import ScoreTable, Tracker
+from dither.scores.catalogue import DYNAMICS
+
+ALL = tuple(score.name for score in DYNAMICS)
+N, T, CLASSES = 203, 23, 5
+
+
+def history(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (T, N, CLASSES) of examples that are learned, forgotten or never right, and labels."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, CLASSES, N)
+    pull = rng.normal(0.2, 1.0, N)[None, :] * np.linspace(0, 2, T)[:, None]
+    z = rng.standard_normal((T, N, CLASSES))
+    z[:, np.arange(N), y] += pull
+    return z.astype(np.float32), y
+
+
+def track(z: np.ndarray, y: np.ndarray, scores=ALL, seed: int = 1, batch: int = 17) -> Tracker:
+    tracker, rng = Tracker(N, scores), np.random.default_rng(seed)
+    for t in range(len(z)):
+        order = rng.permutation(N)
+        for start in range(0, N, batch):
+            index = order[start : start + batch]
+            tracker.update(index, z[t, index], y[index], step=t)
+    return tracker
+
+
+def definitions(z: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Straight from the formulas, in fp64, an example at a time."""
+    z = z.astype(np.float64)
+    p = np.exp(z - z.max(axis=2, keepdims=True))
+    p /= p.sum(axis=2, keepdims=True)
+    rows = np.arange(len(y))
+    own = p[:, rows, y]
+    right = z.argmax(axis=2) == y
+    hidden = z.copy()
+    hidden[:, rows, y] = -np.inf
+    target = np.zeros_like(p)
+    target[:, rows, y] = 1
+    never = ~right.any(axis=0)
+    forgets = (right[:-1] & ~right[1:]).sum(axis=0)
+    first = np.where(never, len(z), right.argmax(axis=0))
+    last_wrong = np.array(
+        [max((t + 1 for t in range(len(z)) if not right[t, i]), default=0) for i in range(len(y))]
+    )
+    return {
+        "forgetting": np.where(never, len(z), forgets),
+        "first_learned": first,
+        "iteration_learned": last_wrong,
+        "aum": (z[:, rows, y] - hidden.max(axis=2)).mean(axis=0),
+        "confidence_mean": own.mean(axis=0),
+        "variability": own.std(axis=0),
+        "correctness": right.mean(axis=0),
+        "aleatoric": (own * (1 - own)).mean(axis=0),
+        "loss_mean": -np.log(own).mean(axis=0),
+        "el2n_mean": np.sqrt(((p - target) ** 2).sum(axis=2)).mean(axis=0),
+        "entropy_mean": -(p * np.log(p)).sum(axis=2).mean(axis=0),
+    }
+
+
+def test_every_score_is_its_definition():
+    z, y = history()
+    table, expected = track(z, y).table(), definitions(z, y)
+    for name in ALL:
+        np.testing.assert_allclose(table.values(name)[0], expected[name], rtol=2e-6, atol=1e-7, err_msg=name)
+    never = expected["correctness"] == 0
+    assert never.any() and (expected["forgetting"][~never] > 0).any()
+
+
+def test_conventions_for_examples_never_learned():
+    z, y = history()
+    table, expected = track(z, y).table(), definitions(z, y)
+    never = expected["correctness"] == 0
+    for dialect, value in {"data-diet": np.inf, "cartography": 1000, "deepcore": 0, "kwok": 0}.items():
+        found = table.values("forgetting", dialect)[0]
+        assert (found[never] == value).all()
+        np.testing.assert_array_equal(found[~never], expected["forgetting"][~never])
+    variance = expected["variability"] ** 2
+    np.testing.assert_allclose(
+        table.values("variability", "cartography-std-ci")[0],
+        np.sqrt(variance + variance**2 / (T - 1)),
+        rtol=2e-6,
+    )
+    np.testing.assert_array_equal(
+        table.values("correctness", "cartography")[0], np.round(expected["correctness"] * T)
+    )
+    with pytest.raises(UserError, match="dialects"):
+        table.values("forgetting", "nonsense")
+    with pytest.raises(UserError, match="no dialects"):
+        table.values("aum", "data-diet")
+
+
+def test_the_order_of_batches_does_not_matter():
+    z, y = history()
+    tables = [track(z, y, seed=seed, batch=batch).table() for seed, batch in ((1, 17), (2, 203), (3, 1))]
+    assert len({table.fingerprint() for table in tables}) == 1
+
+
+def test_values_at_hand_and_torch():
+    z, y = history()
+    a = track(z, y, ["forgetting", "aum", "variability"])
+    b = Tracker(N, ["forgetting", "aum", "variability"])
+    for row in z:
+        tensor = torch.from_numpy(row)
+        p = tensor.double().softmax(dim=1)
+        other = tensor.clone()
+        other[torch.arange(N), torch.from_numpy(y)] = -torch.inf
+        b.visit(
+            torch.arange(N),
+            confidence=p[torch.arange(N), torch.from_numpy(y)],
+            correct=tensor.argmax(dim=1) == torch.from_numpy(y),
+            margin=tensor[torch.arange(N), torch.from_numpy(y)] - other.amax(dim=1),
+        )
+    for name in a.scores:
+        np.testing.assert_allclose(a.table().values(name), b.table().values(name), rtol=1e-5, atol=1e-7)
+    with pytest.raises(UserError, match="need margin"):
+        b.visit([0], confidence=[0.5], correct=[1])
+    with pytest.raises(UserError, match="margin has NaN"):
+        b.visit([0], confidence=[0.5], correct=[1], margin=[np.nan])
+
+
+def test_scores_of_one_visit_keep_the_latest():
+    z, y = history()
+    tracker = track(z[:3], y, ["el2n", "loss"])
+    found = tracker.table()
+    again = Tracker(N, ["el2n", "loss"])
+    again.update(np.arange(N), z[2], y)
+    for name in ("el2n", "loss"):
+        np.testing.assert_array_equal(found.values(name), again.table().values(name))
+    assert found.runs["run"].provenance["step"] == 2
+
+
+def test_bad_batches_leave_nothing_behind():
+    z, y = history()
+    tracker = track(z[:2], y)
+    before = tracker.table().fingerprint()
+    refusals = {
+        "none of the 203 examples": ([1, 203], z[0, :2], y[:2]),
+        "at place 0": ([-1, 5], z[0, :2], y[:2]),
+        "stands in the batch before": ([4, 9, 4], z[0, :3], y[:3]),
+        "4 classes where earlier ones had 5": ([1], np.zeros((1, 4), np.float32), [0]),
+        "outside the 5 classes": ([1], z[0, :1], [5]),
+        "row 1": ([1, 2], np.array([[0.0] * 5, [np.nan] + [0.0] * 4], np.float32), [0, 0]),
+        "index has 3": ([1, 2, 3], z[0, :2], y[:2]),
+    }
+    for message, (index, logits, labels) in refusals.items():
+        with pytest.raises(UserError, match=message):
+            tracker.update(index, logits, labels)
+    assert tracker.table().fingerprint() == before
+    tracker.update([], np.empty((0, 5), np.float32), [])
+    assert tracker.table().fingerprint() == before
+
+
+def test_never_visited_examples_have_no_score():
+    z, y = history()
+    tracker = Tracker(N, (*ALL, "el2n"))
+    tracker.update([3, 7], z[0, [3, 7]], y[[3, 7]])
+    table = tracker.table()
+    for name in (*ALL, "el2n"):
+        seen = np.flatnonzero(np.isfinite(table.values(name)[0]))
+        np.testing.assert_array_equal(seen, [3, 7], err_msg=name)
+
+
+def test_state_goes_on_bit_for_bit():
+    z, y = history()
+    whole = track(z, y, (*ALL, "el2n")).table().fingerprint()
+    first, second = track(z[:9], y, (*ALL, "el2n")), Tracker(N, (*ALL, "el2n"))
+    second.load_state_dict(first.state_dict())
+    rng = np.random.default_rng(9)
+    for t in range(9, T):
+        order = rng.permutation(N)
+        second.update(order, z[t, order], y[order], step=t)
+    assert second.table().fingerprint() == whole
+    with pytest.raises(UserError, match="the tracker of 204"):
+        Tracker(204, (*ALL, "el2n")).load_state_dict(first.state_dict())
+
+
+def test_threads_may_update_at_once():
+    z, y = history()
+    tracker = Tracker(N, ALL)
+
+    def work(part: np.ndarray) -> None:
+        for t in range(T):
+            tracker.update(part, z[t, part], y[part])
+
+    parts = np.array_split(np.arange(N), 4)
+    threads = [threading.Thread(target=work, args=(part,)) for part in parts]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert tracker.table().fingerprint() == track(z, y).table().fingerprint()
+
+
+def test_memory_and_names():
+    assert Tracker(1000, ALL).nbytes == 48_000
+    with pytest.raises(UserError, match="did you mean 'forgetting'"):
+        Tracker(5, ["forgeting"])
+    with pytest.raises(UserError, match="positive"):
+        Tracker(0)
+    table = Tracker(5, ["forgetting"]).table()
+    assert isinstance(table, ScoreTable) and "forgetting" in table.scores
+    with pytest.raises(UserError, match="aum"):
+        table.values("aum")
