@@ -8,9 +8,9 @@ import math
 import numpy as np
 
 
-def row_scores(z: np.ndarray, y: int) -> dict[str, float]:
-    """z: one row in fp64. Sums over the classes but the greatest keep the digits of small results."""
-    z = [float(v) for v in z]
+def row_scores(row: np.ndarray, y: int) -> dict[str, float]:
+    """One row in fp64. Sums over the classes but the greatest keep the digits of small results."""
+    z: list[float] = row.tolist()
     m = max(z)
     top = z.index(m)
     rest = [math.exp(v - m) for k, v in enumerate(z) if k != top]
