@@ -56,6 +56,18 @@ impl Packing {
         }
     }
 
+    /// Put a code in the place of another.
+    pub fn set(self, codes: &mut [u8], at: usize, code: u32) {
+        match self {
+            Packing::Nibbles => {
+                let shift = 4 * (at % 2);
+                codes[at / 2] = codes[at / 2] & !(15 << shift) | (code as u8 & 15) << shift;
+            }
+            Packing::Bytes => codes[at] = code as u8,
+            Packing::Halves => codes[2 * at..2 * at + 2].copy_from_slice(&(code as u16).to_le_bytes()),
+        }
+    }
+
     /// Bytes of `n` codes.
     pub fn bytes(self, n: usize) -> usize {
         n * self.width() as usize / 8

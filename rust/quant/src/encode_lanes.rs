@@ -5,11 +5,12 @@
 
 use crate::code_lanes::{BlockOf, CodeLanes};
 use crate::codec::{Codec, Form, Mode, Packing};
-use crate::element::Shape;
 use crate::lanes::Lanes;
 use crate::simd::{Level, level};
-use crate::stochastic_lanes::{Constants, WIDTH};
+use crate::stochastic_lanes::WIDTH;
 use crate::stream;
+use crate::to_code::{FLOAT, INT, NEAREST, STOCHASTIC, STOCHASTIC_FINE, ToCode, WIDE};
+use crate::to_value::{BYTES, HALVES, NIBBLES, bytes};
 use std::arch::x86_64::{__m256i, __m512i};
 
 /// How far ahead of their use lines for codes are asked for (bytes). An ordinary store waits for its line, and codes are
@@ -21,9 +22,10 @@ const CODES_AHEAD: usize = 1024;
 pub enum Parameters<'a> {
     /// Nothing: the format's own grid.
     None,
-    /// A block each: bits of the smallest normal number of the grid on which its elements are rounded where they lie.
+    /// A block each, or an element each: bits of the smallest normal number of the grid on which it is rounded where it
+    /// lies.
     Grid(&'a [u32]),
-    /// A block each: bits of what they are divided by, or multiplied with.
+    /// As above: bits of what is divided by, or multiplied with.
     Divide(&'a [u32]),
     Multiply(&'a [u32]),
 }
@@ -54,7 +56,8 @@ pub struct Run<'a> {
 /// `codes` has room for `x.len()` codes, and the level is above the baseline.
 pub unsafe fn encode(codec: &Codec, mode: Mode, packing: Packing, run: Run<'_>, codes: *mut u8) -> u32 {
     let (n, blocks) = (run.x.len(), run.parameters.numbers().len().max(1));
-    assert!(n.is_multiple_of(blocks * WIDTH) && (mode == Mode::NearestEven || run.fractions.len() >= n));
+    assert!(n.is_multiple_of(WIDTH) && (blocks == n || n.is_multiple_of(blocks * WIDTH)));
+    assert!(mode == Mode::NearestEven || run.fractions.len() >= n);
     // SAFETY: the caller's contract; `level` never exceeds what was found on this processor.
     unsafe {
         match level() {
@@ -108,18 +111,6 @@ levels! {
     avx512_encode, avx512_absmaxes, __m512i, "avx512f,avx512bw,avx512dq,avx512vl,avx2";
     avx2_encode, avx2_absmaxes, __m256i, "avx2";
 }
-
-const NIBBLES: u8 = 0;
-const BYTES: u8 = 1;
-const HALVES: u8 = 2;
-
-const FLOAT: u8 = 0;
-const WIDE: u8 = 1;
-const INT: u8 = 2;
-
-const NEAREST: u8 = 0;
-const STOCHASTIC: u8 = 1;
-const STOCHASTIC_FINE: u8 = 2;
 
 const PLAIN: u8 = 0;
 const GRID: u8 = 1;
@@ -227,16 +218,6 @@ unsafe fn body<V: CodeLanes, const P: u8, const F: u8, const M: u8, const W: u8>
     }
 }
 
-/// Bytes of `n` codes.
-#[inline(always)]
-fn bytes<const P: u8>(n: usize) -> usize {
-    match P {
-        NIBBLES => n / 2,
-        BYTES => n,
-        _ => 2 * n,
-    }
-}
-
 /// # Safety
 /// [`Lanes`]'s contract; there is room for the codes.
 #[inline(always)]
@@ -257,7 +238,8 @@ struct Source<V> {
     x: *const u32,
     fractions: *const u32,
     parameters: *const u32,
-    block: BlockOf,
+    /// `None` where every element has its own parameter.
+    block: Option<BlockOf>,
     divide: bool,
 }
 
@@ -273,7 +255,7 @@ impl<V: Lanes> Source<V> {
             x: run.x.as_ptr().cast(),
             fractions: run.fractions.as_ptr(),
             parameters: run.parameters.numbers().as_ptr(),
-            block: BlockOf::new(run.x.len() / V::LANES, blocks),
+            block: (blocks < run.x.len()).then(|| BlockOf::new(run.x.len() / V::LANES, blocks)),
             divide: matches!(run.parameters, Parameters::Divide(_)),
         }
     }
@@ -293,114 +275,15 @@ impl<V: Lanes> Source<V> {
                 *most = most.max(x.and(magnitude));
                 return self.to.code::<F, M>(x, emin, limit, fraction);
             }
-            let parameter = V::splat(*self.parameters.add(self.block.vector(at / V::LANES)));
+            let parameter = match self.block {
+                Some(block) => V::splat(*self.parameters.add(block.vector(at / V::LANES))),
+                None => V::load(self.parameters.add(at)),
+            };
             if W == GRID {
                 return self.to.code::<F, M>(x, parameter, parameter.add(self.to.above_emin), fraction);
             }
             let x = if self.divide { x.fdiv(parameter) } else { x.fmul(parameter) };
             self.to.code::<F, M>(x, emin, limit, fraction)
-        }
-    }
-}
-
-/// Constants of encoding in every lane.
-struct ToCode<V> {
-    c: Constants<V>,
-    magnitude: V,
-    exponent: V,
-    /// The smallest normal number of the format, the largest, and what is between them.
-    emin: V,
-    limit: V,
-    above_emin: V,
-    /// From `2^e` to the bits of `C`.
-    to_c: V,
-    /// Halves less one, for the wide form.
-    half: V,
-    one: V,
-    k: V,
-    hidden: V,
-    mask: V,
-    last: V,
-    to_sign: V,
-    code_sign: V,
-}
-
-impl<V: Lanes> ToCode<V> {
-    /// # Safety
-    /// [`Lanes`]'s contract.
-    #[inline(always)]
-    unsafe fn new(codec: &Codec, n: u32) -> Self {
-        let k = codec.k;
-        // SAFETY: the caller's contract.
-        unsafe {
-            ToCode {
-                c: Constants::new(Shape { mbits: 23 - k, n, zero: -0.0 }),
-                magnitude: V::splat(0x7fff_ffff),
-                exponent: V::splat(0x7f80_0000),
-                emin: V::splat(codec.emin),
-                limit: V::splat(codec.max),
-                above_emin: V::splat(codec.max.wrapping_sub(codec.emin)),
-                to_c: V::splat(k << 23 | 0x0040_0000),
-                half: V::splat((1 << (k - 1)) - 1),
-                one: V::splat(1),
-                k: V::splat(k),
-                hidden: V::splat(1 << (23 - k)),
-                mask: V::splat((1 << codec.bits) - 1),
-                last: V::splat(31),
-                to_sign: V::splat(32 - codec.bits),
-                code_sign: V::splat(1 << (codec.bits - 1)),
-            }
-        }
-    }
-
-    /// Codes on the grid from `emin` to `limit`, at which magnitudes are clamped before they are rounded: it is on the
-    /// grid, so that rounding first would give the same.
-    ///
-    /// # Safety
-    /// [`Lanes`]'s contract.
-    #[inline(always)]
-    unsafe fn code<const F: u8, const M: u8>(&self, x: V, emin: V, limit: V, fraction: V) -> V {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let a = x.and(self.magnitude).min(limit);
-            let magnitude = match (F, M) {
-                (WIDE, NEAREST) => a.add(self.half).add(a.shr(self.k).and(self.one)).shr(self.k),
-                (WIDE, _) => a.add(fraction.shr(self.c.shift)).shr(self.k),
-                (_, NEAREST) => self.nearest(a, emin),
-                (_, STOCHASTIC) => self.stochastic::<false>(a, emin, fraction),
-                _ => self.stochastic::<true>(a, emin, fraction),
-            };
-            if F == INT {
-                let negative = x.sar(self.last);
-                magnitude.xor(negative).sub(negative).and(self.mask)
-            } else {
-                x.shr(self.to_sign).and_or(self.code_sign, magnitude)
-            }
-        }
-    }
-
-    /// # Safety
-    /// [`Lanes`]'s contract.
-    #[inline(always)]
-    unsafe fn nearest(&self, a: V, emin: V) -> V {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let e = a.and(self.exponent).max(emin);
-            let c = e.add(self.to_c);
-            e.sub(emin).shr(self.k).add(a.fadd(c).sub(c))
-        }
-    }
-
-    /// # Safety
-    /// [`Lanes`]'s contract.
-    #[inline(always)]
-    unsafe fn stochastic<const FINE: bool>(&self, a: V, emin: V, fraction: V) -> V {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let (sum, _) = self.c.sum::<FINE>(a, emin, self.c.random::<FINE>(fraction));
-            // The hidden one of a normal number is in its exponent already.
-            let normal = self.hidden.where_less(emin.sub(self.one), a);
-            sum.sub(emin).shr(self.k).add(normal)
         }
     }
 }

@@ -52,6 +52,7 @@ mod pack_lanes;
 mod pack_rule;
 pub mod packed;
 pub mod pages;
+mod parts;
 mod philox;
 mod pieces;
 pub mod pool;
@@ -65,6 +66,8 @@ mod stochastic_lanes;
 mod stochastic_tiles;
 pub mod stream;
 mod tiles;
+mod to_code;
+mod to_value;
 mod unpack_lanes;
 mod widths;
 

@@ -1,6 +1,7 @@
-//! Packing at memory speed: whole blocks along the last axis under the standard scalings, over vectors.
+//! Packing at memory speed: whole blocks along the last axis, or columns of them along another, under the standard
+//! scalings, over vectors.
 //!
-//! A part of a row is done in passes over at most a unit, which stays in the first-level cache: the absmax of every
+//! A part of a row, or a strip of columns, is done in passes over at most a unit, which stays in the first-level cache: the absmax of every
 //! block; from them all scales and the parameters by which elements are rounded; the element codes, while the next
 //! part is on its way; where a code has not 4, 8 or 16 bits, the row of bits. Blocks with NaN or infinity, of zeros, or
 //! beyond the range of the fast arithmetic are done again by the truth.
@@ -8,11 +9,13 @@
 
 use crate::bits::integer_at;
 use crate::codec::{Codec, Mode, Packing, vectors};
+use crate::columns::{STRIP, raise};
 use crate::encode_lanes::{Run, absmaxes, encode};
 use crate::fake_quant::{Whole, random_width};
 use crate::pack::pack;
 use crate::pack_rule::Rule;
 use crate::packed::Scales;
+use crate::rows;
 use crate::widths::narrow;
 use dither_numerics::quantizer::absmax;
 use dither_numerics::{Overflow, Quantizer};
@@ -41,6 +44,21 @@ pub struct Part<'a> {
     pub first: usize,
 }
 
+/// What is packed where blocks are columns.
+pub struct Columns<'a> {
+    /// Whole rows.
+    pub x: &'a [f32],
+    pub fractions: &'a [u32],
+    pub scales: Scales,
+    pub at: rows::Columns,
+}
+
+/// A column whose codes the truth has found.
+struct Column {
+    at: usize,
+    codes: Vec<u32>,
+}
+
 impl<'a> Packer<'a> {
     /// `None` where the truth must do it.
     pub fn new(q: &'a Quantizer, whole: &'a Whole) -> Option<Packer<'a>> {
@@ -55,22 +73,79 @@ impl<'a> Packer<'a> {
     /// # Safety
     /// `row` and the scales have room for what `x` needs and belong to this thread.
     pub unsafe fn part(&self, part: Part<'_>, row: &mut [u8]) -> Option<usize> {
+        // SAFETY: the caller's contract.
+        self.at_width(part.x.len(), row, |codes| unsafe { self.codes(part, codes) })
+    }
+
+    /// `work` on room for `n` codes at the width that vectors store, which then become a row of bits.
+    fn at_width<R>(&self, n: usize, row: &mut [u8], work: impl FnOnce(&mut [u8]) -> R) -> R {
         let width = self.codec.bits;
         if self.packing.width() == width {
-            // SAFETY: the caller's contract.
-            return unsafe { self.codes(part, row) };
+            return work(row);
         }
-        let mut codes = vec![0; self.packing.bytes(part.x.len())];
-        // SAFETY: the caller's contract.
-        let missing = unsafe { self.codes(part, &mut codes) };
-        match self.packing {
-            Packing::Halves => {
-                let wide = |c: &[u8; 2]| u32::from(u16::from_le_bytes(*c));
-                pack(&codes.as_chunks().0.iter().map(wide).collect::<Vec<u32>>(), width, row);
+        let mut codes = vec![0; self.packing.bytes(n)];
+        let result = work(&mut codes);
+        if self.packing == Packing::Halves {
+            let wide = |c: &[u8; 2]| u32::from(u16::from_le_bytes(*c));
+            pack(&codes.as_chunks().0.iter().map(wide).collect::<Vec<u32>>(), width, row);
+        } else {
+            narrow(&codes, width, row);
+        }
+        result
+    }
+
+    /// As `part`, of blocks that are columns, into the bytes of their rows.
+    ///
+    /// # Safety
+    /// As for [`Packer::part`].
+    pub unsafe fn columns(&self, part: Columns<'_>, bytes: &mut [u8]) -> Option<usize> {
+        let Columns { x, fractions, scales, at: rows::Columns { inner, first, .. } } = part;
+        let byte = |at: usize| at * self.codec.bits as usize / 8;
+        let mut missing = None;
+        for from in (0..inner).step_by(STRIP) {
+            let n = STRIP.min(inner - from);
+            let (mut most, mut numbers) = ([0u32; STRIP], [0u32; STRIP]);
+            let (most, numbers) = (&mut most[..n], &mut numbers[..n]);
+            for row in x.chunks_exact(inner) {
+                raise(most, &row[from..from + n], inner);
             }
-            _ => narrow(&codes, width, row),
+            // SAFETY: the caller's contract.
+            let bad = unsafe { self.rule.scales(most, numbers, scales, first + from) };
+            let bad = (0..if bad { n } else { 0 }).filter(|c| !self.rule.takes(most[*c]));
+            // SAFETY: as above.
+            let others: Vec<Column> = bad.map(|c| unsafe { self.column(&part, from, c, &mut missing) }).collect();
+            for (r, row) in x.chunks_exact(inner).enumerate() {
+                let at = r * inner + from;
+                let fractions = fractions.get(at..at + n).unwrap_or_default();
+                let next = row.as_ptr().wrapping_add(inner + from);
+                let run = Run { x: &row[from..from + n], fractions, parameters: self.rule.parameters(numbers), next };
+                self.at_width(n, &mut bytes[byte(at)..byte(at + n)], |codes| {
+                    // SAFETY: as above; rows are whole vectors, and `vectors` was asked.
+                    unsafe { encode(&self.codec, self.mode, self.packing, run, codes.as_mut_ptr()) };
+                    others.iter().for_each(|o| self.packing.set(codes, o.at, o.codes[r]));
+                });
+            }
         }
         missing
+    }
+
+    /// The truth's scale and codes of column `from + c`; lowers `missing` to the first element without a code.
+    ///
+    /// # Safety
+    /// As for [`Packer::columns`].
+    unsafe fn column(&self, part: &Columns<'_>, from: usize, c: usize, missing: &mut Option<usize>) -> Column {
+        let Columns { x, fractions, scales, at: rows::Columns { inner, first, .. } } = part;
+        let positions = (from + c..x.len()).step_by(*inner);
+        let absmax = absmax(positions.clone().map(|i| x[i])) as f32;
+        // SAFETY: the caller's contract.
+        let code = unsafe { self.true_code(absmax, *scales, first + from + c) };
+        let codes = positions.map(|i| {
+            code(x[i], integer_at(fractions, i, random_width(self.q))).unwrap_or_else(|| {
+                *missing = Some(missing.map_or(i, |at: usize| at.min(i)));
+                0
+            })
+        });
+        Column { at: c, codes: codes.collect() }
     }
 
     /// As `part`, the codes at the width that vectors store.
@@ -105,13 +180,23 @@ impl<'a> Packer<'a> {
     /// # Safety
     /// As for [`Packer::part`].
     unsafe fn by_truth(&self, x: &[f32], bits: &[u32], bytes: &mut [u8], scales: Scales, at: usize) -> Option<usize> {
-        let scale = self.q.scale(absmax(x.iter().copied()) as f32, self.whole.tensor.as_ref());
         // SAFETY: the caller's contract.
-        unsafe { scales.set(at, self.q.scale_code(scale).unwrap_or(0)) };
-        let code = |i: usize| self.q.element_code(x[i], scale, integer_at(bits, i, random_width(self.q)));
-        let codes: Vec<Option<u32>> = (0..x.len()).map(code).collect();
+        let code = unsafe { self.true_code(absmax(x.iter().copied()) as f32, scales, at) };
+        let codes: Vec<Option<u32>> =
+            x.iter().enumerate().map(|(i, x)| code(*x, integer_at(bits, i, random_width(self.q)))).collect();
         let plain: Vec<u32> = codes.iter().map(|c| c.unwrap_or(0)).collect();
         pack(&plain, self.packing.width(), bytes);
         codes.iter().position(Option::is_none)
+    }
+
+    /// Store the scale of block `at`, and how its elements and their random bits become codes.
+    ///
+    /// # Safety
+    /// As for [`Packer::part`].
+    unsafe fn true_code(&self, absmax: f32, scales: Scales, at: usize) -> impl Fn(f32, u32) -> Option<u32> {
+        let scale = self.q.scale(absmax, self.whole.tensor.as_ref());
+        // SAFETY: the caller's contract.
+        unsafe { scales.set(at, self.q.scale_code(scale).unwrap_or(0)) };
+        move |x, random| self.q.element_code(x, scale, random)
     }
 }

@@ -17,6 +17,7 @@ use crate::layout::Unit;
 use crate::pack::{pack, unpack};
 #[cfg(target_arch = "x86_64")]
 use crate::pack_lanes::{self, Packer};
+pub use crate::parts::{Parts, Scales};
 use crate::pool;
 use crate::rows::Cut;
 use crate::stream;
@@ -26,99 +27,6 @@ use dither_numerics::quantizer::{Randomness, absmax};
 use dither_numerics::{Format, Quantizer, Scale};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// Where an array's parts are. [`dequantize`] only reads them.
-#[derive(Clone, Copy)]
-pub struct Parts {
-    /// One row of bits for each row of the last axis.
-    pub codes: *mut u8,
-    pub scales: Scales,
-    /// One zero point a block; null where the quantizer has none.
-    pub zeros: *mut u8,
-}
-
-/// One scale a block in C order, the axis replaced by the blocks along it; none for plain casts.
-#[derive(Clone, Copy)]
-pub enum Scales {
-    None,
-    Codes(*mut u8),
-    F32(*mut f32),
-}
-
-// SAFETY: every thread reads and writes only the ranges of its own units, which are disjoint.
-unsafe impl Sync for Scales {}
-// SAFETY: as above; a pointer carries no thread affinity.
-unsafe impl Send for Scales {}
-// SAFETY: as above.
-unsafe impl Sync for Parts {}
-// SAFETY: as above.
-unsafe impl Send for Parts {}
-
-impl Parts {
-    /// # Safety
-    /// `range` lies in the codes and no other reference to it is alive.
-    #[allow(clippy::mut_from_ref)] // the pointer is the owner's, not this value's
-    pub(crate) unsafe fn bytes(&self, range: Range<usize>) -> &mut [u8] {
-        // SAFETY: the caller's contract.
-        unsafe { std::slice::from_raw_parts_mut(self.codes.add(range.start), range.len()) }
-    }
-
-    /// Store the scale of block `at`; false where it has no code.
-    ///
-    /// # Safety
-    /// The block lies in the array and belongs to this thread.
-    pub(crate) unsafe fn set_scale(&self, q: &Quantizer, at: usize, scale: Scale) -> bool {
-        let code = q.scale_code(scale);
-        // SAFETY: the caller's contract.
-        unsafe {
-            self.scales.set(at, code.unwrap_or(0));
-            if !self.zeros.is_null() {
-                *self.zeros.add(at) = q.zero_code(scale) as u8;
-            }
-        }
-        code.is_some()
-    }
-
-    /// The scale of block `at` as it is stored.
-    ///
-    /// # Safety
-    /// The block lies in the array.
-    pub(crate) unsafe fn scale(&self, q: &Quantizer, at: usize, tensor: Option<f32>) -> Scale {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let zero = if self.zeros.is_null() { 0 } else { u32::from(*self.zeros.add(at)) };
-            q.stored_scale(self.scales.get(at), zero, tensor)
-        }
-    }
-}
-
-impl Scales {
-    /// # Safety
-    /// `i` lies in the array.
-    unsafe fn get(&self, i: usize) -> u32 {
-        // SAFETY: the caller's contract, for every arm.
-        unsafe {
-            match self {
-                Scales::None => 0,
-                Scales::Codes(p) => u32::from(*p.add(i)),
-                Scales::F32(p) => (*p.add(i)).to_bits(),
-            }
-        }
-    }
-
-    /// # Safety
-    /// `i` lies in the array and belongs to this thread.
-    pub(crate) unsafe fn set(&self, i: usize, code: u32) {
-        // SAFETY: the caller's contract, for every arm.
-        unsafe {
-            match self {
-                Scales::None => {}
-                Scales::Codes(p) => *p.add(i) = code as u8,
-                Scales::F32(p) => *p.add(i) = f32::from_bits(code),
-            }
-        }
-    }
-}
 
 /// An array as (outer, axis, inner), with the length of its last axis: `axis` itself, or a factor of `inner`.
 #[derive(Clone, Copy, Debug)]
@@ -228,6 +136,19 @@ unsafe fn quantize_as<T: Element>(
             }
             return;
         }
+        #[cfg(target_arch = "x86_64")]
+        if let Some((packer, columns)) = packer.as_ref().zip(cut.columns(&unit)) {
+            let mut loaded = Vec::new();
+            let fractions = &draws.run(unit.start, unit.len());
+            // SAFETY: as above.
+            let missing = unsafe {
+                let x = x.f32_slice(unit.start, unit.len(), &mut loaded);
+                let row = parts.bytes(columns.bytes.clone());
+                packer.columns(pack_lanes::Columns { x, fractions, scales: parts.scales, at: columns }, row)
+            };
+            missing.map(|at| first_bad.fetch_min(unit.start + at, Ordering::Relaxed));
+            return;
+        }
         let (mut data, mut codes) = (vec![T::from_f64(0.0); unit.len()], vec![0u32; unit.len()]);
         let random = draws.run(unit.start, unit.len());
         // SAFETY: units lie in the array and are disjoint, and so are their codes and scales.
@@ -282,6 +203,12 @@ unsafe fn dequantize_as<T: Element>(
                 let part = unpack_lanes::Part { unit: Unit { start, len }, block, first: cut.first_block(start) };
                 unpacker.part(parts.bytes(bytes), parts.scales, y, part);
             });
+            return;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some((unpacker, columns)) = unpacker.as_ref().zip(cut.columns(&unit)) {
+            // SAFETY: as above.
+            unsafe { unpacker.columns(parts.bytes(columns.bytes.clone()), parts.scales, y, unit, &columns) };
             return;
         }
         let (mut data, mut codes) = (vec![T::from_f64(0.0); unit.len()], vec![0u32; unit.len()]);

@@ -12,6 +12,16 @@ use std::ops::Range;
 /// Elements of a unit aimed at.
 const UNIT: usize = 4096;
 
+/// Blocks that are the columns of rows of `inner` elements.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Columns {
+    pub inner: usize,
+    /// The index of the first column's block.
+    pub first: usize,
+    /// Where the codes are.
+    pub bytes: Range<usize>,
+}
+
 /// An array in units of whole blocks and whole bytes of codes.
 pub(crate) struct Cut {
     layout: Layout,
@@ -103,6 +113,21 @@ impl Cut {
         (whole && unit.len().is_multiple_of(block)).then_some(block)
     }
 
+    /// The columns of the unit, where it consists of whole vectors of such blocks.
+    #[cfg(target_arch = "x86_64")]
+    pub fn columns(&self, unit: &Range<usize>) -> Option<Columns> {
+        let byte = |at: usize| at * self.width as usize / 8;
+        let columns = |first| Columns { inner: self.layout.inner, first, bytes: byte(unit.start)..byte(unit.end) };
+        // Rows of whole vectors of codes end at whole bytes.
+        (!self.along_last && self.last.is_multiple_of(WIDTH)).then(|| columns(self.first_column(unit)))
+    }
+
+    /// The index of the block of the first column of a unit, where blocks are columns.
+    fn first_column(&self, unit: &Range<usize>) -> usize {
+        let (row, per_outer) = (unit.start / self.layout.inner, self.layout.axis.div_ceil(self.block));
+        (row / self.layout.axis * per_outer + row % self.layout.axis / self.block) * self.layout.inner
+    }
+
     /// The block that starts at element `at`, where blocks lie in rows of whole blocks; 0 where there is one scale.
     #[cfg(target_arch = "x86_64")]
     pub fn first_block(&self, at: usize) -> usize {
@@ -138,10 +163,9 @@ impl Cut {
                 }
             });
         } else {
-            let (row, per_outer) = (unit.start / inner, self.layout.axis.div_ceil(self.block));
-            let block = row / self.layout.axis * per_outer + row % self.layout.axis / self.block;
+            let first = self.first_column(unit);
             for column in 0..inner {
-                work(block * inner + column, (column..len).step_by(inner));
+                work(first + column, (column..len).step_by(inner));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Unpacking at memory speed: whole blocks along the last axis, over vectors, in pieces that stay in the first-level
+//! Unpacking at memory speed: whole blocks along the last axis, or columns of them, over vectors, in pieces that stay in the first-level
 //! cache on their way past the others.
 #![cfg(target_arch = "x86_64")]
 
@@ -9,10 +9,12 @@ use crate::layout::Unit;
 use crate::pack::{row_bytes, unpack};
 use crate::packed::Scales;
 use crate::pieces::{Buffer, PIECE};
+use crate::rows::Columns;
 use crate::stochastic_lanes::WIDTH;
 use crate::stream;
 use crate::widths::widen;
 use dither_numerics::{Quantizer, ScaleFormat};
+use std::ops::Range;
 
 /// Elements done at once where there is no buffer between: as many as a unit has.
 const DIRECT: usize = 4096;
@@ -69,8 +71,7 @@ impl Unpacker {
     pub unsafe fn part(&self, row: &[u8], scales: Scales, y: MemoryMut, part: Part) {
         let Part { unit: Unit { start, len }, block, first } = part;
         // SAFETY: the caller's contract.
-        let straight = unsafe { self.straight(y, start, 0) }.is_some() && self.packing.width() == self.codec.bits;
-        let most = if straight { DIRECT } else { PIECE };
+        let most = unsafe { self.most(y, start) };
         // Pieces of several blocks, or of one.
         let stretch = if block > most { block } else { len };
         for from in (0..len).step_by(stretch) {
@@ -86,6 +87,37 @@ impl Unpacker {
                 }
             }
         }
+    }
+
+    /// The values of the rows of a unit whose blocks are columns; otherwise as `part`.
+    ///
+    /// # Safety
+    /// As for [`Unpacker::part`].
+    pub unsafe fn columns(&self, row: &[u8], scales: Scales, y: MemoryMut, unit: Range<usize>, at: &Columns) {
+        let byte = |at: usize| (at - unit.start) * self.codec.bits as usize / 8;
+        // SAFETY: the caller's contract.
+        let strip = unsafe { self.most(y, unit.start) };
+        for from in (0..at.inner).step_by(strip) {
+            let (n, mut factors) = (strip.min(at.inner - from), [0f32; DIRECT]);
+            let factors = &mut factors[..n];
+            // SAFETY: as above.
+            unsafe {
+                self.factors(scales, at.first + from, factors);
+                for at in (unit.start + from..unit.end).step_by(at.inner) {
+                    self.piece(&row[byte(at)..], y, at, n, factors);
+                }
+            }
+        }
+    }
+
+    /// Elements that are done at once.
+    ///
+    /// # Safety
+    /// As for [`Unpacker::part`].
+    unsafe fn most(&self, y: MemoryMut, start: usize) -> usize {
+        // SAFETY: the caller's contract.
+        let straight = unsafe { self.straight(y, start, 0) }.is_some();
+        if straight && self.packing.width() == self.codec.bits { DIRECT } else { PIECE }
     }
 
     /// Where values belong, if they get there straight from the registers.
