@@ -27,7 +27,7 @@ pub mod quantizer;
 pub mod random;
 pub mod rounding;
 pub mod scale;
-mod search;
+pub mod search;
 pub mod stored;
 pub mod wide;
 

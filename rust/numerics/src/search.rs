@@ -1,7 +1,8 @@
 //! Scales found by trying: the `mse` rule, and the choice of four-over-six.
 //!
 //! Every candidate quantizes the block's finite elements with the quantizer's rounding (to nearest even where that is
-//! stochastic: a scale does not depend on random bits); the distances are summed in fp64 in the order of the elements.
+//! stochastic: a scale does not depend on random bits). The distances are summed in fp64 in eight lanes, element `i` in lane
+//! `i` modulo 8, and the lanes by halves: `l + (l + 4)`, then 2, then 1 apart.
 //! A candidate replaces the best one so far only where its sum is strictly smaller, in this order:
 //!
 //! * powers of two: the exponent of the floor rule, then that plus 1, minus 1, minus 2;
@@ -15,6 +16,25 @@ use crate::quantizer::Quantizer;
 use crate::rounding::Rounding;
 use crate::scale::{Scale, ScaleFormat, ScaleRule, Scaling, TensorScale, apply, fp32_scale, power_of_two, round_scale};
 use crate::scale::{block_scale, wanted};
+
+/// Lanes in which distances are summed.
+pub const LANES: usize = 8;
+
+/// What is added to the exponent of a power of two.
+pub const POWERS: [i32; 4] = [0, 1, -1, -2];
+
+/// 64ths of the absmax rule's scale.
+pub const FACTORS: [u32; 81] = factors();
+
+const fn factors() -> [u32; 81] {
+    let mut all = [64; 81];
+    let mut k = 1;
+    while k < 81 {
+        all[k as usize] = if k <= 48 { 64 - k } else { 16 + k };
+        k += 1;
+    }
+    all
+}
 
 impl Quantizer {
     /// The best candidate for a block whose finite elements have this absmax > 0.
@@ -40,12 +60,12 @@ impl Quantizer {
         let format = &self.format;
         let factors: Vec<f32> = match scaling.options.four_over_six {
             Some(_) => [1.0, 1.5].map(|f| f * scaling.options.guard).to_vec(),
-            None => std::iter::once(64).chain((16..64).rev()).chain(65..=96).map(|k| k as f32 / 64.0).collect(),
+            None => FACTORS.iter().map(|k| *k as f32 / 64.0).collect(),
         };
         let mut scales: Vec<Scale> = match &scaling.format {
             ScaleFormat::E8m0 => {
                 let floor = power_of_two(absmax.to_f64(), format, ScaleRule::Floor);
-                [0, 1, -1, -2].iter().map(|d| scaling.power((floor + d).clamp(-127, 127))).collect()
+                POWERS.iter().map(|d| scaling.power((floor + d).clamp(-127, 127))).collect()
             }
             ScaleFormat::Fp32 => {
                 let s = fp32_scale(absmax, format.max, ScaleRule::Absmax);
@@ -69,11 +89,13 @@ impl Quantizer {
             let y: T = self.value(self.element_by(*x, scale, rounding, 0), scale);
             (y.to_f64() - x.to_f64()).abs()
         };
-        let errors = block.iter().filter(|x| x.to_f64().is_finite()).map(error);
-        match distance {
-            Distance::Mse => errors.map(|e| e * e).sum(),
-            Distance::Mae => errors.sum(),
+        let mut lanes = [0f64; LANES];
+        for (i, x) in block.iter().enumerate().filter(|(_, x)| x.to_f64().is_finite()) {
+            let e = error(x);
+            lanes[i % LANES] += if distance == Distance::Mse { e * e } else { e };
         }
+        let half = |i: usize| lanes[i] + lanes[i + 4];
+        (half(0) + half(2)) + (half(1) + half(3))
     }
 }
 

@@ -10,10 +10,10 @@ use crate::stream;
 
 const MAGNITUDE: u32 = 0x7fff_ffff;
 /// Contiguous blocks whose scales are worked out together, at most.
-const GROUP: usize = 32;
+pub const GROUP: usize = 32;
 /// Elements of a group, where its blocks allow it: few, so that the next group is read while results of this one are on
 /// their way to memory.
-const GROUP_ELEMENTS: usize = 512;
+pub const GROUP_ELEMENTS: usize = 512;
 /// Elements of a block from which its own reduction and scale weigh little, and a group would leave the first-level
 /// cache.
 const LONG: usize = 256;
@@ -49,6 +49,29 @@ pub fn scaled(x: &[f32], y: &mut [f32], past: bool, random: &[u32], scale: Fast,
     by_mode!(job.mode, run_scaled(x, y, past, random, scale, job));
 }
 
+/// Whole blocks under known scales.
+pub fn under(
+    x: &[f32],
+    y: &mut [f32],
+    past: bool,
+    block: usize,
+    random: &[u32],
+    scales: &Scales<GROUP>,
+    job: &Job<'_>,
+) {
+    by_mode!(job.mode, run_under(x, y, past, block, random, scales, job));
+}
+
+/// The same to nearest even, whatever the job's rounding.
+pub fn under_to_even(x: &[f32], y: &mut [f32], block: usize, scales: &Scales<GROUP>, job: &Job<'_>) {
+    run_under::<{ element::NEAREST_EVEN }>(x, y, false, block, &[], scales, job);
+}
+
+dispatch! {
+    fn run_under<const M: u8>(
+        x: &[f32], y: &mut [f32], past: bool, block: usize, random: &[u32], scales: &Scales<GROUP>, job: &Job<'_>,
+    ) = under_body;
+}
 dispatch! {
     fn run_contiguous<const M: u8>(
         x: &[f32], y: &mut [f32], past: bool, block: usize, random: &[u32], job: &Job<'_>,
@@ -73,6 +96,22 @@ fn contiguous_body<const M: u8>(x: &[f32], y: &mut [f32], past: bool, block: usi
     match past && M == element::NEAREST_EVEN {
         true => by_block::<M, true>(x, y, block, random, job),
         false => by_block::<M, false>(x, y, block, random, job),
+    }
+}
+
+#[inline(always)]
+fn under_body<const M: u8>(
+    x: &[f32],
+    y: &mut [f32],
+    past: bool,
+    block: usize,
+    random: &[u32],
+    scales: &Scales<GROUP>,
+    job: &Job<'_>,
+) {
+    match past && M == element::NEAREST_EVEN {
+        true => elements::<M, true>(x, y, block, random, scales, job),
+        false => elements::<M, false>(x, y, block, random, scales, job),
     }
 }
 
@@ -114,17 +153,35 @@ fn groups<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], block: usize,
 fn group<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
     let mut absmax = [0; GROUP];
     let absmax = &mut absmax[..x.len() / block];
+    largest(x, block, absmax);
+    let mut scales = Scales::<GROUP>::new();
+    scales.set(absmax, job);
+    elements::<M, PAST>(x, y, block, random, &scales, job);
+}
+
+/// The bits of the largest magnitude of every block.
+#[inline(always)]
+pub fn largest(x: &[f32], block: usize, absmax: &mut [u32]) {
     match block {
         16 => reduce::absmax(x.as_chunks::<16>().0, absmax),
         32 => reduce::absmax(x.as_chunks::<32>().0, absmax),
         _ => {
-            for (x, absmax) in x.chunks_exact(block).zip(&mut *absmax) {
+            for (x, absmax) in x.chunks_exact(block).zip(absmax) {
                 *absmax = absmax_body(x);
             }
         }
     }
-    let mut scales = Scales::<GROUP>::new();
-    scales.set(absmax, job);
+}
+
+#[inline(always)]
+fn elements<const M: u8, const PAST: bool>(
+    x: &[f32],
+    y: &mut [f32],
+    block: usize,
+    random: &[u32],
+    scales: &Scales<GROUP>,
+    job: &Job<'_>,
+) {
     let random = |i: usize| if is_stochastic(M) { &random[i * block..][..block] } else { &[] };
     let shape = job.shape;
     let (emin0, max0) = job.plain_grid();

@@ -7,15 +7,16 @@
 
 use crate::bits::Draws;
 use crate::dtype::{Memory, MemoryMut};
-use crate::fake_quant::{along, random_width, through_f32};
+use crate::fake_quant::{Whole, along, random_width, through_f32};
 use crate::found::{self, Found};
 use crate::layout::Layout;
 use crate::moments::{Spread, Stats, tree};
+use crate::pieces::{Arrays, PIECE, Pieces};
 use crate::pool;
 use crate::stats::{Summary, Table, multiplier, numbers};
 use crate::tiles;
 use dither_numerics::quantizer::Randomness;
-use dither_numerics::{Block, Quantizer, Real, Scale, Scaling, TensorScale};
+use dither_numerics::{Block, NanPolicy, Quantizer, Real, Scale, Scaling, TensorScale};
 use std::sync::Mutex;
 
 /// Elements of a part when the absmax of the whole array is looked for.
@@ -131,7 +132,11 @@ unsafe fn read<T: Element>(x: Memory, runs: &[(usize, usize)]) -> Vec<T> {
 /// # Safety
 /// `x` points to `layout.len()` elements that nobody writes meanwhile.
 unsafe fn tensor_scale<T: Element>(q: &Quantizer, layout: &Layout, x: Memory, threads: usize) -> Option<TensorScale> {
-    q.scaling.as_ref().filter(|s| s.tensor_scale)?;
+    let scaling = q.scaling.as_ref().filter(|s| s.tensor_scale)?;
+    if scaling.options.nan == NanPolicy::Block {
+        // SAFETY: the caller's contract.
+        return unsafe { Whole::of(q, x, layout, threads) }.tensor;
+    }
     let parts = layout.len().div_ceil(PART);
     let peaks = Mutex::new(vec![0f64; parts]);
     pool::for_each(parts, threads, |i| {
@@ -226,20 +231,23 @@ unsafe fn neighbouring(
     // SAFETY: the caller's contract.
     let found = Found::new(q, unsafe { tensor_scale::<f32>(q, layout, x, threads) });
     let draws = Draws::new(source, random_width(q));
+    let arrays = Arrays::new(x, y, &draws, layout.len(), false);
     let cut = match q.scaling.as_ref().map(|s| s.block) {
         Some(Block::Tensor) => layout.flat().cut(Some(Block::Row)),
         block => layout.cut(block),
     };
     pool::for_each(cut.units(), threads, |u| {
         let unit = cut.unit(u);
-        let random = draws.run(unit.start, unit.len);
-        let work = |x: &[f32], y: &mut [f32]| {
-            for (i, (x, y)) in x.chunks(cut.block).zip(y.chunks_mut(cut.block)).enumerate() {
-                found.block(x, y, random.get(i * cut.block..).unwrap_or_default());
-            }
-        };
-        // SAFETY: units lie in the array and are disjoint.
-        unsafe { through_f32(x, y, unit, work) };
+        if cut.block > PIECE {
+            let random = draws.run(unit.start, unit.len);
+            // SAFETY: units lie in the array and are disjoint.
+            return unsafe { through_f32(x, y, unit, |x, y| found.blocks(x, y, false, cut.block, &random)) };
+        }
+        let mut pieces = Pieces::new(arrays);
+        for (at, len) in unit.pieces(PIECE / cut.block * cut.block) {
+            // SAFETY: as above.
+            unsafe { pieces.map(at, len, |x, random, y, past| found.blocks(x, y, past, cut.block, random)) };
+        }
     });
 }
 

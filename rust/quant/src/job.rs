@@ -1,6 +1,7 @@
 //! A quantizer made ready for the fast kernels: constants worked out once, and a block's scale from its absmax.
 
 use crate::bits::integer;
+use crate::block::GROUP;
 use crate::element::{self, Shape};
 use crate::stochastic;
 use dither_numerics::format::Kind;
@@ -75,6 +76,15 @@ impl Grid {
         let fits = f.mbits <= 20 && emin - f.mbits as i32 >= 1 && top + 23 - f.mbits as i32 <= 254;
         fits.then(|| Grid { emin: (emin as u32) << 23, max: (f.max as f32).to_bits(), mbits: f.mbits })
     }
+}
+
+/// How a candidate of a search differs from what the rule without a search gives.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// Other scales than powers of two aim so much higher.
+    pub aim: f32,
+    /// Added to the exponent of powers of two.
+    pub power: i32,
 }
 
 /// How the scales of many blocks follow from their absmax without a branch a block.
@@ -193,7 +203,7 @@ impl<'a> Job<'a> {
         match self.way {
             Way::Powers => self.powers(absmax, first, second).then_some(Pair::Power),
             Way::Prescaled(encode, decode) => self.prescaled(absmax, [encode, decode], first, second),
-            Way::Quotients => self.quotients(absmax, first).then_some(Pair::Divide),
+            Way::Quotients => self.quotients(absmax, 1.0, first).then_some(Pair::Divide),
             Way::Rounded(aim, false) => self.rounded(absmax, aim, first, second),
             Way::Torchao => self.torchao(absmax, first, second),
             Way::Rounded(_, true) | Way::Truth => None,
@@ -241,13 +251,31 @@ impl<'a> Job<'a> {
         (all && whole > 0.0 && whole < f32::INFINITY).then_some(Pair::Multiply)
     }
 
-    /// fp32 scales; false where there is a zero, an infinity or a NaN.
+    /// The same for a candidate of a search.
     #[inline(always)]
-    fn quotients(&self, absmax: &[u32], scales: &mut [u32]) -> bool {
+    pub fn candidates(&self, absmax: &[u32], c: Candidate, first: &mut [u32], second: &mut [u32]) -> Option<Pair> {
+        match self.way {
+            // The exponent is moved by moving that of the absmax.
+            Way::Powers if absmax.len() <= GROUP => {
+                let mut moved = [0; GROUP];
+                for (moved, a) in moved.iter_mut().zip(absmax) {
+                    *moved = a.wrapping_add((c.power << 23) as u32);
+                }
+                self.powers(&moved[..absmax.len()], first, second).then_some(Pair::Power)
+            }
+            Way::Quotients => self.quotients(absmax, c.aim, first).then_some(Pair::Divide),
+            Way::Rounded(_, false) => self.rounded(absmax, c.aim, first, second),
+            _ => None,
+        }
+    }
+
+    /// fp32 scales times `aim`; false where there is a zero, an infinity or a NaN.
+    #[inline(always)]
+    fn quotients(&self, absmax: &[u32], aim: f32, scales: &mut [u32]) -> bool {
         let max = self.quantizer.format.max as f32;
         let mut all = true;
         for (a, scale) in absmax.iter().zip(scales) {
-            let s = (f32::from_bits(*a) / max).min(f32::MAX);
+            let s = ((f32::from_bits(*a) / max).min(f32::MAX) * aim).min(f32::MAX);
             *scale = s.to_bits();
             all &= (s > 0.0) & (*a < 0x7f80_0000);
         }

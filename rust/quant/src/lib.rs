@@ -6,7 +6,7 @@
 //!   [`interrupt`]: breaking off.
 //! * [`reduce`], [`scales`], [`element`], [`block`], [`columns`]: the arithmetic, on fp32 in cache.
 //! * `stochastic_tiles`: stochastic rounding in one loop with its random words.
-//! * `tiles`: blocks of the last two axes; `found`: scales that the truth finds.
+//! * `tiles`: blocks of the last two axes; `found`, `search`: scales that take more than an absmax.
 //! * `general`: whatever else a quantizer can be, through the scalar truth.
 //! * [`philox`], [`bits`]: addressed random bits for a run of neighbours; [`stochastic`]: what they decide.
 //! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory; [`pieces`]: their way into the cache and back; [`stream`]: past it.
@@ -59,6 +59,7 @@ pub mod pool;
 mod reduce;
 mod rows;
 mod scales;
+mod search;
 pub mod simd;
 pub mod stats;
 mod stochastic;

@@ -86,7 +86,7 @@ fn found_scales() {
         scaling
     };
     let (e8m0, fp32, rne, sr) = (ScaleFormat::E8m0, ScaleFormat::Fp32, Rounding::NearestEven, Rounding::Stochastic(8));
-    for block in [Block::Size(32), Block::Row, Block::Column, Block::Tensor, Block::Tile(5, 3)] {
+    for block in [Block::Size(32), Block::Size(8), Block::Row, Block::Column, Block::Tensor, Block::Tile(5, 3)] {
         let floor = |set| option(block, e8m0.clone(), ScaleRule::Floor, set);
         let absmax = |set| option(block, fp32.clone(), ScaleRule::Absmax, set);
         let all = [
@@ -111,11 +111,15 @@ fn found_scales() {
             ("e4m3", option(block, e8m0.clone(), ScaleRule::Rceil, |o| o.dialect = Dialect::Te), rne),
             ("e4m3", option(block, fp32.clone(), ScaleRule::Absmax, |o| o.dialect = Dialect::P3109), rne),
             ("int4", absmax(|o| o.zero_scale = ZeroScale::One), rne),
+            ("e2m1", option(block, e8m0.clone(), ScaleRule::Mse, |_| {}), sr),
+            ("int4", option(block, fp32.clone(), ScaleRule::Mse, |_| {}), rne),
+            ("e3m2", option(block, float("e4m3"), ScaleRule::Mse, |_| {}), rne),
+            ("e2m1", Scaling::two_levels(block, float("e4m3"), ScaleRule::Mse), rne),
         ];
         for (format, scaling, rounding) in all {
             let (format, scaling) = (Format::get(format).unwrap(), Some(scaling));
             let q = Quantizer { format, scaling, rounding, overflow: Overflow::Saturate };
-            for (outer, axis, inner) in [(2, 75, 1), (1, 4, 150), (2, 9, 11)] {
+            for (outer, axis, inner) in [(2, 75, 1), (2, 96, 1), (1, 4, 150), (2, 9, 11)] {
                 let layout = Layout { outer, axis, inner };
                 for special in [false, true] {
                     check(&q, &layout, &data(layout.len(), special));
