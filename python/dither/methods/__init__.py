@@ -22,8 +22,11 @@ from dither.methods.calibration import Calibrated
 from dither.methods.casting import cast_weights, randomized
 from dither.methods.cooldown import FusedCooldown, fused_cooldown, qat_part
 from dither.methods.curvature import AdamSecondMoment, Curvature
+from dither.methods.dampen import Dampen
+from dither.methods.eco import Eco
 from dither.methods.fisher import EmpiricalFisher, Hutchinson, SampledFisher
 from dither.methods.forward import Forward
+from dither.methods.freeze import Freeze
 from dither.methods.gptq import Gptq
 from dither.methods.grid import Grid
 from dither.methods.lotion import Lotion
@@ -31,8 +34,10 @@ from dither.methods.lsq import Lsq
 from dither.methods.ptq import Ptq
 from dither.methods.qat import Qat
 from dither.methods.qema import Qema
+from dither.methods.qramping import Qramping
 from dither.methods.quest import Quest
 from dither.methods.ramp import CosineRamp, Ramp
+from dither.methods.random_scaling import RandomScaling
 from dither.methods.rat import Rat
 from dither.methods.statsq import StatsQ
 from dither.methods.targets import WEIGHT_SITES, Target, find_targets
@@ -45,8 +50,11 @@ __all__ = [
     "Calibrated",
     "CosineRamp",
     "Curvature",
+    "Dampen",
+    "Eco",
     "EmpiricalFisher",
     "Forward",
+    "Freeze",
     "FusedCooldown",
     "Gptq",
     "Grid",
@@ -57,8 +65,10 @@ __all__ = [
     "Ptq",
     "Qat",
     "Qema",
+    "Qramping",
     "Quest",
     "Ramp",
+    "RandomScaling",
     "Rat",
     "SampledFisher",
     "StatsQ",
@@ -73,8 +83,9 @@ __all__ = [
     "randomized",
 ]
 
-_ALL = (Ptq, Gptq, AdaRound, Qat, Lsq, Rat, Lotion, Cage, Quest, StatsQ, Qema)
-_METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
+_FIRST = (Ptq, Gptq, AdaRound, Qat, Lsq, Rat, Lotion, Cage, Quest)
+_SECOND = (StatsQ, Qema, Qramping, Dampen, Freeze, Eco, RandomScaling)
+_METHODS: dict[str, type[Method]] = {method.name: method for method in (*_FIRST, *_SECOND)}
 
 
 def names() -> list[str]:

@@ -10,7 +10,7 @@ weight in place of the parameter, and autograd carries their gradient on to it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -173,13 +173,21 @@ def _refuse_twice(method: Forward, target: Target, module: nn.Module) -> None:
             )
 
 
-def _rng(method: Forward, target: Target, operand: int) -> Tensor:
+class Positioned(Protocol):
+    """A method that knows where in the run it is."""
+
+    seed: int
+    step: int
+    microbatch: int
+
+
+def _rng(method: Positioned, target: Target, operand: int) -> Tensor:
     """[seed, stream] of an operand at the method's position in the run."""
     position = stream(target.index, operand, method.microbatch, method.step)
     return torch.tensor([signed(method.seed), signed(position)], device=target.weight.device)
 
 
-def rounded(method: Forward, target: Target, w: Tensor, quantizer: Quantizer) -> Tensor:
+def rounded(method: Positioned, target: Target, w: Tensor, quantizer: Quantizer) -> Tensor:
     """`w` fake-quantized in blocks along its inputs, its gradient passed straight through; a stochastic
     quantizer draws from the target's stream at the method's position in the run.
     """

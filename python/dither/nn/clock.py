@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError
-from dither.nn import history
+from dither.nn import history, kernels
 from dither.nn.factors import Operand as Ready
 from dither.nn.factors import Operands, operands_of
 from dither.nn.operand import Delayed, Operand
@@ -113,22 +113,27 @@ def _operands(prepared: Prepared, step: int | None) -> tuple[Operands, ...]:
             step is not None and site.switch_step is not None and step >= site.switch_step,
             site.shared_weight,
             prepared.rank,
+            prepared.whole_blocks,
         )
         for site in prepared.sites
     )
 
 
 @lru_cache(maxsize=256)
-def _placed(recipe: Recipe, switched: bool, shared_weight: bool, rank: int) -> Operands:
-    """The operands of a recipe; those that hold a share of the batch know which."""
+def _placed(recipe: Recipe, switched: bool, shared_weight: bool, rank: int, whole_blocks: bool) -> Operands:
+    """The operands of a recipe; those that hold a share of the batch know which, and all whether their blocks
+    must be whole."""
     operands = operands_of(recipe.with_bf16_forward() if switched else recipe)
-    six = tuple(
-        operand._replace(share=rank)
-        if isinstance(operand, Ready) and not (shared_weight and name in WEIGHTS)
-        else operand
-        for name, operand in zip(OPERANDS, operands.six, strict=True)
-    )
-    return operands._replace(six=six)
+    six = []
+    for name, operand in zip(OPERANDS, operands.six, strict=True):
+        if isinstance(operand, Ready):
+            block = kernels.parse(operand.spec).block
+            operand = operand._replace(
+                share=0 if shared_weight and name in WEIGHTS else rank,
+                whole=block if whole_blocks and isinstance(block, int) else 0,
+            )
+        six.append(operand)
+    return operands._replace(six=tuple(six))
 
 
 def _delayed_rows(sites: tuple[Site, ...]) -> list[tuple[int, float, Delayed]]:

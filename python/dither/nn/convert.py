@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dither import storage
 from dither.errors import UserError, suggest
 from dither.nn.checks import dtype_of
+from dither.nn.describe import check_recipe, recipe_of
 from dither.nn.packed import PackedTensor, parameter, quantize
 from dither.nn.prepare import sites
 from dither.nn.sites import candidates, matching
@@ -24,6 +25,8 @@ from dither.quantizer import Quantizer
 
 _TIED = "dither_tied"
 """Metadata entry: names in the state dict that stand for the tensor of another name."""
+_RECIPE = "dither_recipe"
+"""Metadata entry: what the weights were trained under, by `recipe_of`."""
 
 
 def convert_(
@@ -105,8 +108,9 @@ def _unpack_(model: nn.Module) -> nn.Module:
 def save_model(model: nn.Module, path: str | Path) -> None:
     """Write the state dict of a model, packed weights in packed form, to a safetensors file.
 
-    `dither.load_tensors` reads it as well. A tensor under several names is written once. Raises UserError
-    where names collide; the file is written aside and renamed.
+    `dither.load_tensors` reads it as well. A tensor under several names is written once. The header keeps
+    what a prepared model trains under (`recipe_of`). Raises UserError where names collide; the file is
+    written aside and renamed.
     """
     entries: dict[str, Any] = {}
     described: dict[str, dict[str, Any]] = {}
@@ -133,17 +137,23 @@ def save_model(model: nn.Module, path: str | Path) -> None:
             )
         first.setdefault(key, name)
     metadata = storage.metadata(described) | ({_TIED: json.dumps(tied)} if tied else {})
+    if recipe := recipe_of(model):
+        metadata[_RECIPE] = recipe
     storage.write(Path(path), entries, metadata, "torch")
 
 
-def load_model_(model: nn.Module, path: str | Path) -> nn.Module:
+def load_model_(model: nn.Module, path: str | Path, *, any_recipe: bool = False) -> nn.Module:
     """Fill a model, converted or not, from a file of `save_model`; returns `model`.
 
     Weights that are packed in the file become packed ones, on the device and of the dtype of the parameter
-    they replace; names that the file ties stay one parameter. Raises UserError for a damaged file, and where
-    names or shapes differ; then nothing is changed.
+    they replace; names that the file ties stay one parameter. Raises UserError for a damaged file, where
+    names or shapes differ, and where the model is prepared for another recipe than the file's weights were
+    trained under, unless `any_recipe`; then nothing is changed. A plain model takes any file, and a prepared
+    one the weights of a plain one.
     """
     packed, plain, metadata = storage.read(Path(path), "pt")
+    if _RECIPE in metadata and not any_recipe and sites(model):
+        check_recipe(model, metadata[_RECIPE], way_out="pass any_recipe=True")
     state: dict[str, Any] = dict(plain)
     for name, stored in packed.items():
         parts = {part: torch.from_numpy(value) for part, value in stored.parts.items()}

@@ -1,7 +1,8 @@
 """Which site of a model gets what: to read, to save beside a checkpoint, and to check when it is loaded.
 
 A recipe leaves the state dict as it is, so a checkpoint does not say under which recipe its weights were
-trained. `recipe_of` gives a text to save beside it; `check_recipe` compares.
+trained. `recipe_of` gives a text to save beside it; `check_recipe` compares. `save_model` and `load_model_`
+do both.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from dither.errors import UserError
 from dither.nn.layers import Quantized
 from dither.nn.recipe import Recipe
 from dither.nn.rules import Rule, decide
-from dither.nn.sites import Site
-from dither.nn.streams import OPERANDS
+from dither.nn.sites import USED, Site
+from dither.nn.streams import OPERANDS, PRODUCTS
 
 
 class Description(tuple[Site, ...]):
@@ -42,7 +43,9 @@ def _row(site: Site) -> tuple[str, ...]:
 
 
 def summary(site: Site) -> str:
-    """The operands of a site in short: those with the same quantizer together."""
+    """What a site gets, in short: its operands, those with the same quantizer together, its rotations, how
+    its
+    products are added, and when the forward switches."""
     if not site.is_quantized:
         return "not quantized"
     operands = site.operands
@@ -51,8 +54,17 @@ def summary(site: Site) -> str:
         if q is not None:
             groups.setdefault("the forward's weight" if q == "fprop" else str(q), []).append(name)
     if len(groups) == 1 and len(operands) > 1 and all(q is not None for q in operands.values()):
-        return f"all: {next(iter(groups))}"
-    return "; ".join(f"{' '.join(names)}: {spec}" for spec, names in groups.items())
+        parts = [f"all: {next(iter(groups))}"]
+    else:
+        parts = [f"{' '.join(names)}: {spec}" for spec, names in groups.items()]
+    if site.kind not in USED:
+        rotations = zip(PRODUCTS, site.recipe.rotations, strict=True)
+        parts += [f"{product}: {rotation}" for product, rotation in rotations if rotation]
+        parts += [str(site.recipe.accumulate)] if site.recipe.accumulate else []
+    if site.recipe.forward_bf16_from:
+        when = "" if site.switch_step is None else f", step {site.switch_step}"
+        parts.append(f"forward in bf16 from {site.recipe.forward_bf16_from:g} of the run{when}")
+    return "; ".join(parts)
 
 
 def describe(
@@ -99,9 +111,9 @@ def _facts(site: Site) -> str:
     return " ".join([site.kind, *(f"{name}={value}" for name, value in values.items())])
 
 
-def check_recipe(model: nn.Module, saved: str) -> None:
+def check_recipe(model: nn.Module, saved: str, *, way_out: str = "leave the check out") -> None:
     """Raise UserError where `saved`, a `recipe_of`, is not what the model is prepared for; names what
-    differs."""
+    differs. `way_out`: what the message advises where the change is meant."""
     texts = (saved, recipe_of(model))
     before, now = (dict(line.split("\t") for line in text.splitlines()) for text in texts)
     changed = [name for name in before | now if before.get(name) != now.get(name)]
@@ -110,6 +122,6 @@ def check_recipe(model: nn.Module, saved: str) -> None:
         was, is_ = (sites.get(name, "not quantized") for sites in (before, now))
         raise UserError(
             f"the weights were trained under another recipe: {len(changed)} sites differ, the first is "
-            f"{name!r}: it was {was}, and is now {is_}; prepare_ the model as it was, or leave the check out "
-            "where the change is meant"
+            f"{name!r}: it was {was}, and is now {is_}; prepare_ the model as it was, or {way_out} where the "
+            "change is meant"
         )

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dither.errors import UserError
 from dither.nn import history, kernels, ops, scale_rules, scratch, transforms
 from dither.nn.operand import Operand as Value
 from dither.nn.recipe import Recipe
@@ -41,6 +42,8 @@ class Operand(NamedTuple):
     batch, so that the random bits do not depend on the number of ranks. 0 for weights."""
     start: int = 0
     """Index of the first element, where the operand is a part of a larger one."""
+    whole: int = 0
+    """The length of the blocks where a shorter one is an error (prepare_'s `ragged`); 0 where it is not."""
 
     def offset(self, x: Tensor) -> int:
         """Index of the first element of `x` in its random stream."""
@@ -120,6 +123,11 @@ def factor(
     `rng` holds [seed, stream] of every operand and rotation in its rows, `scales` those of delayed scaling.
     """
     operand, rotation = operands.six[row], operands.rotations[row >> 1]
+    if isinstance(operand, Operand) and operand.whole and x.shape[axis] % operand.whole:
+        raise UserError(
+            f"{OPERANDS[row]}={operand.spec}: {x.shape[axis]} elements do not fill blocks of {operand.whole} "
+            f'(operand of shape {tuple(x.shape)}); exempt the layer, or prepare_ with ragged="shorter"'
+        )
     if rotation is not None:
         return _rotated(slot, x, operand, rotation, row, axis, rng, scales, dtype)
     if not isinstance(operand, Operand):

@@ -56,7 +56,8 @@ def prepare_(
             F.scaled_dot_product_attention; "output": any, its output is quantized).
         filter_fn: called as filter_fn(module, name) for every site that is left; False leaves it out.
         ragged: "shorter" lets the last block of an axis be shorter (a tile at an edge smaller); "error"
-            refuses a layer whose features do not fill whole blocks.
+            refuses a layer whose features do not fill whole blocks, and in the run whatever does not, above
+            all wgrad where the tokens do not.
         seed: of stochastic roundings and rotations. Their position in the run is set by `set_clock_`.
         steps: optimizer steps of the run, for recipes that change at a part of it; without it they do not.
         rank: which of the batch's equal shares this process holds, so that the random bits of an element do
@@ -92,7 +93,7 @@ def prepare_(
     _warn_of_inexact(chosen)
     _warn_of_switch([site.recipe for _, site in chosen], steps)
     _warn_of_fast_path(model)
-    _swap_all_(model, decided, _rank() if rank is None else rank)
+    _swap_all_(model, decided, _rank() if rank is None else rank, ragged == "error")
     return model
 
 
@@ -110,7 +111,9 @@ def _nothing_left(recipe: Recipe, decided: list[tuple[nn.Module, Site]]) -> str:
     )
 
 
-def _swap_all_(model: nn.Module, decided: list[tuple[nn.Module, Site]], rank: int) -> None:
+def _swap_all_(
+    model: nn.Module, decided: list[tuple[nn.Module, Site]], rank: int, whole_blocks: bool
+) -> None:
     plan = tuple(site for _, site in decided)
     parts: dict[int, tuple[nn.Module, list[Site]]] = {}
     for module, site in decided:
@@ -124,13 +127,15 @@ def _swap_all_(model: nn.Module, decided: list[tuple[nn.Module, Site]], rank: in
     }
     for key in quantized:
         module, own = parts[key]
-        _swap_(module, tuple(own), plan, rank)
+        _swap_(module, tuple(own), plan, rank, whole_blocks)
 
 
-def _swap_(module: nn.Module, own: tuple[Site, ...], plan: tuple[Site, ...], rank: int) -> None:
+def _swap_(
+    module: nn.Module, own: tuple[Site, ...], plan: tuple[Site, ...], rank: int, whole_blocks: bool
+) -> None:
     plain = type(module)
     quantized = mixed(known(module) or OPT_IN[own[0].kind], plain)
-    prepared = Prepared(own, plain, quantized, plan, rank)
+    prepared = Prepared(own, plain, quantized, plan, rank, whole_blocks)
     module.__class__ = quantized
     vars(module)["dither_prepared"] = prepared
     attach_(module, prepared)

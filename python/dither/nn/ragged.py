@@ -15,7 +15,8 @@ from dither.quantizer import Quantizer
 def check_whole_blocks(site: Site) -> None:
     """UserError where an operand of the site's weight, or one multiplied with it, ends in a shorter block.
 
-    The shape of a weight decides fprop and dgrad; how many rows wgrad has is known in the run alone.
+    The shape of a weight decides fprop and dgrad; how many rows wgrad has is known in the run alone, where
+    factors.factor refuses them.
     """
     if not site.shape:
         return

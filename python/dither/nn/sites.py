@@ -76,6 +76,8 @@ class Prepared(NamedTuple):
     """All sites of the model that was prepared."""
     rank: int
     """Which of the batch's equal shares this process holds."""
+    whole_blocks: bool
+    """Whether an operand whose last block would be shorter is an error."""
 
 
 class Candidate(NamedTuple):

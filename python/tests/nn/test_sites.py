@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import dither
 import dither.nn as dnn
 from dither.errors import UserError
 from dither.models.gpt import GPT, GPTConfig
@@ -258,6 +259,28 @@ def test_a_checkpoint_of_another_recipe():
         dnn.check_recipe(model, saved)
 
 
+def test_a_file_knows_its_recipe(tmp_path):
+    model: Any = dnn.prepare_(gpt(), "mxfp8")
+    other: Any = dnn.prepare_(gpt(), "mxfp4")
+    before = [p.clone() for p in other.parameters()]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1)
+    dnn.save_model(model, tmp_path / "model.safetensors")
+    with pytest.raises(
+        UserError, match=r"14 sites differ.*fprop_x=mxfp8_e4m3.*fprop_x=mxfp4.*any_recipe=True"
+    ):
+        dnn.load_model_(other, tmp_path / "model.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), before, strict=True))
+    for fresh in (gpt(), dnn.prepare_(gpt(), "mxfp8")):
+        dnn.load_model_(fresh, tmp_path / "model.safetensors")
+        assert torch.equal(fresh.head.weight, model.head.weight)
+    dnn.load_model_(other, tmp_path / "model.safetensors", any_recipe=True)
+    assert torch.equal(other.head.weight, model.head.weight)
+    dnn.save_model(gpt(), tmp_path / "plain.safetensors")
+    dnn.load_model_(dnn.prepare_(gpt(), "mxfp8"), tmp_path / "plain.safetensors")
+
+
 def test_layers_that_do_not_fill_blocks():
     def refused(layer, recipe):
         with pytest.raises(UserError, match="whole blocks"):
@@ -272,6 +295,33 @@ def test_layers_that_do_not_fill_blocks():
     dnn.prepare_(nn.Linear(64, 32), "mxfp8", ragged="error")
     dnn.prepare_(nn.Conv2d(32, 32, 3), "mxfp8", ragged="error")
     dnn.prepare_(nn.Linear(32, 10), dnn.Recipe.weights("int4_g32"), ragged="error")
+
+
+def test_what_the_run_alone_shows_must_fill_blocks_too():
+    layer = dnn.prepare_(nn.Linear(64, 32), "mxfp8", ragged="error")
+    layer(torch.randn(2, 16, 64)).sum().backward()
+    with pytest.raises(UserError, match=r"wgrad_g=mxfp8_e4m3: 40 elements do not fill blocks of 32"):
+        layer(torch.randn(40, 64)).sum().backward()
+    product = dnn.prepare_(dnn.MatrixProduct(), dnn.Recipe.get("mxfp8", sites="product"), ragged="error")
+    with pytest.raises(UserError, match=r"fprop_x=mxfp8_e4m3: 40 elements"):
+        product(torch.randn(32, 40), torch.randn(40, 32))
+
+
+def test_describe_tells_rotations_accumulator_and_switch():
+    how = dither.Accumulator(fraction_bits=13, promote_every=128)
+    recipe = dnn.Recipe.get("mxfp4_rht_sr", accumulate=how, forward_bf16_from=0.5, sites=("linear", "norm"))
+    by_name = {site.name: site for site in dnn.describe(gpt(), recipe)}
+    text = str(dnn.describe(gpt(), recipe))
+    row = next(line for line in text.splitlines() if line.startswith("blocks.0.mlp.up"))
+    for part in (
+        "dgrad: hadamard 64 fresh signs",
+        "wgrad: hadamard 64",
+        str(how),
+        "bf16 from 0.5 of the run",
+    ):
+        assert part in row
+    norm = next(line for line in text.splitlines() if line.startswith("blocks.0.mlp_norm"))
+    assert "hadamard" not in norm and by_name["blocks.0.mlp_norm"].is_quantized
 
 
 @pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
