@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from dither.laws import sums
+from dither.laws import formulas, precision, sums, tasks
 from dither.laws.law import FunctionLaw, SumLaw
 
-LAWS: dict[str, SumLaw | FunctionLaw] = {law.name: law for law in sums.LAWS}
+LAWS: dict[str, SumLaw | FunctionLaw] = {
+    law.name: law
+    for law in (
+        *sums.LAWS,
+        *formulas.LAWS,
+        *precision.SUMS,
+        *precision.FORMULAS,
+        *tasks.SUMS,
+        *tasks.FORMULAS,
+    )
+}
 
 
 def names() -> list[str]:

@@ -236,3 +236,19 @@ def predict(model: Model, x: Any, theta: Any) -> Floats:
         model.description(), np.ascontiguousarray(x, dtype=np.float64), [float(t) for t in theta]
     )
     return np.frombuffer(raw).copy()
+
+
+def multi_power(eta: Any, warmup: float, law: Any, at: Any, threads: int = 1) -> Floats:
+    """Losses of the multi-power law (2503.12811) at the steps `at` of a schedule.
+
+    eta: (steps,) learning rates, positive; warmup: their sum before step 0; law: L0, A, alpha, B, C, beta,
+    gamma.
+    """
+    raw = _core.fit_multipower(
+        np.ascontiguousarray(eta, dtype=np.float64),
+        float(warmup),
+        [float(v) for v in law],
+        [int(t) for t in at],
+        threads,
+    )
+    return np.frombuffer(raw).copy()

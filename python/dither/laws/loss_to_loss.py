@@ -42,13 +42,14 @@ class Pairs:
 def pair(keys_x: Floats, loss_x: Floats, keys_y: Floats, loss_y: Floats) -> Pairs:
     """Pair rows whose keys (rows, keys) agree to SAME; each row is used once, in the order of x."""
     log_x, log_y = np.log(keys_x), np.log(keys_y)
-    equal = np.all(np.abs(log_x[:, None] - log_y) <= SAME, axis=2)
-    index, taken = [], np.zeros(len(log_y), dtype=bool)
-    for i in np.flatnonzero(equal.any(axis=1)):
-        free = np.flatnonzero(equal[i] & ~taken)
-        if len(free):
-            taken[free[0]] = True
-            index.append((i, free[0]))
+    equal = np.ones((len(log_x), len(log_y)), dtype=bool)
+    for column_x, column_y in zip(log_x.T, log_y.T, strict=True):
+        equal &= np.abs(column_x[:, None] - column_y) <= SAME
+    index, taken, matched = [], np.zeros(len(log_y), dtype=bool), -1
+    for i, j in np.argwhere(equal).tolist():
+        if i != matched and not taken[j]:
+            taken[j], matched = True, i
+            index.append((i, j))
     at = np.array(index, dtype=np.int64).reshape(-1, 2)
     unmatched_x = np.setdiff1d(np.arange(len(log_x)), at[:, 0])
     return Pairs(

@@ -112,6 +112,9 @@ def _own_bounds(law: SumLaw | FunctionLaw, y: Floats, at: Mapping[str, int]) -> 
     exponents = {e.param for term in model.terms for e in term if e.feature is not None}
     for name in exponents | ({model.outer} if model.outer else set()):
         low[at[name]], high[at[name]] = 1e-6, 20.0
+    for parameter in law.parameters:
+        if parameter.low < 0:  # an exponent of either sign
+            low[at[law.same[parameter.name]]] = parameter.low
     if model.floor is not None:
         low[at[model.floor]], high[at[model.floor]] = y.min() - DEEPEST, y.min()
     for name, value in law.fixed.items():

@@ -18,11 +18,11 @@ N = {"N": "parameters"}
 ND = {"N": "parameters", "D": "training tokens"}
 
 
-def _scale(name: str, meaning: str) -> Parameter:
+def scale(name: str, meaning: str) -> Parameter:
     return Parameter(name, meaning, low=0.0, logarithmic=True)
 
 
-def _exponent(name: str, meaning: str) -> Parameter:
+def exponent(name: str, meaning: str) -> Parameter:
     return Parameter(name, meaning, low=0.0, high=10.0)
 
 
@@ -42,7 +42,7 @@ def straight(
 
     `features`: name -> column; default: the logarithm of the variable of that name.
     """
-    columns = dict(features or {key: _log(key) for key in variables})
+    columns = dict(features or {key: log(key) for key in variables})
     model, logarithmic = powers(terms, variables=tuple(columns), floor=floor)
     names = tuple(p.name for p in parameters)
     where = [names.index(p) if p in names else None for p in model.params]
@@ -76,15 +76,15 @@ def straight(
     )
 
 
-def _log(key: str) -> Callable[[dict[str, Floats]], Floats]:
+def log(key: str) -> Callable[[dict[str, Floats]], Floats]:
     return lambda arrays: np.log(arrays[key])
 
 
-_A = _scale("A", "coefficient of the size term")
-_B = _scale("B", "coefficient of the data term")
-_E = _scale("E", "irreducible loss")
-_ALPHA = _exponent("alpha", "exponent of the size")
-_BETA = _exponent("beta", "exponent of the data")
+_A = scale("A", "coefficient of the size term")
+_B = scale("B", "coefficient of the data term")
+_E = scale("E", "irreducible loss")
+_ALPHA = exponent("alpha", "exponent of the size")
+_BETA = exponent("beta", "exponent of the data")
 
 CHINCHILLA = straight(
     "chinchilla",
@@ -108,7 +108,7 @@ CHINCHILLA_TIED = straight(
     "chinchilla_tied",
     "L = E + A N^-alpha + B D^-alpha",
     {"A": {"N": "alpha"}, "B": {"D": "alpha"}},
-    (_A, _B, _E, _exponent("alpha", "exponent of size and data")),
+    (_A, _B, _E, exponent("alpha", "exponent of size and data")),
     source="Muennighoff et al. 2023, 2305.16264, appendix; the tied form",
     published={"2305.16264": dict(A=521.0, B=1488.0, E=1.87, alpha=0.353)},
 )
@@ -118,10 +118,10 @@ OVER_TRAINING = straight(
     "L = E + (a M^eta + b M^-eta) C^-eta, M = D/N, C = 6 N D",
     {"a": {"M": ("eta", 1.0), "C": "eta"}, "b": {"M": "eta", "C": "eta"}},
     (
-        _scale("a", "coefficient of the term that grows with M (the size term)"),
-        _scale("b", "coefficient of the term that falls with M (the data term)"),
+        scale("a", "coefficient of the term that grows with M (the size term)"),
+        scale("b", "coefficient of the term that falls with M (the data term)"),
         _E,
-        _exponent("eta", "exponent of compute"),
+        exponent("eta", "exponent of compute"),
     ),
     features={
         "M": lambda v: np.log(v["D"] / v["N"]),
@@ -134,7 +134,7 @@ SATURATION = straight(
     "saturation",
     "L = E + A C^-alpha",
     {"A": {"C": "alpha"}},
-    (_scale("A", "coefficient"), _E, _exponent("alpha", "exponent of compute")),
+    (scale("A", "coefficient"), _E, exponent("alpha", "exponent of compute")),
     variables={"C": "training FLOPs"},
     source="a power law with a floor; the loss-saturation fits of Porian et al. 2024, 2406.19146",
 )
@@ -143,7 +143,7 @@ KAPLAN_N = straight(
     "kaplan_n",
     "L = A N^-alpha (no floor)",
     {"A": {"N": "alpha"}},
-    (_scale("A", "coefficient: Nc^alpha"), _exponent("alpha", "exponent of the size")),
+    (scale("A", "coefficient: Nc^alpha"), exponent("alpha", "exponent of the size")),
     variables={"N": "parameters without embeddings"},
     floor=None,
     source="Kaplan et al. 2020, 2001.08361, equation 1.1",
@@ -155,15 +155,15 @@ SHAPE = straight(
     "L = E + A W^-alpha + B H^-beta + F N^-gamma + G D^-delta",
     {"A": {"W": "alpha"}, "B": {"H": "beta"}, "F": {"N": "gamma"}, "G": {"D": "delta"}},
     (
-        _scale("A", "coefficient of the width term"),
-        _scale("B", "coefficient of the depth term"),
-        _scale("F", "coefficient of the size term"),
-        _scale("G", "coefficient of the data term"),
+        scale("A", "coefficient of the width term"),
+        scale("B", "coefficient of the depth term"),
+        scale("F", "coefficient of the size term"),
+        scale("G", "coefficient of the data term"),
         _E,
-        _exponent("alpha", "exponent of the width"),
-        _exponent("beta", "exponent of the depth"),
-        _exponent("gamma", "exponent of the size"),
-        _exponent("delta", "exponent of the data"),
+        exponent("alpha", "exponent of the width"),
+        exponent("beta", "exponent of the depth"),
+        exponent("gamma", "exponent of the size"),
+        exponent("delta", "exponent of the data"),
     ),
     variables={"W": "width", "H": "depth (layers)", **ND},
     grid=np.array([0.1, 0.3, 0.5, 0.8, 1.2]),
@@ -175,11 +175,11 @@ FINE_GRAINED_MOE = straight(
     "L = E + (g G^-gamma + a) N^-alpha + B D^-beta",
     {"g": {"G": "gamma", "N": "alpha"}, "a": {"N": "alpha"}, "B": {"D": "beta"}},
     (
-        _scale("g", "coefficient of the granularity"),
-        _scale("a", "coefficient of the size term"),
+        scale("g", "coefficient of the granularity"),
+        scale("a", "coefficient of the size term"),
         _B,
         _E,
-        _exponent("gamma", "exponent of the granularity"),
+        exponent("gamma", "exponent of the granularity"),
         _ALPHA,
         _BETA,
     ),
@@ -192,7 +192,7 @@ ENSEMBLE = straight(
     "ensemble",
     "L = E + A K^-alpha",
     {"A": {"K": "alpha"}},
-    (_scale("A", "coefficient"), _E, _exponent("alpha", "exponent of the number of members")),
+    (scale("A", "coefficient"), _E, exponent("alpha", "exponent of the number of members")),
     variables={"K": "members"},
     source="2509.14786 (infinite compute, fixed data)",
 )
@@ -206,19 +206,19 @@ FP_TRAINING = straight(
         "rho": {"N": "alpha", "D": ("beta", 1.0), "B": 1.0, "e": "delta", "m": "nu"},
     },
     (
-        _scale("n", "coefficient of the size term"),
-        _scale("d", "coefficient of the data term"),
-        _scale("rho", "1 / gamma of the paper"),
-        _scale("eps", "irreducible loss"),
+        scale("n", "coefficient of the size term"),
+        scale("d", "coefficient of the data term"),
+        scale("rho", "1 / gamma of the paper"),
+        scale("eps", "irreducible loss"),
         _ALPHA,
         _BETA,
-        _exponent("delta", "exponent of the exponent bits"),
-        _exponent("nu", "exponent of the mantissa bits"),
+        exponent("delta", "exponent of the exponent bits"),
+        exponent("nu", "exponent of the mantissa bits"),
     ),
     variables={**ND, "e": "exponent bits", "m": "mantissa bits", "block": "elements a scale"},
     features={
-        "N": _log("N"),
-        "D": _log("D"),
+        "N": log("N"),
+        "D": log("D"),
         "B": lambda v: np.log(np.log2(v["block"])),
         "e": lambda v: np.log(v["e"] + 0.5),
         "m": lambda v: np.log(v["m"] + 0.5),
@@ -273,8 +273,8 @@ KAPLAN_E = SumLaw(
     "L = E + [(A/N)^(alpha/beta) + B/D]^beta",
     ND,
     (
-        _scale("A", "size scale (parameters)"),
-        _scale("B", "data scale (tokens)"),
+        scale("A", "size scale (parameters)"),
+        scale("B", "data scale (tokens)"),
         _E,
         _ALPHA,
         _BETA,
@@ -306,12 +306,12 @@ GAMMA = SumLaw(
     "L = E + (A N^-p + B D^-q)^gamma",
     ND,
     (
-        _scale("A", "coefficient of the size term"),
-        _scale("B", "coefficient of the data term"),
+        scale("A", "coefficient of the size term"),
+        scale("B", "coefficient of the data term"),
         _E,
-        _exponent("p", "exponent of the size within the sum"),
-        _exponent("q", "exponent of the data within the sum"),
-        _exponent("gamma", "exponent of the sum"),
+        exponent("p", "exponent of the size within the sum"),
+        exponent("q", "exponent of the data within the sum"),
+        exponent("gamma", "exponent of the sum"),
     ),
     source="xLSTM scaling laws, 2510.02228: contains chinchilla (gamma = 1) and kaplan_e (q = 1)",
     model=_BENT_MODEL,
