@@ -33,9 +33,22 @@ def _optimum(fit: Fit) -> Iterator[str]:
     elif c.condition > ILL:
         yield f"some direction is hardly identified (condition {c.condition:.1e}): report intervals"
     if c.minima > 1:
-        yield f"{c.minima} different minima lie within 1 % of the best: the parameters are not settled"
+        yield (
+            f"{c.minima} different minima lie within 1 % of the best: the parameters are not settled"
+            + _spread(fit)
+        )
     if c.at_start:
         yield f"{', '.join(c.at_start)} did not move from the start"
+
+
+def _spread(fit: Fit) -> str:
+    """Which parameters differ between the minima, and how far."""
+    said = []
+    for name in fit.law.names:
+        values = sorted(params[name] for _, params in fit.minima)
+        if values[-1] - values[0] > 0.1 * abs(fit.params[name]):
+            said.append(f"{name} is {values[0]:.4g} to {values[-1]:.4g}")
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _bounds(fit: Fit) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dither.laws.engine import ENDINGS, Floats, Optima
 
@@ -66,7 +67,6 @@ def certify(
     unit = hessian[np.ix_(free, free)] / np.outer(scale, scale)
     eigenvalues = np.linalg.eigvalsh(unit) if free.any() else np.ones(1)
     values = optima.value[0]
-    near = values <= value * (1 + NEAR) + np.finfo(float).tiny
     return Certificate(
         ending=ENDINGS[optima.ending[0, which]],
         promise=float(optima.promise[0, which]),
@@ -77,15 +77,26 @@ def certify(
         at_start=tuple(n for n, a in zip(names, free & (starts[which] == theta), strict=True) if a),
         starts=len(values),
         hit_rate=float(np.mean(values <= value * (1 + SAME) + np.finfo(float).tiny)),
-        minima=_distinct(optima.theta[0][near][:, free], values[near]),
+        minima=len(minima(optima, free)[1]),
         evaluations=int(optima.evaluations.sum()),
     )
 
 
-def _distinct(ends: Floats, values: Floats) -> int:
-    """Groups of ends, best first: an end belongs to the first group whose leader lies within APART of it."""
-    leaders: list[Floats] = []
-    for end in ends[np.argsort(values)]:
-        if not any(np.max(np.abs(end - leader) / (1 + np.abs(leader))) <= APART for leader in leaders):
-            leaders.append(end)
-    return len(leaders)
+def distinct(ends: Floats, values: Floats) -> list[int]:
+    """Groups of ends, best first: an end belongs to the first group whose leader lies within APART of it.
+
+    Returns the leaders' places.
+    """
+    leaders: list[int] = []
+    for i in np.argsort(values).tolist():
+        if not any(np.max(np.abs(ends[i] - ends[k]) / (1 + np.abs(ends[k]))) <= APART for k in leaders):
+            leaders.append(i)
+    return leaders
+
+
+def minima(optima: Optima, free: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """theta (minima, params) and values of the distinct ends within NEAR of the best, best first."""
+    values = optima.value[0]
+    near = np.flatnonzero(values <= np.nanmin(values) * (1 + NEAR) + np.finfo(float).tiny)
+    which = near[distinct(optima.theta[0][near][:, free], values[near])]
+    return optima.theta[0][which], values[which]

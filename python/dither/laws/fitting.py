@@ -12,7 +12,7 @@ import numpy as np
 
 from dither.errors import UserError, suggest
 from dither.laws import cautions, search, table
-from dither.laws.certificate import Certificate, certify
+from dither.laws.certificate import Certificate, certify, minima
 from dither.laws.engine import Floats, Objective, Rows
 from dither.laws.law import FunctionLaw, SumLaw
 from dither.laws.uncertainty import Bootstrap, Profile, bootstrap, profile
@@ -28,7 +28,8 @@ class Fit:
     """A law fitted to a table.
 
     params: name -> value. value: of the objective (a sum over rows). certificate: evidence that this is the
-    optimum. cautions: what a reader must know, in words. theta: the parameters as they were searched.
+    optimum. minima: (value, params) of every distinct minimum within 1 % of the best, best first. cautions:
+    what a reader must know, in words. theta: the parameters as they were searched.
     """
 
     law: AnyLaw
@@ -36,6 +37,7 @@ class Fit:
     objective: Objective
     value: float
     certificate: Certificate
+    minima: tuple[tuple[float, dict[str, float]], ...]
     cautions: tuple[str, ...]
     arrays: dict[str, Floats] = field(repr=False)
     loss: Floats = field(repr=False)
@@ -113,6 +115,7 @@ class Fit:
             "value": self.value,
             "params": self.params,
             "certificate": asdict(self.certificate),
+            "minima": [{"value": value, "params": params} for value, params in self.minima],
             "cautions": list(self.cautions),
         }
 
@@ -205,12 +208,14 @@ def fit_arrays(
     theta, value, _ = (part[0] for part in found.optima.best())
     _, gradient, hessian = search.derivatives(law, rows, theta, objective)
     certificate = certify(law.thetas, found.optima, found.starts, gradient, hessian, low, high)
+    ends = zip(*minima(found.optima, low < high), strict=True)
     result = Fit(
         law=law,
         params=law.named(law.from_theta(theta)),
         objective=objective,
         value=float(value),
         certificate=certificate,
+        minima=tuple((float(v), law.named(law.from_theta(end))) for end, v in ends),
         cautions=(),
         arrays=arrays,
         loss=loss,

@@ -168,7 +168,7 @@ class FunctionLaw(Law):
         return np.array([parameter.logarithmic for parameter in self.parameters])
 
     def to_theta(self, vector: Floats) -> Floats:
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(self.logarithmic, np.log(np.where(self.logarithmic, vector, 1.0)), vector)
 
     def from_theta(self, theta: Floats) -> Floats:
@@ -179,7 +179,8 @@ class FunctionLaw(Law):
         return np.stack([value.ravel() for value in arrays.values()], axis=1)
 
     def curve(self, vector: Floats, arrays: dict[str, Floats]) -> Floats:
-        return np.asarray(self.function(**self.named(vector), **arrays), dtype=np.float64)
+        params = dict(zip(self.names, np.asarray(vector, dtype=np.float64), strict=True))
+        return np.asarray(self.function(**params, **arrays), dtype=np.float64)
 
 
 COARSE = np.linspace(0.05, 1.5, 20)

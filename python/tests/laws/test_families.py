@@ -34,6 +34,8 @@ VARIABLES: dict[str, np.ndarray] = {
 OWN = {
     ("kaplan_steps", "S"): np.geomspace(1e3, 1e6, 7),
     ("parscale", "P"): np.array([1.0, 2, 4, 8]),
+    ("qat_share", "N"): np.geomspace(1e7, 5e8, 4),
+    ("task_error", "L"): np.linspace(1.8, 5, 30),
     ("rl_sigmoid", "C"): np.geomspace(1e2, 1e5, 30),
 }
 """Values of a variable that are a law's own."""
