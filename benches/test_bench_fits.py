@@ -95,10 +95,12 @@ def test_four_thousand_bootstraps():
     )
     assert theirs / ours >= 60
     # Ours are at least as low as the peer's on the same resamples.
-    rows, theta = fit.rows, fit.law.to_theta(replicates.values[:10])
+    law = fit.law
+    assert isinstance(law, laws.SumLaw)
+    rows, theta = fit.rows, law.to_theta(replicates.values[:10])
     for i in range(10):
         weighted = engine.Rows.of(rows.x, rows.y, counts[i])
-        own = engine.evaluate(fit.law.model, weighted, theta[i], fit.objective)[0]
+        own = engine.evaluate(law.model, weighted, theta[i], fit.objective)[0]
         assert own <= found[i] * (1 + 1e-9)
 
 

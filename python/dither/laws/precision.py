@@ -1,4 +1,4 @@
-"""Laws of low precision: the size that bits leave a model, the loss of quantizing afterwards, and QAT's share.
+"""Laws of low precision: what bits leave of the size, quantizing afterwards, and QAT's share.
 
 N: parameters, D: training tokens, bits as numbers (fractions are allowed); losses in nats a token.
 """

@@ -1,4 +1,4 @@
-"""Muennighoff et al.'s runs (2305.16264): the tied law, and what repetition is worth, which they do not settle."""
+"""Muennighoff et al.'s runs (2305.16264): the tied law, and what repetition is worth (not settled)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every law of the catalogue: its formula as it is printed, and its parameters recovered from generated data."""
+"""Every law of the catalogue: its formula as printed, its parameters recovered from generated data."""
 
 from typing import Any
 

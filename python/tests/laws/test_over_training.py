@@ -1,4 +1,4 @@
-"""Gadre et al.'s over-training law and error law (2403.08540): five and six points, errors on held-out runs."""
+"""Gadre et al.'s over-training law and error law (2403.08540), five and six points; errors held out."""
 
 from itertools import pairwise
 
