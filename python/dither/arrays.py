@@ -300,6 +300,12 @@ def run_hadamard(
     )
 
 
+def run_ms_eden(x: Buffer, out: Buffer, axis: int, seed: int, stream: int) -> None:
+    """Quantize rotated fp32 elements by MS-EDEN into `out` (the same memory, or memory apart from it)."""
+    assert x.dtype == out.dtype == "fp32"
+    _core.ms_eden(_shape(x.shape, axis), (seed, stream), x.ptr, out.ptr, get_num_threads())
+
+
 def prefer_huge_pages(address: int, nbytes: int) -> None:
     """Ask the system for huge pages under memory just allocated and not yet touched, if it is large.
 

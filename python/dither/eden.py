@@ -20,12 +20,10 @@ from typing import Any
 import numpy as np
 
 from dither import arrays
-from dither.functions import _handler, _input, cast
+from dither.functions import _buffer, _handler, _input
 from dither.transforms import hadamard
 
-ROTATION, BLOCK, TOP = 128, 16, 6.0
-_AIM = np.float32(17 / 16 * 0.93 / TOP)
-_BOUND = np.float32(TOP * 255.99)
+ROTATION = 128
 _SCALE_STREAM = 1 << 63
 
 
@@ -50,49 +48,10 @@ def ms_eden(x: Any, axis: int = -1, *, seed: int, stream: int = 0, rotated: bool
     x = _input(x)
     axis = arrays.check_axis(axis, x.ndim)
     seed, stream, _ = arrays.check_address(seed, stream, 0)
-    r = hadamard(np.moveaxis(x, axis, -1).astype(np.float32), ROTATION, seed, stream=stream)
-    y = quantize_rotated(r, seed, stream ^ _SCALE_STREAM)
+    y = hadamard(x.astype(np.float32), ROTATION, seed, axis, stream=stream)
+    if y.size:
+        buffer = _buffer(y)
+        arrays.run_ms_eden(buffer, buffer, axis, seed, stream ^ _SCALE_STREAM)
     if not rotated:
-        y = hadamard(y, ROTATION, seed, stream=stream, inverse=True)
-    return np.ascontiguousarray(np.moveaxis(y, -1, axis)).astype(x.dtype)
-
-
-def quantize_rotated(r: np.ndarray, seed: int, stream: int) -> np.ndarray:
-    """Scales, elements and corrected scales of the rotated fp32 array, last axis a multiple of 128; the
-    scales are rounded with bits of exactly this stream."""
-    if not r.size:
-        return r
-    peak = np.abs(r).max()
-    if not np.isfinite(peak):
-        return np.full_like(r, np.nan)
-    if peak == 0:
-        return r
-    decode = np.maximum(peak / _BOUND, np.finfo(np.float32).smallest_subnormal)
-    blocks = r.reshape(-1, BLOCK)
-    with np.errstate(over="ignore"):
-        wanted = np.abs(blocks).max(axis=1) * _AIM / decode
-    scale = cast(wanted, "e4m3")
-    step = (scale * decode)[:, None]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        codes = np.where(step > 0, cast(blocks / step, "e2m1"), np.float32(0))
-    factor = _correction(blocks, codes * step)
-    corrected = cast(scale * factor, "e4m3", rounding="stochastic", bits=16, seed=seed, stream=stream)
-    return (codes * (corrected * decode)[:, None]).reshape(r.shape)
-
-
-def _correction(blocks: np.ndarray, quantized: np.ndarray) -> np.ndarray:
-    """S of the rotation that each block lies in; 1 where nothing but zeros is left."""
-    groups = (-1, ROTATION)
-    wide = blocks.reshape(groups).astype(np.float64)
-    signal = _sum(wide * wide)
-    kept = _sum(wide * quantized.reshape(groups))
-    factor = np.divide(signal, kept, out=np.ones_like(signal), where=kept > 0)
-    return np.repeat(factor, ROTATION // BLOCK).astype(np.float32)
-
-
-def _sum(x: np.ndarray) -> np.ndarray:
-    """Sums over the last axis, a power of two, by halves: the same bits on every machine."""
-    while x.shape[1] > 1:
-        half = x.shape[1] // 2
-        x = x[:, :half] + x[:, half:]
-    return x[:, 0]
+        y = hadamard(y, ROTATION, seed, axis, stream=stream, inverse=True)
+    return y.astype(x.dtype, copy=False)

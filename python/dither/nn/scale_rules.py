@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dither import eden
-from dither.arrays import check_axis
+from dither import arrays
 from dither.nn import kernels, ops
 from dither.nn.twin import Blocks
 from dither.quantizer import Quantizer
@@ -85,9 +84,12 @@ def ms_eden(r: Tensor, axis: int, rng: Tensor) -> Tensor:
 def _ms_eden(r: Tensor, axis: int, rng: Tensor) -> Tensor:
     address = kernels.draws(rng, 0, None)
     assert isinstance(address, tuple)
-    moved = r.detach().cpu().float().movedim(axis, -1).contiguous()
-    y = torch.from_numpy(eden.quantize_rotated(moved.numpy(), address[0], address[1]))
-    return y.movedim(-1, check_axis(axis, r.dim())).contiguous().to(r.device, r.dtype)
+    wide = r.detach().cpu().float().contiguous()
+    y = torch.empty_like(wide)
+    if y.numel():
+        place = arrays.check_axis(axis, r.dim())
+        arrays.run_ms_eden(kernels.source(wide), kernels.buffer(y), place, address[0], address[1])
+    return y.to(r.device, r.dtype)
 
 
 @torch.library.register_fake("dither::ms_eden", lib=_LIBRARY)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import dither
-from dither import UserError
+from dither import UserError, _core
 
 f = np.float32
 
@@ -29,6 +29,47 @@ def test_the_parts_are_those_of_the_definition():
         scale = np.unique(np.round(result[used] / codes[used] / decode * 1024) / 1024)
         assert len(scale) == 1 and dither.cast(scale.astype(f), "e4m3")[0] == scale[0]
         assert abs(scale[0] / nearest - 1) < 0.2 and group.shape == (128,)
+
+
+def reference(r: np.ndarray, seed: int, stream: int) -> np.ndarray:
+    """The scales and elements of rotated rows in numpy, one step after the other."""
+    decode = np.abs(r).max() / f(6 * 255.99)
+    blocks = r.reshape(-1, 16)
+    scale = dither.cast(np.abs(blocks).max(axis=1) * f(17 / 16 * 0.93 / 6) / decode, "e4m3")
+    step = (scale * decode)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        codes = np.where(step > 0, dither.cast(blocks / step, "e2m1"), f(0))
+
+    def dot(a, b):
+        x = a.reshape(-1, 128).astype(float) * b.reshape(-1, 128)
+        while x.shape[1] > 1:
+            x = x[:, : x.shape[1] // 2] + x[:, x.shape[1] // 2 :]
+        return x[:, 0]
+
+    signal, kept = dot(blocks, blocks), dot(blocks, codes * step)
+    factor = np.divide(signal, kept, out=np.ones_like(signal), where=kept > 0)
+    wanted = scale * np.repeat(factor, 8).astype(f)
+    corrected = dither.cast(
+        wanted, "e4m3", rounding="stochastic", bits=16, seed=seed, stream=stream ^ 1 << 63
+    )
+    return (codes * (corrected * decode)[:, None]).reshape(r.shape)
+
+
+@pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
+def test_the_kernel_is_the_arithmetic(level):
+    """Every SIMD level, rows with zeros, underflowing blocks and outliers, along the last axis and others."""
+    x = sample(24, 384, 4) * np.float32(2.0) ** np.arange(-12, 12, dtype=f)[:, None]
+    x[3], x[5, 128:], x[7, ::9] = 0, 1e-30, 40000
+    best = _core.simd_level()
+    _core.simd_level(level)
+    try:
+        want = reference(dither.hadamard(x, 128, 6, stream=2), 6, 2)
+        assert np.array_equal(dither.ms_eden(x, seed=6, stream=2), want)
+        deep = np.ascontiguousarray(x.reshape(2, 12, 384).swapaxes(1, 2))
+        got = dither.ms_eden(deep, 1, seed=6, stream=2)
+        assert np.array_equal(got.swapaxes(1, 2).reshape(x.shape), want)
+    finally:
+        _core.simd_level(best)
 
 
 def test_the_projection_on_the_rotated_vector_is_right_on_average():

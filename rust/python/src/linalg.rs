@@ -35,6 +35,21 @@ fn hadamard(
     calls::run(py, || unsafe { dither_quant::hadamard(&layout, block, signs, inverse, x, y, threads) })
 }
 
+/// Of what is rotated already; both arrays are fp32, and the axis is a multiple of 128.
+#[pyfunction]
+fn ms_eden(
+    py: Python<'_>,
+    shape: (usize, usize, usize),
+    address: (u64, u64),
+    x: usize,
+    y: usize,
+    threads: usize,
+) -> PyResult<()> {
+    let (layout, x, y) = (memory::layout(shape), memory::input(x, "fp32")?, memory::output(y, "fp32")?);
+    // SAFETY: as for `ops::fake_quant`.
+    calls::run(py, || unsafe { dither_quant::eden::ms_eden(&layout, x, y, address.0, address.1, threads) })
+}
+
 /// Rows of k numbers: address, dtype word, rows, k, and the elements from a row, and from a k, to the next.
 type Strided<'a> = (usize, &'a str, usize, usize, usize, usize);
 /// Rows of k codes along the last axis.
@@ -156,5 +171,6 @@ fn matmul(
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(hadamard, m)?)?;
+    m.add_function(wrap_pyfunction!(ms_eden, m)?)?;
     m.add_function(wrap_pyfunction!(matmul, m)?)
 }

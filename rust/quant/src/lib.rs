@@ -13,6 +13,7 @@
 //! * [`gemm`]: emulated matrix products.
 //! * [`hadamard`]: rotations of blocks; `hadamard_lanes`: over vectors.
 //! * [`moments`]: sums of errors and their merging.
+//! * [`eden`][]: MS-EDEN.
 //! * [`lotion`]: the penalty of a training method and its gradient.
 //! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`packed`], [`stats`], [`histogram`]: the operations.
 //! * [`pack`]: rows of codes at their true width; `widths`: those of 1 to 7 bits, many at once.
@@ -29,6 +30,7 @@ pub mod codes;
 mod columns;
 mod decode_lanes;
 pub mod dtype;
+pub mod eden;
 mod element;
 mod encode_lanes;
 pub mod fake_quant;
