@@ -6,6 +6,7 @@ use super::turn::{Square, turn};
 use crate::dtype::Memory;
 use crate::pack::{row_bytes, unpack};
 use crate::simd::dispatch;
+use crate::stream;
 use std::ops::Range;
 
 pub enum Operand<'a> {
@@ -178,6 +179,30 @@ impl Packed<'_> {
         }
     }
 
+    /// The factors of some blocks of 32 rows, side by side.
+    ///
+    /// # Safety
+    /// The blocks lie in the operand.
+    unsafe fn factors_of(&self, rows: Range<usize>, blocks: Range<usize>, out: &mut [[f32; PANEL]]) {
+        let (n, at) = (blocks.len(), |row: usize| row * self.factor_stride + blocks.start);
+        for (j, row) in rows.enumerate() {
+            // SAFETY: the caller's contract.
+            unsafe {
+                match self.factors {
+                    Factors::One => out.iter_mut().for_each(|out| out[j] = 1.0),
+                    Factors::Codes(p, table) => {
+                        let codes = std::slice::from_raw_parts(p.add(at(row)), n);
+                        out.iter_mut().zip(codes).for_each(|(out, code)| out[j] = table[usize::from(*code)]);
+                    }
+                    Factors::F32(p) => {
+                        let factors = std::slice::from_raw_parts(p.add(at(row)), n);
+                        out.iter_mut().zip(factors).for_each(|(out, factor)| out[j] = *factor);
+                    }
+                }
+            }
+        }
+    }
+
     unsafe fn row(&self, row: usize, ks: Range<usize>, out: &mut [f32]) {
         // Stretches begin at multiples of 8, hence at whole bytes.
         let first = row * self.row_bytes() + ks.start / 8 * self.width as usize;
@@ -215,7 +240,7 @@ impl Packed<'_> {
     /// As for [`Operand::row`], and the stretch is one of nibbles.
     unsafe fn lines(&self, rows: Range<usize>, ks: Range<usize>, mut with: impl FnMut(Range<usize>, &Lines<'_>)) {
         let table: &[f32; 16] = self.table.try_into().expect("a value for every code of four bits");
-        let (codes, factors) = ([[0; CODES / 2]; PANEL], [[0.0; PANEL]; WORDS]);
+        let (codes, mut factors) = ([[0; CODES / 2]; PANEL], [[0.0; PANEL]; WORDS]);
         let mut lines = Lines { codes, factors, words: 0, table };
         let bytes = self.row_bytes();
         for from in ks.clone().step_by(CODES) {
@@ -224,21 +249,19 @@ impl Packed<'_> {
             for (row, line) in rows.clone().zip(&mut lines.codes) {
                 // SAFETY: the caller's contract; two codes a byte.
                 let codes = unsafe { std::slice::from_raw_parts(self.codes.add(row * bytes + from / 2), len / 2) };
+                // Rows lie pages apart, which the processor's own prefetching does not follow.
+                stream::prefetch(codes.as_ptr_range().end);
                 match codes.first_chunk() {
                     Some(whole) => *line = *whole,
                     None => line[..len / 2].copy_from_slice(codes),
                 }
             }
-            for word in 0..lines.words {
-                let block = (from + 8 * word) / self.block;
-                if word > 0 && block == (from + 8 * word - 8) / self.block {
-                    lines.factors[word] = lines.factors[word - 1];
-                    continue;
-                }
-                for (row, factor) in rows.clone().zip(&mut lines.factors[word]) {
-                    // SAFETY: the caller's contract.
-                    *factor = unsafe { self.factor(row, block) };
-                }
+            let first = from / self.block;
+            let blocks = first..(from + len).div_ceil(self.block);
+            // SAFETY: as above.
+            unsafe { self.factors_of(rows.clone(), blocks.clone(), &mut factors[..blocks.len()]) };
+            for (word, lines) in lines.factors[..len / 8].iter_mut().enumerate() {
+                *lines = factors[(from + 8 * word) / self.block - first];
             }
             with(from - ks.start..from - ks.start + len, &lines);
         }
