@@ -168,8 +168,9 @@ class Method:
 
     def packed(self, target: Target) -> PackedTensor:
         """A target weight as it would be deployed, packed; UserError where the grid cannot be stored."""
-        self.check_packable(target)
-        return quantize(target.weight.detach(), self.quantizer, -1)
+        if target.weight.dim() != 2:
+            self.check_packable(target)
+        return quantize(target.weight.detach(), self.quantizer, -1 if target.is_rows else 0)
 
     def check_packable(self, target: Target) -> None:
         """UserError for a weight that is not stored as rows of inputs, which is how weights are packed."""

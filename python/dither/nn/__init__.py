@@ -21,6 +21,7 @@ from dither.nn.experts import GroupedLinear, MatrixProduct  # noqa: E402
 from dither.nn.operand import Delayed, Hadamard, Operand  # noqa: E402
 from dither.nn.packed import PackedTensor  # noqa: E402
 from dither.nn.prepare import prepare_, restore_, sites  # noqa: E402
+from dither.nn.pretrained import from_folder, to_folder  # noqa: E402
 from dither.nn.recipe import Recipe  # noqa: E402
 from dither.nn.sites import Site, candidates  # noqa: E402
 
@@ -38,6 +39,7 @@ __all__ = [
     "check_recipe",
     "convert_",
     "describe",
+    "from_folder",
     "load_model_",
     "load_state_dict_",
     "ops",
@@ -49,5 +51,6 @@ __all__ = [
     "sites",
     "state_dict",
     "streams",
+    "to_folder",
     "twin",
 ]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dither import storage
 from dither.errors import UserError, suggest
 from dither.nn.checks import dtype_of
+from dither.nn.counterparts import is_transposed_linear
 from dither.nn.describe import check_recipe, recipe_of
 from dither.nn.packed import PackedTensor, parameter, quantize
 from dither.nn.prepare import sites
@@ -43,7 +44,9 @@ def convert_(
     plain weights: those with the packed values, since the ones before are gone.
 
     Args:
-        q: quantizer or preset name; blocks run along the last axis (the inputs). None unpacks.
+        q: quantizer or preset name; blocks run along the inputs (of GPT-2's transposed linears the first
+        axis,
+            else the last). None unpacks.
         exempt: globs of module names to leave out; "*.head" also means a top-level "head".
         filter_fn: called as filter_fn(module, name) for every linear that is left; False leaves it out.
         seed: for stochastic rounding; the stream of a weight is its module's position among the candidates.
@@ -62,7 +65,7 @@ def convert_(
         (index, name, module)
         for index, (name, module, kind) in enumerate(found)
         if kind == "linear"
-        and isinstance(module, nn.Linear)
+        and (isinstance(module, nn.Linear) or is_transposed_linear(module))
         and name not in left_out
         and (filter_fn is None or filter_fn(module, name))
     ]
@@ -75,7 +78,8 @@ def convert_(
         if isinstance(weight, PackedTensor):
             raise UserError(f"the weight of {name!r} is packed already; convert_(model, None) unpacks it")
         if id(weight) not in packed:
-            packed[id(weight)] = parameter(quantize(weight, q, -1, seed=seed, stream=index))
+            axis = -1 if isinstance(module, nn.Linear) else 0
+            packed[id(weight)] = parameter(quantize(weight, q, axis, seed=seed, stream=index))
     for _, _, module in chosen:
         module.weight = packed[id(module.weight)]
     return model
