@@ -108,6 +108,8 @@ def _rows(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 def integers(x: Any, what: str, n: int | None = None) -> Ints:
     """`x` as contiguous int64, copied only where it is not. UserError where it has another length than
     `n`."""
+    if type(x) is np.ndarray and x.dtype == np.int64 and x.ndim == 1 and x.flags.c_contiguous and n is None:
+        return x  # the common case, a thousand times a second
     array = to_numpy(x)
     if array.ndim != 1:
         raise UserError(f"{what} has one axis, not the shape {array.shape}")
@@ -122,6 +124,14 @@ def integers(x: Any, what: str, n: int | None = None) -> Ints:
 
 def floats(x: Any, what: str, n: int | None = None) -> Floats:
     """`x` as contiguous fp64 of one axis. UserError where it has another length than `n`."""
+    if (
+        type(x) is np.ndarray
+        and x.dtype == np.float64
+        and x.ndim == 1
+        and x.flags.c_contiguous
+        and len(x) == n
+    ):
+        return x
     array = to_numpy(x)
     if array.ndim != 1:
         raise UserError(f"{what} has one axis, not the shape {array.shape}")
@@ -168,29 +178,30 @@ RECORD = np.dtype(
 correct."""
 
 
-def run_visit(records: np.ndarray, index: Ints, columns: Sequence[Floats | None]) -> tuple[int, bool] | None:
-    """Take a batch in: confidence, correct, margin, loss, EL2N, entropy. Returns a place that was refused,
-    and whether it was repeated (else it lies outside); nothing was taken then."""
-    assert (
-        records.dtype == RECORD
-        and records.flags.c_contiguous
-        and columns[0] is not None
-        and columns[1] is not None
-    )
-    assert all(
-        c is None or (len(c) == len(index) and c.flags.c_contiguous and c.dtype == np.float64)
-        for c in columns
-    )
-    addresses = [0 if c is None else c.ctypes.data for c in columns]
-    return _core.score_visit(_span(records), _span(index), addresses)
+class Records:
+    """Histories of n examples, and their address: asking numpy for it would cost more than a batch of
+    visits."""
+
+    def __init__(self, n: int) -> None:
+        self.array = np.zeros(n, RECORD)
+        self._span = self.array.ctypes.data, n
+
+    def visit(self, index: Ints, columns: Sequence[Floats | None]) -> tuple[int, str] | None:
+        """Take a batch in: confidence, correct, margin, loss, EL2N, entropy, contiguous, as long as the
+        index.
+
+        Returns None, or the place in the batch that was refused and why ("outside", "twice", "finite");
+        nothing was taken then.
+        """
+        return _core.score_visit(self._span, index, *columns)
 
 
-def run_ranks(x: np.ndarray) -> NDArray[np.float64]:
-    """Ranks of every row of fp32 or fp64 without NaN."""
+def run_ranks(x: np.ndarray, centred: bool = False) -> np.ndarray:
+    """Ranks of every row of fp32 or fp64 without NaN, in fp64; or less their mean, in fp32."""
     assert x.ndim == 2 and x.flags.c_contiguous
-    out = np.empty(x.shape)
-    word = WORDS[x.dtype.name]
-    _core.score_ranks((x.ctypes.data, word), x.shape[0], x.shape[1], out.ctypes.data, get_num_threads())
+    out = np.empty(x.shape, np.float32 if centred else np.float64)
+    array = x.ctypes.data, WORDS[x.dtype.name]
+    _core.score_ranks(array, x.shape[0], x.shape[1], out.ctypes.data, centred, get_num_threads())
     return out
 
 

@@ -10,8 +10,7 @@ from dither.errors import UserError
 from dither.scores.engine import Floats, borrow, run_kendall, run_ranks
 
 CHUNK = 4096
-"""Columns multiplied in fp32 before sums go on in fp64: centred ranks of 2^22 elements are exact in fp32,
-sums of more than a few thousand of their products are not."""
+"""Columns multiplied in fp32 before sums go on in fp64."""
 
 
 def rank(x: Any) -> Floats:
@@ -57,15 +56,16 @@ def spearman(x: Any) -> Floats:
     rows, n = array.shape
     if n < 2:
         raise UserError(f"a rank correlation needs at least two elements, not {n}")
-    centred = run_ranks(array) - (n + 1) / 2
-    exact = centred.astype(np.float32) if n < 1 << 22 else centred
+    # Up to 2^22 elements a centred rank, a multiple of one half, is exact in fp32.
+    centred = run_ranks(array, centred=True) if n < 1 << 22 else run_ranks(array) - (n + 1) / 2
     products = np.zeros((rows, rows))
     for start in range(0, n, CHUNK):
-        part = exact[:, start : start + CHUNK]
+        part = centred[:, start : start + CHUNK]
         products += part @ part.T
-    norms = np.sqrt(np.einsum("ij,ij->i", centred, centred))
+    norms = np.sqrt(np.diag(products))
     norms[norms == 0] = np.nan
-    result = np.clip(products / norms[:, None] / norms[None, :], -1.0, 1.0)
+    result = np.clip(products / (norms[:, None] * norms[None, :]), -1.0, 1.0)
+    result = (result + result.T) / 2
     varied = np.isfinite(norms)
     result[varied, varied] = 1.0
     return result

@@ -12,7 +12,7 @@ import numpy as np
 from dither.errors import UserError, suggest
 from dither.scores.catalogue import DYNAMICS, POINTWISE
 from dither.scores.dynamics import DERIVED
-from dither.scores.engine import RECORD, Floats, floats, integers, run_visit
+from dither.scores.engine import RECORD, Floats, Records, floats, integers
 from dither.scores.pointwise import logit_scores
 from dither.scores.table import ScoreTable
 
@@ -63,19 +63,20 @@ class Tracker:
                 )
         needed = {column for name in self.scores for column in DERIVED.get(name, ())}
         self._columns = tuple(c for c in _COLUMNS if c in needed or c in ("confidence", "correct"))
-        self._records = np.zeros(n_examples, RECORD)
+        self._needed = frozenset((*self._columns, *self.scores)) & frozenset(_COLUMNS)
+        self._histories = Records(n_examples)
         self._last = {name: np.full(n_examples, np.nan) for name in self.scores if name in LAST}
         self._lock = threading.Lock()
         self.classes: int | None = None
         self.step: int | None = None
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._histories.array)
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self._records.nbytes + sum(values.nbytes for values in self._last.values())
+        return self._histories.array.nbytes + sum(values.nbytes for values in self._last.values())
 
     def update(self, index: Any, logits: Any, labels: Any, *, step: int | None = None) -> None:
         """One visit of each example of a batch.
@@ -110,35 +111,32 @@ class Tracker:
     ) -> None:
         """The same from values that are at hand: p_y and whether the prediction was right, and what the
         tracked scores need beside them. Raises UserError where one is missing, and as `update` does."""
-        places = integers(index, "index")
-        given = {"confidence": confidence, "correct": correct, "margin": margin, "loss": loss, "el2n": el2n}
-        given["entropy"] = entropy
-        needed = dict.fromkeys((*self._columns, *self._last))
-        missing = [name for name in needed if given.get(name) is None]
-        if missing:
-            raise UserError(
-                f"the tracked scores need {', '.join(missing)}; pass them, or use update() with logits"
-            )
-        values = {name: floats(given[name], name, len(places)) for name in needed}
-        bad = [name for name, v in values.items() if not np.isfinite(v).all()]
-        if bad:
-            raise UserError(
-                f"{bad[0]} has NaN or infinity at place {int(np.argmin(np.isfinite(values[bad[0]])))}"
-            )
+        places, given = integers(index, "index"), (confidence, correct, margin, loss, el2n, entropy)
+        values: dict[str, Floats] = {}
+        for name, value in zip(_COLUMNS, given, strict=True):
+            if name in self._needed:
+                if value is None:
+                    raise UserError(f"the tracked scores need {name}; pass it, or use update() with logits")
+                values[name] = floats(value, name, len(places))
+        for name in self._last:
+            if name not in _COLUMNS:
+                raise UserError(f"{name} comes from logits: use update()")
         with self._lock:
             self._take(places, values, step)
 
     def _take(self, places: np.ndarray, values: Mapping[str, Floats], step: int | None) -> None:
+        rows = len(values["confidence"])
+        if rows != len(places):
+            raise UserError(f"index has {len(places)} elements where logits have {rows} rows")
         columns = [values[name] if name in self._columns else None for name in _COLUMNS]
-        if columns[0] is None or len(columns[0]) != len(places):
-            raise UserError(
-                f"index has {len(places)} elements where logits have {len(next(iter(values.values())))} rows"
-            )
-        refused = run_visit(self._records, places, columns)
+        refused = self._histories.visit(places, columns)
         if refused is not None:
-            place, repeated = refused
+            place, why = refused
             where = f"example {places[place]} at place {place} of the batch"
-            if repeated:
+            if why == "finite":
+                name = next(n for n, v in values.items() if not np.isfinite(v[place]))
+                raise UserError(f"{name} has NaN or infinity for {where}")
+            if why == "twice":
                 raise UserError(f"{where} stands in the batch before; a batch visits an example once")
             raise UserError(f"{where} is none of the {len(self)} examples")
         for name, last in self._last.items():
@@ -151,7 +149,7 @@ class Tracker:
     ) -> ScoreTable:
         """What was collected, as the table of one run. ids: (n,) of integers or strings, default 0..n-1."""
         with self._lock:
-            records = self._records.copy()
+            records = self._histories.array.copy()
             last = {name: values.copy() for name, values in self._last.items()}
         columns: dict[str, np.ndarray] = {"visits": (records["visits"] & 0x7FFF_FFFF).astype(np.int64)}
         kept = {part for name in self.scores for part in DERIVED.get(name, ())} & set(_COLUMNS)
@@ -175,18 +173,18 @@ class Tracker:
         with self._lock:
             last = {f"last.{name}": values.copy() for name, values in self._last.items()}
             about = {"scores": list(self.scores), "classes": self.classes, "step": self.step}
-            return {"records": self._records.view(np.uint8).copy(), **last, "about": about}
+            return {"records": self._histories.array.view(np.uint8).copy(), **last, "about": about}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave. UserError where it belongs to other examples or scores."""
         records = np.ascontiguousarray(state["records"], np.uint8)
-        if records.size != self._records.nbytes or tuple(state["about"]["scores"]) != self.scores:
+        if records.size != self._histories.array.nbytes or tuple(state["about"]["scores"]) != self.scores:
             raise UserError(
                 f"the state is of {records.size // RECORD.itemsize} examples and {state['about']['scores']}, "
                 f"the tracker of {len(self)} and {list(self.scores)}"
             )
         with self._lock:
-            self._records[:] = records.view(RECORD)
+            self._histories.array[:] = records.view(RECORD)
             for name, values in self._last.items():
                 values[:] = state[f"last.{name}"]
             self.classes, self.step = state["about"]["classes"], state["about"]["step"]

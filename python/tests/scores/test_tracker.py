@@ -124,7 +124,7 @@ def test_values_at_hand_and_torch():
         np.testing.assert_allclose(a.table().values(name), b.table().values(name), rtol=1e-5, atol=1e-7)
     with pytest.raises(UserError, match="need margin"):
         b.visit([0], confidence=[0.5], correct=[1])
-    with pytest.raises(UserError, match="margin has NaN"):
+    with pytest.raises(UserError, match="margin has NaN or infinity for example 0"):
         b.visit([0], confidence=[0.5], correct=[1], margin=[np.nan])
 
 

@@ -6,10 +6,11 @@ use dither_scores::logits::{Outputs, Rows, score};
 use dither_scores::ngrams::Documents;
 use dither_scores::ranks::rank;
 use dither_scores::sketch::{Matrix, Sketch};
-use dither_scores::sort::{Narrow, Sorter, Wide};
+use dither_scores::sort::{Number, Sorter};
 use dither_scores::values::Values;
 use dither_scores::{shapley, subsets, vog};
-use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError};
+use pyo3::buffer::{Element, PyBuffer};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 /// Address and dtype word.
@@ -67,50 +68,102 @@ fn score_logits(
     })
 }
 
-/// Take a batch into the records. `columns`: confidence, correct, then margin, loss, EL2N, entropy or 0. Returns None,
-/// or the place in the batch that was refused and whether it was repeated.
-#[pyfunction]
-fn score_visit(py: Python<'_>, records: Span, index: Span, columns: [usize; 6]) -> Option<(usize, bool)> {
-    py.detach(|| {
-        // SAFETY: the engine has checked the arrays; each is fp64 and as long as the index.
-        let column = |i: usize| (columns[i] != 0).then(|| unsafe { slice((columns[i], index.1)) });
-        let visits = Visits {
-            // SAFETY: as above.
-            index: unsafe { slice(index) },
-            confidence: column(0).unwrap_or_default(),
-            correct: column(1).unwrap_or_default(),
-            margin: column(2),
-            loss: column(3),
-            el2n: column(4),
-            entropy: column(5),
-        };
-        // SAFETY: as above; the tracker lets one thread in at a time.
-        match update(unsafe { slice_mut::<Record>(records) }, &visits) {
-            Ok(()) => None,
-            Err(Refused::Outside(place)) => Some((place, false)),
-            Err(Refused::Twice(place)) => Some((place, true)),
-        }
-    })
+/// The numbers of a buffer.
+///
+/// # Safety
+/// Nobody writes them while the slice lives.
+unsafe fn numbers<T: Element>(buffer: &PyBuffer<T>, n: Option<usize>) -> PyResult<&[T]> {
+    if !buffer.is_c_contiguous() || n.is_some_and(|n| n != buffer.item_count()) {
+        return Err(PyValueError::new_err("a column is not contiguous, or of another length"));
+    }
+    // SAFETY: the buffer is contiguous, aligned for its type, and held by the caller.
+    Ok(unsafe { std::slice::from_raw_parts(buffer.buf_ptr() as *const T, buffer.item_count()) })
 }
 
-/// Ranks of every row of fp32 or fp64, without NaN, into rows of fp64.
+/// Take a batch into the records (their address and number): arrays of int64 and fp64. Returns None, or the place in the
+/// batch that was refused and why ("outside", "twice", "finite").
 #[pyfunction]
-fn score_ranks(py: Python<'_>, x: Array, rows: usize, n: usize, out: usize, threads: usize) -> PyResult<()> {
+#[allow(clippy::too_many_arguments)]
+fn score_visit(
+    py: Python<'_>,
+    records: Span,
+    index: PyBuffer<i64>,
+    confidence: PyBuffer<f64>,
+    correct: PyBuffer<f64>,
+    margin: Option<PyBuffer<f64>>,
+    loss: Option<PyBuffer<f64>>,
+    el2n: Option<PyBuffer<f64>>,
+    entropy: Option<PyBuffer<f64>>,
+) -> PyResult<Option<(usize, &'static str)>> {
+    let n = Some(index.item_count());
+    // SAFETY: the tracker's caller does not write to the batch meanwhile.
+    let column =
+        |b: &'_ Option<PyBuffer<f64>>| b.as_ref().map(|b| unsafe { numbers(b, n) }.map(|x| x as *const [f64]));
+    let given = |b: &'_ Option<PyBuffer<f64>>| column(b).transpose();
+    // SAFETY: as above; the buffers live to the end of this function.
+    let read = |x: Option<*const [f64]>| x.map(|x| unsafe { &*x });
+    let visits = Visits {
+        // SAFETY: as above.
+        index: unsafe { numbers(&index, None) }?,
+        // SAFETY: as above.
+        confidence: unsafe { numbers(&confidence, n) }?,
+        // SAFETY: as above.
+        correct: unsafe { numbers(&correct, n) }?,
+        margin: read(given(&margin)?),
+        loss: read(given(&loss)?),
+        el2n: read(given(&el2n)?),
+        entropy: read(given(&entropy)?),
+    };
+    // SAFETY: the tracker lets one thread in at a time.
+    let refused = py.detach(|| update(unsafe { slice_mut::<Record>(records) }, &visits));
+    Ok(refused.err().map(|why| match why {
+        Refused::Outside(place) => (place, "outside"),
+        Refused::Twice(place) => (place, "twice"),
+        Refused::NotFinite(place) => (place, "finite"),
+    }))
+}
+
+/// Ranks of every row of fp32 or fp64, without NaN, into rows of fp64; `centred`: less their mean, into rows of fp32.
+#[pyfunction]
+fn score_ranks(
+    py: Python<'_>,
+    x: Array,
+    rows: usize,
+    n: usize,
+    out: usize,
+    centred: bool,
+    threads: usize,
+) -> PyResult<()> {
     let narrow = x.1 == "fp32";
     run(py, |give_up| {
         let one = |row: usize| {
             // SAFETY: the engine has checked the arrays; a row belongs to one thread.
-            let out = unsafe { slice_mut((out + row * n * 8, n)) };
-            if narrow {
-                // SAFETY: as above.
-                rank::<Narrow, f32>(unsafe { slice((x.0 + row * n * 4, n)) }, out, &mut Sorter::default());
-            } else {
-                // SAFETY: as above.
-                rank::<Wide, f64>(unsafe { slice((x.0 + row * n * 8, n)) }, out, &mut Sorter::default());
+            unsafe {
+                if narrow {
+                    rank_row(slice::<f32>((x.0 + row * n * 4, n)), out, row, centred);
+                } else {
+                    rank_row(slice::<f64>((x.0 + row * n * 8, n)), out, row, centred);
+                }
             }
         };
         dither_cpu::threads::for_each(rows, threads, give_up, one).then_some(())
     })
+}
+
+/// # Safety
+/// `out` is an array of rows as long as `x`, of fp32 if centred, else of fp64; this one belongs to the caller.
+unsafe fn rank_row<T: Number>(x: &[T], out: usize, row: usize, centred: bool) {
+    let (n, mut sorter) = (x.len(), Sorter::default());
+    if centred {
+        // SAFETY: the caller's contract.
+        let out = unsafe { slice_mut::<f32>((out + row * n * 4, n)) };
+        let mean = (n + 1) as f64 / 2.0;
+        rank(x, &mut sorter, |i, rank| out[i] = (rank - mean) as f32);
+    } else {
+        // SAFETY: as above.
+        let out = unsafe { slice_mut::<f64>((out + row * n * 8, n)) };
+        rank(x, &mut sorter, |i, rank| out[i] = rank);
+    }
 }
 
 /// tau-b of all pairs of rows of fp64 without NaN: i < j, row by row.

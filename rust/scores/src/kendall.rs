@@ -6,8 +6,7 @@
 //! pass over at most sqrt(n) counters in whole vectors: about n^1.5 / 16 vector operations where merging needs
 //! n log n branches.
 
-use crate::sort::Item;
-use crate::sort::{Sorter, Wide, runs};
+use crate::sort::{Sorter, position, runs};
 use dither_cpu::dispatch;
 use dither_cpu::threads::for_each;
 
@@ -27,11 +26,11 @@ pub struct Row {
 
 impl Row {
     /// No element is NaN.
-    pub fn new(x: &[f64], sorter: &mut Sorter<Wide>) -> Row {
-        let sorted = sorter.sort(x.iter().copied());
-        let order: Vec<u32> = sorted.iter().map(|item| item.position() as u32).collect();
+    pub fn new(x: &[f64], sorter: &mut Sorter) -> Row {
+        let sorted = sorter.sort(x);
+        let order: Vec<u32> = sorted.iter().map(|item| position(*item) as u32).collect();
         let (mut place, mut last, mut ends, mut ties) = (vec![0; x.len()], vec![0; x.len()], Vec::new(), 0);
-        runs(sorted, |start, end| {
+        runs(sorted, x, |start, end| {
             let count = (end - start) as u64;
             ties += count * (count - 1) / 2;
             ends.push(end as u32);

@@ -1,6 +1,6 @@
 //! Shapley values of training examples under a k-nearest-neighbour classifier (Jia et al., 1908.08619, theorem 1).
 
-use crate::sort::{Item, Narrow, Sorter};
+use crate::sort::{Sorter, position};
 use dither_cpu::threads::for_each;
 use std::sync::Mutex;
 
@@ -25,10 +25,12 @@ pub fn add(
     let chunks = tests.len().div_ceil(CHUNK);
     let sums: Vec<Mutex<Vec<f64>>> = (0..chunks).map(|_| Mutex::default()).collect();
     let complete = for_each(chunks, threads, give_up, |chunk| {
-        let (mut sum, mut sorter) = (vec![0.0; n], Sorter::<Narrow>::default());
+        let (mut right, mut sum, mut sorter) = (Vec::with_capacity(n), vec![0.0; n], Sorter::default());
         let first = chunk * CHUNK;
         for (row, test) in distances[first * n..].chunks_exact(n).zip(&tests[first..]).take(CHUNK) {
-            one(sorter.sort(row.iter().copied()), labels, *test, k, &mut sum);
+            right.clear();
+            right.extend(labels.iter().map(|label| u8::from(label == test)));
+            one(sorter.sort(row), &right, k, &mut sum);
         }
         *sums[chunk].lock().unwrap_or_else(|e| e.into_inner()) = sum;
     });
@@ -39,11 +41,12 @@ pub fn add(
     complete
 }
 
-fn one(sorted: &[Narrow], labels: &[i64], test: i64, k: usize, sum: &mut [f64]) {
+/// `right`: whether an example has the test's label.
+fn one(sorted: &[u64], right: &[u8], k: usize, sum: &mut [f64]) {
     let (n, k) = (sorted.len(), k as f64);
-    let right = |j: usize| f64::from(u8::from(labels[sorted[j - 1].position()] == test));
+    let right = |j: usize| f64::from(right[position(sorted[j - 1])]);
     let mut s = right(n) * k.min(n as f64) / (k * n as f64);
-    sum[sorted[n - 1].position()] += s;
+    sum[position(sorted[n - 1])] += s;
     let mut next = right(n);
     for j in (1..n).rev() {
         let this = right(j);
@@ -51,7 +54,7 @@ fn one(sorted: &[Narrow], labels: &[i64], test: i64, k: usize, sum: &mut [f64]) 
             s += (this - next) / k * (k.min(j as f64) / j as f64);
         }
         next = this;
-        sum[sorted[j - 1].position()] += s;
+        sum[position(sorted[j - 1])] += s;
     }
 }
 

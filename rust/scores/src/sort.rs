@@ -1,100 +1,72 @@
 //! Positions in the order of their numbers, by radix sort. No number is NaN; both zeros are equal.
+//!
+//! The upper 32 bits of a number are its key: all of an fp32 number, and nearly always enough to order fp64. Where fp64
+//! numbers share them, they are ordered among themselves afterwards.
 
-/// Bits that one pass sorts by.
+/// Bits that one pass sorts by, and the passes that 32 bits need.
 const DIGIT: u32 = 11;
 const BUCKETS: usize = 1 << DIGIT;
+const PASSES: usize = 3;
 
-/// A number as an integer of the same order, with its position.
-pub trait Item: Copy + Default {
-    /// Passes that a key needs.
-    const PASSES: u32;
-    fn key(self) -> u64;
-    fn position(self) -> usize;
+/// Numbers that can be sorted.
+pub trait Number: Copy + PartialOrd {
+    /// An integer of the same order, but for numbers too near to tell apart.
+    fn key(self) -> u32;
+    /// Whether numbers of one key are equal.
+    const EXACT: bool;
 }
 
-/// An fp32 number: the key above, the position below.
-#[derive(Clone, Copy, Default)]
-pub struct Narrow(u64);
-
-/// An fp64 number.
-#[derive(Clone, Copy, Default)]
-pub struct Wide(u64, u32);
-
-impl From<(usize, f32)> for Narrow {
+impl Number for f32 {
+    const EXACT: bool = true;
     #[inline(always)]
-    fn from((position, x): (usize, f32)) -> Narrow {
-        let bits = (x + 0.0).to_bits();
-        let key = bits ^ if bits >> 31 == 1 { u32::MAX } else { 1 << 31 };
-        Narrow(u64::from(key) << 32 | position as u64)
+    fn key(self) -> u32 {
+        let bits = (self + 0.0).to_bits();
+        bits ^ if bits >> 31 == 1 { u32::MAX } else { 1 << 31 }
     }
 }
 
-impl From<(usize, f64)> for Wide {
+impl Number for f64 {
+    const EXACT: bool = false;
     #[inline(always)]
-    fn from((position, x): (usize, f64)) -> Wide {
-        let bits = (x + 0.0).to_bits();
-        Wide(bits ^ if bits >> 63 == 1 { u64::MAX } else { 1 << 63 }, position as u32)
+    fn key(self) -> u32 {
+        let bits = (self + 0.0).to_bits();
+        ((bits ^ if bits >> 63 == 1 { u64::MAX } else { 1 << 63 }) >> 32) as u32
     }
 }
 
-impl Item for Narrow {
-    const PASSES: u32 = 3;
-    #[inline(always)]
-    fn key(self) -> u64 {
-        self.0 >> 32
-    }
-    #[inline(always)]
-    fn position(self) -> usize {
-        self.0 as u32 as usize
-    }
+/// A key above a position.
+#[inline(always)]
+fn digit(item: u64, pass: usize) -> usize {
+    (item >> (32 + pass as u32 * DIGIT)) as usize % BUCKETS
 }
 
-impl Item for Wide {
-    const PASSES: u32 = 6;
-    #[inline(always)]
-    fn key(self) -> u64 {
-        self.0
-    }
-    #[inline(always)]
-    fn position(self) -> usize {
-        self.1 as usize
-    }
+/// The position of a sorted item.
+#[inline(always)]
+pub fn position(item: u64) -> usize {
+    item as u32 as usize
 }
 
 /// Memory of a sort, kept from one array to the next.
-pub struct Sorter<T> {
-    items: Vec<T>,
-    spare: Vec<T>,
-    counts: Vec<[u32; BUCKETS]>,
+#[derive(Default)]
+pub struct Sorter {
+    items: Vec<u64>,
+    spare: Vec<u64>,
 }
 
-impl<T> Default for Sorter<T> {
-    fn default() -> Sorter<T> {
-        Sorter { items: Vec::new(), spare: Vec::new(), counts: Vec::new() }
-    }
-}
-
-impl<T: Item> Sorter<T> {
-    /// Ascending; equal numbers by position.
-    pub fn sort<X>(&mut self, x: impl Iterator<Item = X>) -> &[T]
-    where
-        T: From<(usize, X)>,
-    {
+impl Sorter {
+    /// Items in ascending order, equal numbers by position; [`position`] tells where each is. At most 2^32 numbers.
+    pub fn sort<T: Number>(&mut self, x: &[T]) -> &[u64] {
+        let mut counts = [[0u32; BUCKETS]; PASSES];
         self.items.clear();
-        self.items.extend(x.enumerate().map(T::from));
-        let n = self.items.len();
-        self.counts.clear();
-        self.counts.resize(T::PASSES as usize, [0; BUCKETS]);
-        let digit = |item: T, pass: u32| (item.key() >> (pass * DIGIT)) as usize % BUCKETS;
+        self.items.extend(x.iter().enumerate().map(|(i, x)| u64::from(x.key()) << 32 | i as u64));
         for item in &self.items {
-            for pass in 0..T::PASSES {
-                self.counts[pass as usize][digit(*item, pass)] += 1;
+            for (pass, counts) in counts.iter_mut().enumerate() {
+                counts[digit(*item, pass)] += 1;
             }
         }
-        self.spare.resize(n, T::default());
-        for pass in 0..T::PASSES {
-            let counts = &mut self.counts[pass as usize];
-            if counts.iter().any(|c| *c as usize == n) {
+        self.spare.resize(x.len(), 0);
+        for (pass, counts) in counts.iter_mut().enumerate() {
+            if counts.iter().any(|c| *c as usize == x.len()) {
                 continue; // all share this digit
             }
             let mut place = 0;
@@ -108,15 +80,21 @@ impl<T: Item> Sorter<T> {
             }
             std::mem::swap(&mut self.items, &mut self.spare);
         }
+        if !T::EXACT {
+            for near in self.items.chunk_by_mut(|a, b| a >> 32 == b >> 32).filter(|near| near.len() > 1) {
+                let value = |item: &u64| x[position(*item)];
+                near.sort_by(|a, b| value(a).partial_cmp(&value(b)).expect("no NaN"));
+            }
+        }
         &self.items
     }
 }
 
-/// Call `f(start, end)` for every run of equal numbers.
-pub fn runs<T: Item>(sorted: &[T], mut f: impl FnMut(usize, usize)) {
+/// Call `f(start, end)` for every run of equal numbers among the sorted items of `x`.
+pub fn runs<T: Number>(sorted: &[u64], x: &[T], mut f: impl FnMut(usize, usize)) {
     let mut start = 0;
     for end in 1..=sorted.len() {
-        if end == sorted.len() || sorted[end].key() != sorted[start].key() {
+        if end == sorted.len() || x[position(sorted[end])] != x[position(sorted[start])] {
             f(start, end);
             start = end;
         }
