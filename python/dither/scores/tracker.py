@@ -4,7 +4,7 @@ order."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,7 @@ class Tracker:
         needed = {column for name in self.scores for column in DERIVED.get(name, ())}
         self._columns = tuple(c for c in _COLUMNS if c in needed or c in ("confidence", "correct"))
         self._needed = frozenset((*self._columns, *self.scores)) & frozenset(_COLUMNS)
+        self._from_logits = [name for name in self.scores if name in LAST and name not in _COLUMNS]
         self._histories = Records(n_examples)
         self._last = {name: np.full(n_examples, np.nan) for name in self.scores if name in LAST}
         self._lock = threading.Lock()
@@ -94,7 +95,10 @@ class Tracker:
         with self._lock:
             if self.classes not in (None, classes):
                 raise UserError(f"logits have {classes} classes where earlier ones had {self.classes}")
-            self._take(places, found, step)
+            rows = len(found["confidence"])
+            if rows != len(places):
+                raise UserError(f"index has {len(places)} elements where logits have {rows} rows")
+            self._take(places, [found.get(name) for name in _COLUMNS], found, step)
             self.classes = classes
 
     def visit(
@@ -112,29 +116,37 @@ class Tracker:
         """The same from values that are at hand: p_y and whether the prediction was right, and what the
         tracked scores need beside them. Raises UserError where one is missing, and as `update` does."""
         places, given = integers(index, "index"), (confidence, correct, margin, loss, el2n, entropy)
-        values: dict[str, Floats] = {}
-        for name, value in zip(_COLUMNS, given, strict=True):
-            if name in self._needed:
-                if value is None:
-                    raise UserError(f"the tracked scores need {name}; pass it, or use update() with logits")
-                values[name] = floats(value, name, len(places))
-        for name in self._last:
-            if name not in _COLUMNS:
-                raise UserError(f"{name} comes from logits: use update()")
+        if self._from_logits:
+            raise UserError(f"{self._from_logits[0]} comes from logits: use update()")
+        columns = [
+            self._given(name, value, len(places)) if name in self._needed else None
+            for name, value in zip(_COLUMNS, given, strict=True)
+        ]
         with self._lock:
-            self._take(places, values, step)
+            self._take(places, columns, dict(zip(_COLUMNS, columns, strict=True)), step)
 
-    def _take(self, places: np.ndarray, values: Mapping[str, Floats], step: int | None) -> None:
-        rows = len(values["confidence"])
-        if rows != len(places):
-            raise UserError(f"index has {len(places)} elements where logits have {rows} rows")
-        columns = [values[name] if name in self._columns else None for name in _COLUMNS]
+    def _given(self, name: str, value: Any, n: int) -> Floats:
+        if value is None:
+            raise UserError(f"the tracked scores need {name}; pass it, or use update() with logits")
+        return floats(value, name, n)
+
+    def _take(
+        self,
+        places: np.ndarray,
+        columns: Sequence[Floats | None],
+        values: Mapping[str, Floats | None],
+        step: int | None,
+    ) -> None:
         refused = self._histories.visit(places, columns)
         if refused is not None:
             place, why = refused
             where = f"example {places[place]} at place {place} of the batch"
             if why == "finite":
-                name = next(n for n, v in values.items() if not np.isfinite(v[place]))
+                name = next(
+                    n
+                    for n, v in zip(_COLUMNS, columns, strict=True)
+                    if v is not None and not np.isfinite(v[place])
+                )
                 raise UserError(f"{name} has NaN or infinity for {where}")
             if why == "twice":
                 raise UserError(f"{where} stands in the batch before; a batch visits an example once")

@@ -153,17 +153,23 @@ fn score_ranks(
 /// # Safety
 /// `out` is an array of rows as long as `x`, of fp32 if centred, else of fp64; this one belongs to the caller.
 unsafe fn rank_row<T: Number>(x: &[T], out: usize, row: usize, centred: bool) {
-    let (n, mut sorter) = (x.len(), Sorter::default());
-    if centred {
-        // SAFETY: the caller's contract.
-        let out = unsafe { slice_mut::<f32>((out + row * n * 4, n)) };
-        let mean = (n + 1) as f64 / 2.0;
-        rank(x, &mut sorter, |i, rank| out[i] = (rank - mean) as f32);
-    } else {
-        // SAFETY: as above.
-        let out = unsafe { slice_mut::<f64>((out + row * n * 8, n)) };
-        rank(x, &mut sorter, |i, rank| out[i] = rank);
+    thread_local! {
+        /// Its memory serves all rows of a thread.
+        static SORTER: std::cell::RefCell<Sorter> = const { std::cell::RefCell::new(Sorter::new()) };
     }
+    let n = x.len();
+    SORTER.with_borrow_mut(|sorter| {
+        if centred {
+            // SAFETY: the caller's contract.
+            let out = unsafe { slice_mut::<f32>((out + row * n * 4, n)) };
+            let mean = (n + 1) as f64 / 2.0;
+            rank(x, sorter, |i, rank| out[i] = (rank - mean) as f32);
+        } else {
+            // SAFETY: as above.
+            let out = unsafe { slice_mut::<f64>((out + row * n * 8, n)) };
+            rank(x, sorter, |i, rank| out[i] = rank);
+        }
+    });
 }
 
 /// tau-b of all pairs of rows of fp64 without NaN: i < j, row by row.

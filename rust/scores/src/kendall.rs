@@ -1,10 +1,9 @@
 //! Kendall's tau-b of every pair of rows.
 //!
 //! Going through the elements in the order of one row, the discordant pairs are, for each element, those met before it
-//! that lie above it in the other row. Elements met are bits at their place in the other row; a count of bits before
-//! every bucket of places is kept beside them. So a question costs one load and a few population counts, an answer one
-//! pass over at most sqrt(n) counters in whole vectors: about n^1.5 / 16 vector operations where merging needs
-//! n log n branches.
+//! that lie above it in the other row. Elements met are bits at their place in the other row, with counts of the bits
+//! before every bucket of places in two levels: a question costs two loads and a few population counts, an answer two
+//! additions of vectors, where merging needs log n unpredictable branches.
 
 use crate::sort::{Sorter, position, runs};
 use dither_cpu::dispatch;
@@ -52,11 +51,12 @@ impl Row {
 
 const LANES: usize = 16;
 
-/// Places met so far.
+/// Places met so far: a bit each, in 16 x 16 buckets.
 struct Met {
     bits: Vec<u64>,
-    /// Bits before each bucket.
-    before: Vec<u32>,
+    /// Places met in the rows of buckets before each row, and in the buckets of a row before each bucket.
+    rows: [u32; LANES],
+    buckets: [[u32; LANES]; LANES],
     /// Words of a bucket, as a power of two.
     shift: u32,
     count: u32,
@@ -64,21 +64,14 @@ struct Met {
 
 impl Met {
     fn new(n: usize) -> Met {
-        let words = ((n as f64).sqrt() / 64.0).ceil().max(1.0) as usize;
-        let words = words.next_power_of_two().max(4);
-        let buckets = n.div_ceil(64 * words).max(1);
-        Met {
-            bits: vec![0; buckets * words],
-            before: vec![0; buckets.next_multiple_of(LANES)],
-            shift: words.ilog2(),
-            count: 0,
-        }
+        let words = n.div_ceil(64 * LANES * LANES).max(1).next_power_of_two();
+        let (rows, buckets) = ([0; LANES], [[0; LANES]; LANES]);
+        Met { bits: vec![0; n.div_ceil(64)], rows, buckets, shift: words.ilog2(), count: 0 }
     }
 
     fn clear(&mut self) {
         self.bits.fill(0);
-        self.before.fill(0);
-        self.count = 0;
+        (self.rows, self.buckets, self.count) = ([0; LANES], [[0; LANES]; LANES], 0);
     }
 
     /// Places met that lie above this one.
@@ -86,7 +79,9 @@ impl Met {
     fn above(&self, place: u32) -> u32 {
         let word = place as usize / 64;
         let bucket = word >> self.shift;
-        let mut upto = self.before[bucket] + (self.bits[word] << (63 - place % 64)).count_ones();
+        let (row, column) = (bucket / LANES % LANES, bucket % LANES);
+        let mut upto = self.rows[row] + self.buckets[row][column];
+        upto += (self.bits[word] << (63 - place % 64)).count_ones();
         for bits in &self.bits[bucket << self.shift..word] {
             upto += bits.count_ones();
         }
@@ -99,12 +94,10 @@ impl Met {
         self.bits[word] |= 1 << (place % 64);
         self.count += 1;
         let bucket = word >> self.shift;
-        let first = bucket / LANES * LANES;
-        for (chunk, counters) in self.before[first..].chunks_exact_mut(LANES).enumerate() {
-            let counters: &mut [u32; LANES] = counters.try_into().expect("whole chunks");
-            for (lane, counter) in counters.iter_mut().enumerate() {
-                *counter += u32::from((first + chunk * LANES + lane) as u32 > bucket as u32);
-            }
+        let (row, column) = (bucket / LANES % LANES, bucket % LANES);
+        for lane in 0..LANES {
+            self.rows[lane] += u32::from(lane > row);
+            self.buckets[row][lane] += u32::from(lane > column);
         }
     }
 }

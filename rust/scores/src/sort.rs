@@ -54,6 +54,10 @@ pub struct Sorter {
 }
 
 impl Sorter {
+    pub const fn new() -> Sorter {
+        Sorter { items: Vec::new(), spare: Vec::new() }
+    }
+
     /// Items in ascending order, equal numbers by position; [`position`] tells where each is. At most 2^32 numbers.
     pub fn sort<T: Number>(&mut self, x: &[T]) -> &[u64] {
         let mut counts = [[0u32; BUCKETS]; PASSES];
