@@ -6,26 +6,50 @@ print(fit); fit.interval(); fit.predict(N=7e9, D=1.4e11)
 
 from dither.laws.catalogue import LAWS, names
 from dither.laws.certificate import Certificate
+from dither.laws.coverage import BetaBinomial, beta_binomial, pass_at_k
 from dither.laws.engine import Objective
 from dither.laws.fitting import Fit, fit, get
+from dither.laws.forecast import Prediction, predict_interval
+from dither.laws.isoflop import approaches
 from dither.laws.law import FunctionLaw, Law, Parameter, SumLaw
 from dither.laws.loss_to_loss import LossMap, loss_to_loss
+from dither.laws.planning import Crossover, Decision, budget, crossover, decide
+from dither.laws.runs import read_runs
+from dither.laws.schedules import Schedule, annealing, multi_power
 from dither.laws.uncertainty import Bootstrap, Profile
+from dither.laws.validation import Validation, validate
 
 __all__ = [
     "LAWS",
+    "BetaBinomial",
     "Bootstrap",
     "Certificate",
+    "Crossover",
+    "Decision",
     "Fit",
     "FunctionLaw",
     "Law",
     "LossMap",
     "Objective",
     "Parameter",
+    "Prediction",
     "Profile",
+    "Schedule",
     "SumLaw",
+    "Validation",
+    "annealing",
+    "approaches",
+    "beta_binomial",
+    "budget",
+    "crossover",
+    "decide",
     "fit",
     "get",
     "loss_to_loss",
+    "multi_power",
     "names",
+    "pass_at_k",
+    "predict_interval",
+    "read_runs",
+    "validate",
 ]

@@ -45,6 +45,8 @@ class Fit:
     theta: Floats = field(repr=False)
     low: Floats = field(repr=False)
     high: Floats = field(repr=False)
+    settings: tuple[Any, Mapping[str, tuple[float, float]], Mapping[str, float], int] = field(repr=False)
+    """starts, bounds, fixed and threads, as they were given"""
 
     @property
     def rows(self) -> Rows:
@@ -223,6 +225,7 @@ def fit_arrays(
         theta=theta,
         low=low,
         high=high,
+        settings=(starts, bounds, fixed, threads),
     )
     return replace(result, cautions=tuple(cautions.of(result)))
 

@@ -92,6 +92,8 @@ def theta_bounds(
         if law.parameters[law.names.index(name)].logarithmic:
             with np.errstate(divide="ignore"):
                 lowest, highest = float(np.log(max(lowest, 0.0))), float(np.log(highest))
+        if isinstance(law, SumLaw) and law.thetas[i] == law.model.floor:
+            highest = max(highest, low[i])  # E = 0
         low[i], high[i] = max(low[i], lowest), min(high[i], highest)
         if low[i] > high[i]:
             raise UserError(

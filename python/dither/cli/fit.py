@@ -1,0 +1,156 @@
+"""`dither fit LAW DATA...`: fit a scaling law to a table or to runs, and say how far it can be trusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from dither import laws
+from dither.cli.terminal import parse
+from dither.errors import UserError
+from dither.files import write_text
+from dither.laws import runs, table, validation
+
+Pairs = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Fit a scaling law and certify the optimum; exit code 1 where it is no certified minimum.
+
+    Examples: dither fit chinchilla runs/* --validate; dither fit chinchilla sweep.csv --column N=params
+    --column D=tokens --loss val_loss --predict N=7e9,D=1.4e11 --out card.json
+    """
+
+    law: Annotated[str, tyro.conf.Positional]
+    """a law's name (dither fit list shows them)"""
+    data: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """one .csv, .jsonl or .parquet table, or run directories (or folders of them)"""
+    column: Pairs = ()
+    """the table's column of a variable, as N=params; may be given several times"""
+    loss: str = "loss"
+    """the column of the response"""
+    objective: str = "huber"
+    """huber, lad, log_square, raw_square or raw_huber; summed over the runs"""
+    delta: float = 1e-3
+    """of the Huber objectives"""
+    fix: Pairs = ()
+    """hold a parameter at a value, as E=1.7; may be given several times"""
+    by: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
+    """resample groups of rows of one value in this column (a size, a run), not single rows"""
+    bootstrap: int = 1000
+    """resamples for the intervals; 0 for none"""
+    predict: Pairs = ()
+    """predict a run, as N=7e9,D=1.4e11; may be given several times"""
+    far: bool = False
+    """predict further than 100 times beyond the data"""
+    validate: bool = False
+    """hold-outs, residual trend, nested laws and sensitivities as well"""
+    view: str = "full"
+    """of runs: the evaluation that counts: full, recipe or cast"""
+    cast: str | None = None
+    """of runs: the quantizer of the cast"""
+    out: Annotated[str | None, tyro.conf.arg(metavar="FILE.json")] = None
+    """write the fit card here"""
+
+
+def pairs(given: Sequence[str], option: str) -> dict[str, str]:
+    """NAME=VALUE, also several joined by commas."""
+    found = {}
+    for text in ",".join(given).split(","):
+        name, equals, value = text.partition("=")
+        if text and not (name and equals and value):
+            raise UserError(f"{option} {text!r}: give NAME=VALUE")
+        if text:
+            found[name.strip()] = value.strip()
+    return found
+
+
+def numbers(given: Sequence[str], option: str) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in pairs(given, option).items()}
+    except ValueError as error:
+        raise UserError(f"{option}: {error}") from None
+
+
+def load(data: Sequence[str], view: str, cast: str | None) -> tuple[dict[str, list[Any]], list[str]]:
+    """The table, and what was left out of it."""
+    if not data:
+        raise UserError("name a table (.csv, .jsonl, .parquet) or run directories")
+    if any(Path(path).is_dir() for path in data):
+        return runs.read_runs(data, view=view, cast=cast)
+    if len(data) > 1:
+        raise UserError(f"one table at a time, not {len(data)}; several arguments must be run directories")
+    return table.read(data[0]), []
+
+
+def mapping(law: laws.Law, given: Sequence[str]) -> dict[str, Any]:
+    """--column: the law's variable -> the table's column."""
+    found = pairs(given, "--column")
+    for name in found:
+        if name not in law.variables:
+            raise UserError(f"--column {name}=...: {law.name} has the variables {', '.join(law.variables)}")
+    return found
+
+
+def catalogue() -> str:
+    width = max(map(len, laws.LAWS))
+    return "\n".join(f"{name:<{width}}  {law.formula}" for name, law in laws.LAWS.items())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `dither fit`. Raises UserError for everything the user can cause."""
+    a = parse("fit", Arguments, arguments)
+    if a.law == "list":
+        print(catalogue())
+        return 0
+    law = laws.get(a.law)
+    points = [numbers([point], "--predict") for point in a.predict]
+    fixed = numbers(a.fix, "--fix")
+    frame, left = load(a.data, a.view, a.cast)
+    fit = laws.fit(
+        law, frame, loss=a.loss, objective=a.objective, delta=a.delta, fixed=fixed,
+        **mapping(law, a.column),
+    )  # fmt: skip
+    card = fit.card()
+    print(fit)
+    for reason in left:
+        print(f"  left out: {reason}")
+    by = None
+    if a.by is not None:
+        if a.by not in frame:
+            raise UserError(f"--by {a.by}: the table has no such column; it has {', '.join(frame)}")
+        by = [str(value) for value in frame[a.by]]
+    if a.bootstrap:
+        card["intervals_95"] = print_intervals(fit, a.bootstrap, by)
+    card["not_calibrated"] = validation.uncalibrated(fit)
+    if card["not_calibrated"]:
+        print(f"  ! intervals are not calibrated: {card['not_calibrated']}")
+    card["predictions"] = []
+    for point in points:
+        found = laws.predict_interval(fit, point, far=a.far, by=by, n=a.bootstrap or 500)
+        print(f"at {', '.join(f'{k} = {v:.4g}' for k, v in point.items())}: {found}")
+        card["predictions"].append({"at": point, **vars(found)})
+    if a.validate:
+        checks = validation.validate(fit)
+        print(checks)
+        card["validation"] = checks.card()
+    card["left_out"] = left
+    if a.out is not None:
+        write_text(Path(a.out), json.dumps(card, indent=1, default=float) + "\n")
+        print(f"wrote {a.out}")
+    return 0 if fit.certificate.is_minimum else 1
+
+
+def print_intervals(fit: laws.Fit, n: int, by: Any) -> dict[str, tuple[float, float]]:
+    replicates = fit.bootstrap(n, by=by)
+    found = replicates.interval()
+    print(f"95 % intervals of {n} resamples of {replicates.groups} groups, {replicates.failed} failed:")
+    for name, (low, high) in found.items():
+        print(f"  {name:<8} {low:.6g} .. {high:.6g}")
+    return found

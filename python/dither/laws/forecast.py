@@ -1,0 +1,92 @@
+"""A prediction with an interval that holds the spread over competing laws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dither.laws.fitting import Fit, fit_arrays, get
+from dither.laws.validation import uncalibrated
+
+RIVALS = {
+    "chinchilla": ("kaplan_e", "gamma", "chinchilla_tied"),
+    "kaplan_e": ("chinchilla", "gamma"),
+    "gamma": ("chinchilla", "kaplan_e"),
+    "over_training": ("chinchilla", "kaplan_e"),
+    "chinchilla_tied": ("chinchilla", "kaplan_e"),
+}
+"""law: competing families of the same variables."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A prediction with its interval: the fit's own (bootstrap), and widened to the competing families.
+
+    rivals: law -> its prediction. factor: how far beyond the data. calibrated: False where intervals of such
+    a design were measured not to cover (see `why`).
+    """
+
+    value: float
+    low: float
+    high: float
+    family_low: float
+    family_high: float
+    rivals: dict[str, float]
+    factor: float
+    calibrated: bool
+    why: str
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.value:.5g}, 95 % {self.low:.5g} .. {self.high:.5g}; with competing laws "
+            f"{self.family_low:.5g} .. {self.family_high:.5g}; {self.factor:.3g}x beyond the data"
+        )
+        return text if self.calibrated else f"{text}; not calibrated: {self.why}"
+
+
+def predict_interval(
+    fit: Fit,
+    at: Mapping[str, float],
+    *,
+    level: float = 0.95,
+    n: int = 500,
+    by: Any = None,
+    seed: int = 0,
+    far: bool = False,
+    rivals: Sequence[str] | None = None,
+) -> Prediction:
+    """The loss of one run to come, its interval from resampled runs and the spread over rival laws.
+
+    at: variable -> value. by: a group for each run of the fit, which are resampled together. rivals: names of
+    laws (default: the usual ones).
+    """
+    value = float(fit.predict(far=far, **dict(at)))
+    arrays = fit.law.arrays(at)
+    replicates = fit.bootstrap(n, by=by, seed=seed)
+    kept = replicates.values[replicates.converged]
+    curves = np.array([float(fit.law.curve(v, arrays)) for v in kept])
+    # A new run scatters about the curve as the runs of the fit do.
+    noise = np.random.default_rng(seed + 1).choice(fit.residuals, len(curves))
+    tails = 50 * (1 - level), 50 * (1 + level)
+    low, high = (float(v) for v in np.percentile(curves * np.exp(noise), tails))
+    others = {}
+    for name in RIVALS.get(fit.law.name, ()) if rivals is None else rivals:
+        law = get(name)
+        rival = fit_arrays(law, fit.arrays, fit.loss, fit.objective, fit.weights, "project", {}, {})
+        others[name] = float(rival.law.curve(rival.law.vector(rival.params), arrays))
+    values = [value, *others.values()]
+    why = uncalibrated(fit)
+    return Prediction(
+        value,
+        low,
+        high,
+        min(low, low + min(values) - value),
+        max(high, high + max(values) - value),
+        others,
+        fit.extrapolation(arrays),
+        not why,
+        why,
+    )

@@ -1,0 +1,319 @@
+"""Does a fit predict? Errors on runs that it did not see, trends it leaves, choices it hangs on.
+
+Scales are ordered by compute C = 6 N D (by the law's first variable where it has no N and D) and grouped
+where they differ by less than GROUP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dither.errors import UserError
+from dither.laws.engine import Floats, Objective
+
+if TYPE_CHECKING:
+    from dither.laws.fitting import Fit
+
+GROUP = 0.15
+"""Runs whose ln C differs by less than this from their neighbour's belong to one scale."""
+
+WIDEST = 3.0
+"""The compute of one scale spans at most this factor, however densely it is filled."""
+
+NESTED: dict[str, tuple[tuple[str, dict[str, float] | str], ...]] = {
+    "chinchilla": (("E = 0", {"E": 0.0}), ("alpha = beta", "chinchilla_tied")),
+    "gamma": (("gamma = 1", {"gamma": 1.0}), ("q = 1", {"q": 1.0})),
+    "saturation": (("E = 0", {"E": 0.0}),),
+    "kaplan_e": (("E = 0", {"E": 0.0}),),
+}
+"""law: simpler ones inside it, as fixed parameters or as another law's name."""
+
+
+def size(arrays: Mapping[str, Floats]) -> Floats:
+    """What orders the runs."""
+    return arrays["N"] * arrays["D"] * 6 if {"N", "D"} <= set(arrays) else next(iter(arrays.values()))
+
+
+def scales(arrays: Mapping[str, Floats]) -> Any:
+    """The scale of every run, counted from 0, smallest first."""
+    c = np.log(size(arrays))
+    order = np.argsort(c)
+    result = np.empty(len(c), dtype=np.int64)
+    scale, first, last = 0, c[order[0]], c[order[0]]
+    for i in order:
+        if c[i] - last > GROUP or c[i] - first > np.log(WIDEST):
+            scale, first = scale + 1, c[i]
+        last, result[i] = c[i], scale
+    return result
+
+
+def subset(fit: Fit, kept: Any) -> Fit:
+    """The same fit to a part of its runs."""
+    from dither.laws.fitting import fit_arrays
+
+    at = np.flatnonzero(kept) if np.asarray(kept).dtype == bool else np.asarray(kept)
+    return fit_arrays(
+        fit.law,
+        {name: values[at] for name, values in fit.arrays.items()},
+        fit.loss[at],
+        fit.objective,
+        None if fit.weights is None else fit.weights[at],
+        *fit.settings,
+    )
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """Errors on runs that the fit did not see.
+
+    factor: their largest compute over that of the runs seen. bias, error: mean signed and mean absolute
+    relative error of the loss; reducible: mean absolute error over L - E. last, power: mean absolute relative
+    error of two naive predictors: the loss of the largest run seen, and a power law of compute alone.
+    """
+
+    seen: int
+    held: int
+    factor: float
+    bias: float
+    error: float
+    reducible: float
+    last: float
+    power: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.seen:>4} runs -> {self.held:>3} runs up to {self.factor:>5.1f}x: error "
+            f"{100 * self.error:5.2f} % (bias {100 * self.bias:+5.2f} %), "
+            f"{100 * self.reducible:5.1f} % of L - E; "
+            f"last loss {100 * self.last:5.2f} %, power law of C {100 * self.power:5.2f} %"
+        )
+
+
+def hold_out(fit: Fit, seen: Any) -> HoldOut:
+    """Fit to the runs `seen` (booleans), predict the others."""
+    seen = np.asarray(seen, dtype=bool)
+    part = subset(fit, seen)
+    held = {name: values[~seen] for name, values in fit.arrays.items()}
+    truth = fit.loss[~seen]
+    predicted = part.law.curve(part.law.vector(part.params), held)
+    c, c_held = size(part.arrays), size(held)
+    relative = predicted / truth - 1
+    floor = part.params.get("E", 0.0)
+    slope, level = np.polyfit(np.log(c), np.log(part.loss), 1) if np.ptp(np.log(c)) > 0 else (0.0, 0.0)
+    power = np.exp(level + slope * np.log(c_held))
+    last = part.loss[np.argmax(c)]
+    return HoldOut(
+        int(seen.sum()),
+        int((~seen).sum()),
+        float(c_held.max() / c.max()),
+        float(relative.mean()),
+        float(np.abs(relative).mean()),
+        float(np.mean(np.abs(predicted - truth) / np.maximum(truth - floor, np.finfo(float).tiny))),
+        float(np.mean(np.abs(last / truth - 1))),
+        float(np.mean(np.abs(power / truth - 1))),
+    )
+
+
+def rolling_origin(fit: Fit, *, ahead: int = 2) -> list[HoldOut]:
+    """Fit up to each scale that leaves enough runs, predict the next `ahead` scales one by one."""
+    scale = scales(fit.arrays)
+    free = int(np.sum(fit.low < fit.high))
+    result = []
+    for last in range(2, int(scale.max())):
+        if np.sum(scale <= last) < free + 2:
+            continue
+        for step in range(1, ahead + 1):
+            if last + step <= scale.max():
+                pick = (scale <= last) | (scale == last + step)
+                result.append(hold_out(restricted(fit, pick), (scale <= last)[pick]))
+    return result
+
+
+def restricted(fit: Fit, pick: Any) -> Fit:
+    """The fit with a part of its table, not fitted again: what a hold-out starts from."""
+    return replace(
+        fit,
+        arrays={name: values[pick] for name, values in fit.arrays.items()},
+        loss=fit.loss[pick],
+        weights=None if fit.weights is None else fit.weights[pick],
+    )
+
+
+def leave_scale_out(fit: Fit) -> list[HoldOut]:
+    """Each scale predicted from all the others."""
+    scale = scales(fit.arrays)
+    return [hold_out(fit, scale != one) for one in range(int(scale.max()) + 1)]
+
+
+@dataclass(frozen=True)
+class Trend:
+    """What residuals still do over scales: their mean by scale, and a test of a cubic in ln C.
+
+    slope, curve: of it, C in units of its standard deviation. p: the chance of so strong a one under
+    exchangeable residuals (999 permutations).
+    """
+
+    means: tuple[float, ...]
+    slope: float
+    curve: float
+    p: float
+
+
+def residual_trend(fit: Fit, *, permutations: int = 999, seed: int = 0) -> Trend:
+    """Whether residuals depend on compute (they should not)."""
+    r, scale = fit.residuals, scales(fit.arrays)
+    x = np.log(size(fit.arrays))
+    x = (x - x.mean()) / max(float(x.std()), np.finfo(float).tiny)
+    basis = np.stack([np.ones_like(x), x, x * x, x**3], axis=1)
+    q, _ = np.linalg.qr(basis)
+
+    def explained(values: Floats) -> Floats:
+        return np.sum((values @ q[:, 1:]) ** 2, axis=-1)
+
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permuted(np.tile(r, (permutations, 1)), axis=1)
+    more = int(np.sum(explained(shuffled) >= explained(r[None])[0]))
+    coefficients = np.linalg.lstsq(basis, r, rcond=None)[0]
+    means = tuple(float(r[scale == one].mean()) for one in range(int(scale.max()) + 1))
+    return Trend(means, float(coefficients[1]), float(coefficients[2]), (1 + more) / (1 + permutations))
+
+
+def sensitivities(fit: Fit, *, other_N: Mapping[str, Any] | None = None) -> dict[str, dict[str, float]]:
+    """Parameters under other choices: objectives and deltas, the highest losses dropped, other counts of N.
+
+    other_N: name -> sizes of all runs under another definition (without embeddings, active, ...).
+    """
+    from dither.laws.fitting import fit_arrays
+
+    found = {"as fitted": fit.params}
+
+    def again(name: str, objective: Objective, arrays: dict[str, Floats], kept: Any) -> None:
+        weights = None if fit.weights is None else fit.weights[kept]
+        chosen = {key: values[kept] for key, values in arrays.items()}
+        found[name] = fit_arrays(fit.law, chosen, fit.loss[kept], objective, weights, *fit.settings).params
+
+    every = np.ones(len(fit.loss), dtype=bool)
+    for name, delta in (
+        ("huber", 1e-4),
+        ("huber", 1e-3),
+        ("huber", 1e-2),
+        ("log_square", 1e-3),
+        ("lad", 1e-3),
+    ):
+        objective = Objective(name, delta)
+        if objective != fit.objective:
+            again(str(objective), objective, fit.arrays, every)
+    order = np.argsort(fit.loss)
+    free = int(np.sum(fit.low < fit.high))
+    for dropped in (1, 5, 10, 20):
+        if len(order) - dropped >= free + 2:
+            again(f"{dropped} highest losses dropped", fit.objective, fit.arrays, np.sort(order[:-dropped]))
+    for name, sizes in (other_N or {}).items():
+        values = np.asarray(sizes, dtype=np.float64)
+        if values.shape != fit.loss.shape:
+            raise UserError(f"other_N[{name!r}] must hold a size for each of the {len(fit.loss)} runs")
+        again(f"N: {name}", fit.objective, {**fit.arrays, "N": values}, every)
+    return found
+
+
+@dataclass(frozen=True)
+class Nested:
+    """A simpler law inside the fitted one. worse: its objective over the fitted one's, less 1. rejected:
+    worse than chance allows at 95 %.
+    """
+
+    name: str
+    worse: float
+    rejected: bool
+
+
+def nested(fit: Fit) -> list[Nested]:
+    """Tests of the simpler laws inside this one, by the likelihood ratio of M-estimates."""
+    from dither.laws.fitting import fit_arrays, get
+    from dither.laws.uncertainty import rise
+
+    result = []
+    for name, how in NESTED.get(fit.law.name, ()):
+        law = get(how) if isinstance(how, str) else fit.law
+        _, _, fixed, threads = fit.settings
+        fixed = fixed if isinstance(how, str) else {**fixed, **how}
+        if isinstance(how, str) and set(fixed) - set(law.names):
+            continue
+        simple = fit_arrays(
+            law, fit.arrays, fit.loss, fit.objective, fit.weights, "project", {}, fixed, threads
+        )
+        result.append(
+            Nested(name, simple.value / fit.value - 1, bool(simple.value - fit.value > rise(fit, 0.95)))
+        )
+    return result
+
+
+def uncalibrated(fit: Fit) -> str:
+    """Why intervals of this fit cannot be trusted, in words; empty where nothing speaks against them."""
+    count = int(scales(fit.arrays).max()) + 1
+    if count < 4:
+        return f"the runs have {count} scales only"
+    free = int(np.sum(fit.low < fit.high))
+    if len(fit.loss) < 3 * free:
+        return f"{len(fit.loss)} runs for {free} parameters"
+    p = residual_trend(fit).p
+    if p < 0.01:
+        return f"residuals still depend on compute (p = {p:.3f}): the law is wrong for these runs"
+    return ""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Everything of this file at once."""
+
+    largest: HoldOut
+    rolling: tuple[HoldOut, ...]
+    left_out: tuple[HoldOut, ...]
+    trend: Trend
+    sensitivity: dict[str, dict[str, float]]
+    nested: tuple[Nested, ...]
+    not_calibrated: str
+
+    def card(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        t = self.trend
+        lines = ["largest scale held out:", f"  {self.largest}", "rolling origin:"]
+        lines += [f"  {one}" for one in self.rolling]
+        lines += ["each scale left out:", *(f"  {one}" for one in self.left_out)]
+        lines.append("mean residual by scale (%): " + " ".join(f"{100 * m:+.2f}" for m in t.means))
+        lines.append(
+            f"  trend with compute: p = {t.p:.3f}" + (" (they should not depend on it)" * (t.p < 0.05))
+        )
+        lines += [
+            f"{one.name}: {'' if one.rejected else 'not '}rejected (objective {100 * one.worse:+.2f} %)"
+            for one in self.nested
+        ]
+        names = list(self.sensitivity["as fitted"])
+        lines.append("sensitivity".ljust(28) + "".join(f"{name:>12}" for name in names))
+        for choice, params in self.sensitivity.items():
+            lines.append(f"  {choice:<26}" + "".join(f"{params[name]:>12.5g}" for name in names))
+        if self.not_calibrated:
+            lines.append(f"intervals are not calibrated: {self.not_calibrated}")
+        return "\n".join(lines)
+
+
+def validate(fit: Fit) -> Validation:
+    """All checks of a fit. UserError where the runs have fewer than three scales."""
+    scale = scales(fit.arrays)
+    if scale.max() < 2:
+        raise UserError(f"the runs have {scale.max() + 1} scales of compute; validation needs three")
+    return Validation(
+        hold_out(fit, scale < scale.max()),
+        tuple(rolling_origin(fit)),
+        tuple(leave_scale_out(fit)),
+        residual_trend(fit),
+        sensitivities(fit),
+        tuple(nested(fit)),
+        uncalibrated(fit),
+    )

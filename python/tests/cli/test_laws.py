@@ -1,0 +1,139 @@
+"""`dither fit` and `dither plan`: tables, run directories, cards, exit codes."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from dither import laws
+from dither.cli.main import main
+
+TRUTH = dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
+
+
+@pytest.fixture
+def table(tmp_path):
+    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(2e7, 5e9, 6), np.geomspace(5e8, 1e11, 6)))
+    data = laws.get("chinchilla").simulate(TRUTH, N=n, D=d, noise=0.003, seed=1)
+    path = tmp_path / "sweep.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["params", "tokens", "val_loss"])
+        writer.writerows(zip(data["N"], data["D"], data["loss"], strict=True))
+    return str(path)
+
+
+COLUMNS = ("--column", "N=params", "--column", "D=tokens", "--loss", "val_loss")
+
+
+def test_a_table_gives_a_fit_and_a_card(table, tmp_path, capsys):
+    out = tmp_path / "card.json"
+    more = (
+        "--predict",
+        "N=1e10,D=2e11",
+        "--bootstrap",
+        "50",
+        "--by",
+        "params",
+        "--validate",
+        "--out",
+        str(out),
+    )
+    assert main(["fit", "chinchilla", table, *COLUMNS, *more]) == 0
+    said = capsys.readouterr().out
+    assert "alpha" in said and "of 6 groups" in said and "largest scale held out" in said
+    card = json.loads(out.read_text())
+    assert card["params"]["alpha"] == pytest.approx(0.34, abs=0.05)
+    low, high = card["intervals_95"]["E"]
+    assert low < card["params"]["E"] < high
+    truth = float(laws.get("chinchilla").predict(TRUTH, N=1e10, D=2e11))
+    assert card["predictions"][0]["value"] == pytest.approx(truth, rel=0.02)
+    assert card["predictions"][0]["rivals"] and card["validation"]["largest"]["held"]
+
+
+def make_run(folder, n: float, d: float, loss: float, done: bool = True) -> None:
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"params": n, "train_tokens": 1e9, "corpus": "abc"}))
+    (folder / "config.toml").write_text("[train]\nseed = 3\n")
+    if done:
+        ends = [{"view": "full", "tokens": d, "loss": loss}]
+        ends += [{"view": "cast", "cast": q, "rounding": "nearest_even", "tokens": d, "loss": loss + 0.1}
+                 for q in ("int4_g32", "mxfp4")]  # fmt: skip
+        (folder / "summary.json").write_text(json.dumps({"final": ends}))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    law = laws.get("chinchilla")
+    for n in np.geomspace(1e5, 1e7, 5):
+        for d in np.geomspace(1e7, 1e10, 4):
+            make_run(tmp_path / "runs" / f"{n:.0f}-{d:.0f}", n, d, float(law.predict(TRUTH, N=n, D=d)))
+    make_run(tmp_path / "runs" / "unfinished", 1e6, 1e8, 4.0, done=False)
+    return tmp_path / "runs"
+
+
+def test_a_folder_of_runs(folder, capsys):
+    assert main(["fit", "chinchilla", str(folder), "--bootstrap", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "over 20 rows" in said and "unfinished: not finished" in said
+    frame, left = laws.read_runs([folder])
+    assert len(frame["N"]) == 20 and len(left) == 1 and set(frame["seed"]) == {3}
+    assert frame["U"] == [min(1e9, d) for d in frame["D"]]
+    fit = laws.fit("chinchilla", frame)
+    assert fit.params == pytest.approx(TRUTH, rel=1e-4)
+    cast, _ = laws.read_runs([folder], view="cast", cast="mxfp4")
+    assert np.subtract(cast["loss"], frame["loss"]) == pytest.approx(0.1)
+
+
+def test_runs_that_cannot_be_read(folder, tmp_path, capsys):
+    assert main(["fit", "chinchilla", str(folder), "--view", "cast"]) == 2
+    assert "several casts were evaluated" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["fit", "chinchilla", str(tmp_path / "empty")]) == 2
+    assert "no run directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fit", "chinchila", "T"), "did you mean 'chinchilla'"),
+        (("fit", "chinchilla"), "name a table"),
+        (("fit", "chinchilla", "nowhere.csv"), "no such file"),
+        (("fit", "chinchilla", "T"), "no column 'N'"),
+        (("fit", "chinchilla", "T", "--column", "M=params"), "has the variables N, D"),
+        (("fit", "chinchilla", "T", "--column", "N"), "give NAME=VALUE"),
+        (("fit", "chinchilla", "T", *COLUMNS, "--fix", "E=x"), "could not convert"),
+        (("fit", "chinchilla", "T", *COLUMNS, "--by", "seed"), "no such column"),
+        (("fit", "chinchilla", "T", *COLUMNS, "--predict", "N=1e15,D=1e13"), "far=True"),
+        (("plan", "budgets", "--flops", "1e20"), "did you mean 'budget'"),
+        (("plan", "budget"), "needs --flops"),
+        (("plan", "bits", "--flops", "1e20"), "no constants of precision"),
+        (("plan", "target", "--loss_target", "1.2"), "out of reach"),
+        (("plan", "qat", "--size", "-1", "--tokens", "1e10", "--bits", "4"), "must be positive"),
+    ],
+)
+def test_bad_arguments_exit_with_2(arguments, message, table, capsys):
+    assert main([table if word == "T" else word for word in arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_plans(table, tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    data = ("--data", table, *COLUMNS, "--out", str(out))
+    assert main(["plan", "budget", "--flops", "1e21", *data]) == 0
+    said = json.loads(out.read_text())
+    low, high = said["intervals"]["N"]
+    assert low < said["values"]["N"] < high and said["basis"] == "36 own runs"
+    capsys.readouterr()
+    assert main(["plan", "budget", "--flops", "5.76e23"]) == 0
+    assert "published, 2203.15556" in capsys.readouterr().out
+    assert main(["plan", "qat", "--size", "1e9", "--tokens", "1e11", "--bits", "4"]) == 0
+    assert "tokens quantized" in capsys.readouterr().out
+    gap = ("--gap", "CT=.05,gD=.5,gN=.45,rate=.9", "--bits", "4")
+    assert main(["plan", "critical", "--size", "1e9", *gap]) == 0
+    assert main(["plan", "memory", "--memory", "1e9", "--tokens", "2e10", *gap[:2]]) == 0
+    assert main(["plan", "hyper", "--flops", "1e20"]) == 0
+    assert "learning rate" in capsys.readouterr().out
+    assert main(["fit", "list"]) == 0
+    assert "data_constrained" in capsys.readouterr().out
