@@ -306,6 +306,12 @@ def run_ms_eden(x: Buffer, out: Buffer, axis: int, seed: int, stream: int) -> No
     _core.ms_eden(_shape(x.shape, axis), (seed, stream), x.ptr, out.ptr, get_num_threads())
 
 
+def run_quest(x: Buffer, out: Buffer, mask: Buffer, axis: int) -> None:
+    """Quantize fp32 blocks of 32 by their deviation into `out`; `mask` (u8) is 1 where nothing clips."""
+    assert (x.dtype, out.dtype, mask.dtype) == ("fp32", "fp32", "u8") and x.shape == out.shape == mask.shape
+    _core.quest(_shape(x.shape, axis), x.ptr, out.ptr, mask.ptr, get_num_threads())
+
+
 def prefer_huge_pages(address: int, nbytes: int) -> None:
     """Ask the system for huge pages under memory just allocated and not yet touched, if it is large.
 

@@ -1,6 +1,6 @@
 """Scales that no quantizer finds by itself: at least so large, from the deviation, or rounded at random.
 
-All are torch compositions around the ops, on any device; blocks run along `axis`, a ragged one last.
+Kernels on the CPU and torch compositions elsewhere; blocks run along `axis`, a ragged one last.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dither import arrays
-from dither.nn import kernels, ops
+from dither.nn import fresh, kernels, ops
 from dither.nn.twin import Blocks
 from dither.quantizer import Quantizer
 
@@ -27,6 +27,7 @@ _LIBRARY = torch.library.Library("dither", "FRAGMENT")
 for _schema in (
     "fake_quant_at_least(Tensor x, str q, float least, int axis, ScalarType out_dtype) -> Tensor",
     "ms_eden(Tensor r, int axis, Tensor rng) -> Tensor",
+    "quest(Tensor x, int axis) -> (Tensor, Tensor)",
 ):
     _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -54,14 +55,35 @@ def _(x, q, least, axis, out_dtype):
 
 def quest(x: Tensor, axis: int) -> Tensor:
     """MXFP4 with the scale 2^floor(log2(2.92 std / 6)) of a block of 32, rounded to nearest."""
-    z, scale, blocks = _quest_scale(x, axis)
-    return blocks.join(ops.apply(z / scale, _FP4) * scale).to(x.dtype)
+    return torch.ops.dither.quest.default(x, axis)[0]
 
 
 def quest_mask(x: Tensor, axis: int) -> Tensor:
     """Where `quest` does not clip, which is where its gradient passes."""
+    return torch.ops.dither.quest.default(x, axis)[1]
+
+
+@torch.library.impl(_LIBRARY, "quest", "CompositeExplicitAutograd")
+def _quest(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     z, scale, blocks = _quest_scale(x, axis)
-    return blocks.join(z.abs() < 6 * scale)
+    return blocks.join(ops.apply(z / scale, _FP4) * scale).to(x.dtype), blocks.join(z.abs() < 6 * scale)
+
+
+@torch.library.impl(_LIBRARY, "quest", "CPU")
+def _quest_on_cpu(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    if x.dtype == torch.float64:
+        return _quest(x, axis)
+    y, mask = fresh.empty(x.shape, torch.float32), torch.empty(x.shape, dtype=torch.bool)
+    if x.numel():
+        place = arrays.check_axis(axis, x.dim())
+        wide, trusted = kernels.source(x.float()), kernels.buffer(mask.view(torch.uint8))
+        arrays.run_quest(wide, kernels.buffer(y), trusted, place)
+    return y.to(x.dtype), mask
+
+
+@torch.library.register_fake("dither::quest", lib=_LIBRARY)
+def _(x, axis):
+    return x.new_empty(x.shape), x.new_empty(x.shape, dtype=torch.bool)
 
 
 _FP4 = str(Quantizer(format="e2m1"))
@@ -70,7 +92,7 @@ _FP4 = str(Quantizer(format="e2m1"))
 def _quest_scale(x: Tensor, axis: int) -> tuple[Tensor, Tensor, Blocks]:
     blocks = Blocks(x.shape, 32, axis)
     z = blocks.split(x.to(torch.float64 if x.dtype == torch.float64 else torch.float32))
-    deviation = z.std(dim=2, correction=0, keepdim=True) * (QUEST_CLIP / 6) + 1e-8
+    deviation = z.double().std(dim=2, correction=0, keepdim=True).to(z.dtype) * (QUEST_CLIP / 6) + 1e-8
     _, exponent = torch.frexp(deviation)  # in [2^(e-1), 2^e)
     return z, torch.ldexp(torch.ones_like(deviation), exponent - 1), blocks
 

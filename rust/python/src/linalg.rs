@@ -50,6 +50,24 @@ fn ms_eden(
     calls::run(py, || unsafe { dither_quant::eden::ms_eden(&layout, x, y, address.0, address.1, threads) })
 }
 
+/// fp32 input and values, and one byte an element that says where these are trusted.
+#[pyfunction]
+fn quest(
+    py: Python<'_>,
+    shape: (usize, usize, usize),
+    x: usize,
+    y: usize,
+    mask: usize,
+    threads: usize,
+) -> PyResult<()> {
+    let layout = memory::layout(shape);
+    // SAFETY: as for `ops::fake_quant`; values and mask are fresh arrays.
+    calls::run(py, move || unsafe {
+        let arrays = dither_quant::quest::Arrays { x: x as *const f32, y: y as *mut f32, mask: mask as *mut u8 };
+        dither_quant::quest::quest(&layout, arrays, threads);
+    })
+}
+
 /// Rows of k numbers: address, dtype word, rows, k, and the elements from a row, and from a k, to the next.
 type Strided<'a> = (usize, &'a str, usize, usize, usize, usize);
 /// Rows of k codes along the last axis.
@@ -172,5 +190,6 @@ fn matmul(
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(hadamard, m)?)?;
     m.add_function(wrap_pyfunction!(ms_eden, m)?)?;
+    m.add_function(wrap_pyfunction!(quest, m)?)?;
     m.add_function(wrap_pyfunction!(matmul, m)?)
 }

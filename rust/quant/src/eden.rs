@@ -19,6 +19,7 @@ use crate::fpu::Standard;
 use crate::layout::Layout;
 use crate::pool;
 use crate::simd::dispatch;
+use crate::turned::{COLUMNS, Runs};
 use dither_numerics::quantizer::Randomness;
 
 pub const ROTATION: usize = 128;
@@ -28,8 +29,6 @@ const BLOCKS: usize = ROTATION / BLOCK;
 const BITS: u32 = 16;
 const AIM: f32 = (17.0 / 16.0 * 0.93 / 6.0f64) as f32;
 const BOUND: f32 = (6.0 * 255.99f64) as f32;
-/// Rotations of neighbouring columns that are done together.
-const COLUMNS: usize = 16;
 
 /// Blocks along the layout's axis, which is a multiple of [`ROTATION`]. NaN or infinity anywhere makes everything NaN.
 ///
@@ -46,14 +45,15 @@ pub unsafe fn ms_eden(layout: &Layout, x: Memory, y: MemoryMut, seed: u64, strea
     let Layout { outer, axis, inner } = *layout;
     let (along, across) = (axis / ROTATION, inner.div_ceil(COLUMNS));
     pool::for_each(outer * across * along, threads, |task| {
+        let (Memory::F32(x), MemoryMut::F32(y)) = (x, y) else { unreachable!("both are fp32") };
         let (o, strip, rotation) = (task / (across * along), task / along % across, task % along);
         let from = strip * COLUMNS;
-        let width = COLUMNS.min(inner - from);
         let first = (o * axis + rotation * ROTATION) * inner + from;
+        let runs = Runs { first, inner, rows: ROTATION, width: COLUMNS.min(inner - from) };
         let (mut before, mut after) = ([[0.0; ROTATION]; COLUMNS], [[0.0; ROTATION]; COLUMNS]);
         // SAFETY: the rotations of a task lie in the array and are its own.
-        unsafe { gather(x, first, inner, &mut before[..width]) };
-        for (column, (x, y)) in before[..width].iter().zip(&mut after).enumerate() {
+        unsafe { runs.gather(x, &mut before) };
+        for (column, (x, y)) in before[..runs.width].iter().zip(&mut after).enumerate() {
             let block = ((o * inner + from + column) * along + rotation) * BLOCKS;
             let fractions = draws.run(block, BLOCKS);
             match peak {
@@ -63,37 +63,8 @@ pub unsafe fn ms_eden(layout: &Layout, x: Memory, y: MemoryMut, seed: u64, strea
             }
         }
         // SAFETY: as above.
-        unsafe { scatter(&after[..width], y, first, inner) };
+        unsafe { runs.scatter(&after, y) };
     });
-}
-
-/// Neighbouring columns, whose elements lie `inner` apart.
-///
-/// # Safety
-/// They lie in the array, and nobody writes it meanwhile.
-unsafe fn gather(x: Memory, first: usize, inner: usize, columns: &mut [[f32; ROTATION]]) {
-    let mut row = [0.0; COLUMNS];
-    let width = columns.len();
-    for i in 0..ROTATION {
-        // SAFETY: the caller's contract.
-        unsafe { x.load(first + i * inner, &mut row[..width]) };
-        for (column, x) in columns.iter_mut().zip(row) {
-            column[i] = x;
-        }
-    }
-}
-
-/// # Safety
-/// They lie in the array and belong to this thread.
-unsafe fn scatter(columns: &[[f32; ROTATION]], y: MemoryMut, first: usize, inner: usize) {
-    let mut row = [0.0; COLUMNS];
-    for i in 0..ROTATION {
-        for (y, column) in row.iter_mut().zip(columns) {
-            *y = column[i];
-        }
-        // SAFETY: the caller's contract.
-        unsafe { y.store(first + i * inner, &row[..columns.len()]) };
-    }
 }
 
 dispatch! {

@@ -13,7 +13,7 @@
 //! * [`gemm`]: emulated matrix products.
 //! * [`hadamard`]: rotations of blocks; `hadamard_lanes`: over vectors.
 //! * [`moments`]: sums of errors and their merging.
-//! * [`eden`][]: MS-EDEN.
+//! * [`eden`], [`quest`]: MS-EDEN and scales from deviations; `turned`: their way along any axis.
 //! * [`lotion`]: the penalty of a training method and its gradient.
 //! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`packed`], [`stats`], [`histogram`]: the operations.
 //! * [`pack`]: rows of codes at their true width; `widths`: those of 1 to 7 bits, many at once.
@@ -58,6 +58,7 @@ mod parts;
 mod philox;
 mod pieces;
 pub mod pool;
+pub mod quest;
 mod reduce;
 mod rows;
 mod scales;
@@ -71,6 +72,7 @@ pub mod stream;
 mod tiles;
 mod to_code;
 mod to_value;
+mod turned;
 mod unpack_lanes;
 mod widths;
 
