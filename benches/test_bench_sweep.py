@@ -74,7 +74,7 @@ def test_sweep(size):
     each = max(1, BATCH // size)
     calls = {name: repeated(call, each) for name, call in calls_for(x, thresholds).items()}
     try:
-        times = interleaved(calls, rounds=max(5, min(60, WORK // (size * each))))
+        times = interleaved(calls, rounds=max(3, min(60, WORK // (size * each))))
     finally:
         _core.stream_threshold(0)
     times = {name: Times(t.least / each, t.median / each) for name, t in times.items()}
