@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Annotated
 
 import numpy as np
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from dither import formats
 from dither.cli.terminal import console, parse
-from dither.errors import UserError, suggest
+from dither.errors import UserError, require, suggest
 from dither.formats import Format
 from dither.functions import decode
 from dither.quantizer import Quantizer
@@ -27,6 +28,8 @@ class Arguments:
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None
     """a format (e4m3, int4) or a quantizer (mxfp4, int4_g32:scale_rule=rceil); without it: all"""
+    recipes: bool = False
+    """list the recipes instead: which quantizer each operand of a layer's products gets (needs torch)"""
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -130,6 +133,14 @@ def show_quantizer(out: Console, name: str, q: Quantizer) -> None:
     show_format(out, q.format)
 
 
+def show_recipes(out: Console) -> None:
+    require("torch", "torch")
+    presets = import_module("dither.nn.presets").PRESETS
+    out.print("[bold]Recipes[/bold]: what a layer's three products quantize (dither.nn.prepare_, \\[recipe])")
+    for name, preset in presets.items():
+        out.print(f"[bold]{name}[/bold]: {preset.source}", highlight=False)
+
+
 def find(name: str) -> Format | Quantizer:
     """The format or the quantizer of that name. Raises UserError when it is neither."""
     try:
@@ -149,8 +160,13 @@ def find(name: str) -> Format | Quantizer:
 
 def main(arguments: Sequence[str]) -> int:
     """Run `dither formats`. Raises UserError for a name that is neither a format nor a quantizer."""
-    name = parse("formats", Arguments, arguments).name
-    out = console()
+    given = parse("formats", Arguments, arguments)
+    name, out = given.name, console()
+    if given.recipes:
+        if name is not None:
+            raise UserError(f"--recipes lists all recipes: give it alone, or the name {name!r} alone")
+        show_recipes(out)
+        return 0
     if name is None:
         out.print("[bold]Formats[/bold]: how one element is stored, with e exponent and m mantissa bits")
         out.print(formats_table())
@@ -161,7 +177,7 @@ def main(arguments: Sequence[str]) -> int:
         out.print("\nAny other eXmY (1 <= X <= 8, 0 <= Y <= 10) is a format too, as are P3109's")
         out.print(r"binaryKpP\[su]\[ef] (3 <= K <= 16) and codebook_V0_V1_..., a table of values.")
         out.print("Exact in: every value within that format's normal range.")
-        out.print("`dither formats NAME` shows more.")
+        out.print("`dither formats NAME` shows more; `--recipes` lists the recipes of layers.")
         return 0
     found = find(name)
     if isinstance(found, Format):

@@ -6,6 +6,7 @@ from rich.console import Console
 from dither import formats
 from dither.cli.formats import number
 from dither.cli.main import main
+from dither.nn.presets import PRESETS
 from dither.quantizer import Quantizer
 
 
@@ -76,6 +77,14 @@ def test_a_quantizer_is_described_with_its_overrides(capsys):
 
 def test_wide_formats_have_no_table_of_values(capsys):
     assert "0x" not in shown(capsys, "bf16")
+
+
+def test_recipes_are_listed_with_their_sources(capsys):
+    text = " ".join(shown(capsys, "--recipes").split())
+    for name, preset in PRESETS.items():
+        assert f"{name}: {preset.source}" in text
+    assert main(["formats", "mxfp4", "--recipes"]) == 2
+    assert "give it alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
