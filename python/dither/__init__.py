@@ -5,14 +5,15 @@ The face of the numbers pillar; it needs numpy alone. `dither.nn`, `dither.metho
 """
 
 from dither import _core, formats
-from dither.arrays import get_num_threads, set_num_threads
 from dither.eden import ms_eden
 from dither.errors import MissingExtraError, UserError
-from dither.functions import cast, decode, encode, error_stats, fake_quant, neighbours
+from dither.functions import cast, decode, encode, fake_quant, neighbours
 from dither.histograms import Histogram, histogram
 from dither.linalg import Accumulator, matmul
 from dither.quantizer import Quantizer
+from dither.statistics import error_stats
 from dither.tensor import QuantizedTensor, load_tensors, quantize, save_tensors
+from dither.threads import get_num_threads, set_num_threads
 from dither.transforms import hadamard
 
 __version__: str = _core.__version__

@@ -2,14 +2,11 @@
 
 Everything here takes `Buffer`s: C-contiguous memory with a dtype word (fp32 bf16 fp16 fp64, u8 u16 u32 for
 codes). The extension gets addresses, because numpy's buffer protocol knows neither bf16 nor torch tensors; a
-Buffer keeps the owner of its memory alive for the length of the call. Checks happen here, once.
+Buffer keeps the owner of its memory alive for the length of the call.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,10 +18,8 @@ from dither import _core
 from dither.blocks import Layout
 from dither.errors import UserError
 from dither.formats import Format
-from dither.quantizer import Quantizer, whole
-
-HANDLERS = {"torch": "dither.nn.ops"}
-"""Modules that implement the public functions for another library's arrays, by their top-level module."""
+from dither.quantizer import Quantizer
+from dither.threads import get_num_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,40 +63,6 @@ class CodedRows:
 
 Random = tuple[int, int, int] | Buffer | None
 """None, (seed, stream, offset), or u32 integers below 2**bits, one an element."""
-
-_threads: int | None = None
-
-MAX_THREADS = 256
-"""More are never started (rust/quant/src/pool.rs)."""
-
-
-def set_num_threads(n: int | None) -> None:
-    """Use at most `n` threads in dither's own loops (None: torch's setting where torch is loaded, else every
-    core). More than 256 count as 256.
-
-    Results never depend on it. It holds for all threads of the process and for processes forked from it; a
-    spawned process starts without it.
-    """
-    global _threads
-    given = whole(n)
-    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-        raise UserError(f"the number of threads is a positive integer or None, not {n!r}")
-    _threads = None if given is None else min(given, MAX_THREADS)
-
-
-def get_num_threads() -> int:
-    """Threads that the next call uses at most."""
-    if _threads is not None:
-        return _threads
-    torch = sys.modules.get("torch")
-    if torch is not None and hasattr(torch, "get_num_threads"):
-        return torch.get_num_threads()
-    return _cores()
-
-
-@lru_cache(maxsize=1)
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1024)
@@ -423,48 +384,3 @@ def _operand(x: Rows | CodedRows) -> Any:
 def code_dtype(fmt: Format) -> str:
     """The narrowest unsigned integer that holds a code."""
     return "u8" if fmt.bits <= 8 else "u16" if fmt.bits <= 16 else "u32"
-
-
-def check_axis(axis: Any, ndim: int) -> int:
-    """`axis` counted from the front. Raises UserError where the array has no such axis."""
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise TypeError(f"axis= is an integer, not {axis!r}")
-    axis = axis.__index__()
-    if ndim == 0:
-        return 0
-    if not -ndim <= axis < ndim:
-        raise UserError(
-            f"axis {axis} does not exist in an array of {ndim} dimensions (use {-ndim} to {ndim - 1})"
-        )
-    return axis % ndim
-
-
-def check_address(seed: Any, stream: Any, offset: Any) -> tuple[int, int, int]:
-    """Seed and stream as unsigned 64-bit integers, and an offset to which a position can be added."""
-    for name, value, bits in (("seed", seed, 64), ("stream", stream, 64), ("offset", offset, 63)):
-        if not hasattr(value, "__index__") or not 0 <= value.__index__() < 1 << bits:
-            raise UserError(f"{name}= is an integer from 0 to 2**{bits} - 1, not {value!r}")
-    return int(seed), int(stream), int(offset)
-
-
-_warned: set[tuple[str, str]] = set()
-
-
-def warn_inexact(q: Quantizer, dtype: str) -> None:
-    """Say once that the dequantized values of `q` are rounded when stored as `dtype`."""
-    if dtype in ("fp32", "fp64") or (str(q), dtype) in _warned or q.exact_in(dtype):
-        return
-    _warned.add((str(q), dtype))
-    warnings.warn(
-        f"values of {q} are not exact in {dtype}: results are rounded once more "
-        "(pass out_dtype='fp32' to keep them)",
-        stacklevel=_callers_level(),
-    )
-
-
-def _callers_level() -> int:
-    """The stack level, seen from the function that calls this, of the first frame outside the package."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dither":
-        frame, level = frame.f_back, level + 1
-    return level

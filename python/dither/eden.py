@@ -20,13 +20,15 @@ from typing import Any
 import numpy as np
 
 from dither import arrays
-from dither.functions import _buffer, _handler, _input
+from dither.arguments import as_input, buffer, routed
+from dither.checks import check_address, check_axis
 from dither.transforms import hadamard
 
 ROTATION = 128
 _SCALE_STREAM = 1 << 63
 
 
+@routed
 def ms_eden(x: Any, axis: int = -1, *, seed: int, stream: int = 0, rotated: bool = True) -> Any:
     """`x` in NVFP4 by MS-EDEN, quantized and dequantized.
 
@@ -43,15 +45,12 @@ def ms_eden(x: Any, axis: int = -1, *, seed: int, stream: int = 0, rotated: bool
     zeros stays zero; NaN or infinity anywhere makes all of it NaN. Raises UserError for an axis that is no
     multiple of 128.
     """
-    if (handler := _handler(x)) is not None:
-        return handler.ms_eden(x, axis, seed=seed, stream=stream, rotated=rotated)
-    x = _input(x)
-    axis = arrays.check_axis(axis, x.ndim)
-    seed, stream, _ = arrays.check_address(seed, stream, 0)
+    x = as_input(x)
+    axis = check_axis(axis, x.ndim)
+    seed, stream, _ = check_address(seed, stream, 0)
     y = hadamard(x.astype(np.float32), ROTATION, seed, axis, stream=stream)
     if y.size:
-        buffer = _buffer(y)
-        arrays.run_ms_eden(buffer, buffer, axis, seed, stream ^ _SCALE_STREAM)
+        arrays.run_ms_eden(buffer(y), buffer(y), axis, seed, stream ^ _SCALE_STREAM)
     if not rotated:
         y = hadamard(y, ROTATION, seed, axis, stream=stream, inverse=True)
     return y.astype(x.dtype, copy=False)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dither import arrays, functions
+from dither.arguments import as_input, buffer, handler_of
 from dither.errors import UserError, suggest
-from dither.functions import _buffer, _handler, _input
 from dither.quantizer import Quantizer
 from dither.tensor import quantize
 
@@ -71,14 +71,14 @@ def histogram(
         raise UserError(f"of={of!r}{suggest(str(of), KINDS)}: a histogram is of {', '.join(KINDS)}")
     if (q is None) == (of == "codes"):
         raise UserError("a histogram of codes needs the quantizer q=; one of values or exponents takes none")
-    x = _input(x if (handler := _handler(x)) is None else handler.as_numpy(x))
+    x = as_input(x if (handler := handler_of(x)) is None else handler.as_numpy(x))
     if of == "codes":
         assert q is not None
         return _codes(x, q, axis, seed, stream, offset)
     if of == "exponents":
         return _exponents(x)
     edges = _edges(x, bins, range)
-    counts, (zeros, nonfinite, below, above) = arrays.run_histogram_values(_buffer(x), edges.tolist())
+    counts, (zeros, nonfinite, below, above) = arrays.run_histogram_values(buffer(x), edges.tolist())
     return Histogram("values", np.array(counts, np.int64), edges, zeros, nonfinite, below, above)
 
 
@@ -106,7 +106,7 @@ def _finite_range(x: np.ndarray) -> tuple[float, float]:
 
 
 def _exponents(x: np.ndarray) -> Histogram:
-    first, (counts, (zeros, nonfinite, _, _)) = arrays.run_histogram_exponents(_buffer(x))
+    first, (counts, (zeros, nonfinite, _, _)) = arrays.run_histogram_exponents(buffer(x))
     found = np.flatnonzero(counts)
     low, high = (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
     bins = np.arange(first + low, first + high)
@@ -119,7 +119,7 @@ def _codes(
     t = quantize(x, q, axis, seed=seed, stream=stream, offset=offset)
     if t.layout.width > 16:
         raise UserError(f"codes of at most 16 bits are counted, those of {t.quantizer.format.name} have more")
-    counts = np.array(arrays.run_histogram_codes(t.layout, _buffer(t.codes, "u8")), np.int64)
+    counts = np.array(arrays.run_histogram_codes(t.layout, buffer(t.codes, "u8")), np.int64)
     values = functions.decode(np.arange(len(counts), dtype=np.uint32), t.quantizer.format)
     nonfinite = 0
     if not np.isfinite(x).all():

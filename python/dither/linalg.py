@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from dither import arrays
+from dither.arguments import WORDS, as_input, as_quantizer, buffer, dtype_of, fresh, handler_of
 from dither.arrays import CodedRows, Rows
 from dither.errors import UserError, suggest
-from dither.functions import _WORDS, _buffer, _dtype, _handler, _input, _quantizer, fake_quant
+from dither.functions import fake_quant
 from dither.quantizer import Quantizer
 from dither.tensor import QuantizedTensor, Transposed
 
@@ -92,19 +93,19 @@ def matmul(
 
     Raises UserError for shapes that do not fit, TypeError for fp64 operands without a quantizer.
     """
-    if (handler := _handler(a) or _handler(b)) is not None:
+    if (handler := handler_of(a) or handler_of(b)) is not None:
         return handler.matmul(a, b, qa, qb, accumulate, out_dtype=out_dtype)
     how = check_accumulate(accumulate)
     a, b = _operand(a, qa, -1), _operand(b, qb, -2)
-    dtype = _dtype(out_dtype or ("fp64" if accumulate == "fp64" else "fp32"))
+    dtype = dtype_of(out_dtype or ("fp64" if accumulate == "fp64" else "fp32"))
 
     def product(a: Any, b: Any) -> np.ndarray:
-        c = np.empty((a.shape[0], b.shape[1]), dtype)
+        c = fresh((a.shape[0], b.shape[1]), dtype)
         if c.size:
-            arrays.run_matmul(_rows(a), _rows(b.T), how, _buffer(c))
+            arrays.run_matmul(_rows(a), _rows(b.T), how, buffer(c))
         return c
 
-    return multiply(a, b, product, lambda shape: np.empty(shape, dtype))
+    return multiply(a, b, product, lambda shape: fresh(shape, dtype))
 
 
 def multiply(
@@ -179,7 +180,7 @@ def check_quantizer(q: str | Quantizer | None, packed: bool) -> Quantizer | None
         raise UserError(
             "a packed operand is quantized already: leave its quantizer out, or dequantize it first"
         )
-    q = _quantizer(q)
+    q = as_quantizer(q)
     if q.rounding.startswith("stochastic"):
         raise UserError(
             f"{q} rounds stochastically: quantize the operand beforehand, dither.fake_quant(x, q, seed=...)"
@@ -197,7 +198,7 @@ def _operand(x: Any, q: str | Quantizer | None, k_axis: int) -> Any:
     if q is not None and x.ndim:
         axis = -1 if x.ndim == 1 else k_axis
         out_dtype = (
-            "fp32" if x.dtype.name == "float64" or not q.exact_in(_WORDS[_input(x).dtype.name]) else None
+            "fp32" if x.dtype.name == "float64" or not q.exact_in(WORDS[as_input(x).dtype.name]) else None
         )
         return fake_quant(x, q, axis, out_dtype=out_dtype)
     if x.dtype.name == "float64":
@@ -207,7 +208,7 @@ def _operand(x: Any, q: str | Quantizer | None, k_axis: int) -> Any:
         )
     strides = x.strides[-2:]
     usable = all(s >= 0 and s % x.itemsize == 0 for s in strides) and x.flags.aligned and x.dtype.isnative
-    return x if usable and x.dtype.name in _WORDS else _input(x)
+    return x if usable and x.dtype.name in WORDS else as_input(x)
 
 
 def _rows(x: Any) -> Rows | CodedRows:
@@ -217,7 +218,7 @@ def _rows(x: Any) -> Rows | CodedRows:
         return _rows(x.dequantize("fp32")) if coded is None else coded
     if isinstance(x, Transposed):
         return _rows(x.dequantize("fp32"))
-    word = _WORDS[x.dtype.name]
+    word = WORDS[x.dtype.name]
     strides = (x.strides[0] // x.itemsize, x.strides[1] // x.itemsize)
     return Rows(x.__array_interface__["data"][0], word, x.shape[0], x.shape[1], *strides, x)
 
@@ -238,6 +239,6 @@ def coded_rows(t: QuantizedTensor) -> CodedRows | None:
         block, stride = q.block, -(-k // q.block)
     else:
         return None
-    scales = None if t.scales is None else _buffer(t.scales, t.layout.scales_word)
+    scales = None if t.scales is None else buffer(t.scales, t.layout.scales_word)
     tensor_scale = None if t.tensor_scale is None else float(t.tensor_scale)
-    return CodedRows(q, _buffer(t.codes, "u8"), scales, tensor_scale, rows, k, block, stride)
+    return CodedRows(q, buffer(t.codes, "u8"), scales, tensor_scale, rows, k, block, stride)

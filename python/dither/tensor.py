@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from dither import arrays, storage
+from dither.arguments import NUMPY, WORDS, as_input, buffer, dtype_of, fresh, is_plain, randomness, routed
 from dither.blocks import Layout, cut
+from dither.checks import check_axis, warn_inexact
 from dither.errors import UserError, suggest
-from dither.functions import _NUMPY, _WORDS, _buffer, _dtype, _handler, _input, _is_plain, _random
 from dither.quantizer import Quantizer
 
 
@@ -55,9 +56,9 @@ class QuantizedTensor:
     ) -> None:
         q = quantizer if isinstance(quantizer, Quantizer) else Quantizer(quantizer)
         shape = tuple(int(n) for n in shape)
-        self._layout = Layout(q, shape, arrays.check_axis(axis, len(shape)))
-        if dtype_word not in _WORDS.values():
-            raise UserError(f"dtype_word= is one of {', '.join(_WORDS.values())}, not {dtype_word!r}")
+        self._layout = Layout(q, shape, check_axis(axis, len(shape)))
+        if dtype_word not in WORDS.values():
+            raise UserError(f"dtype_word= is one of {', '.join(WORDS.values())}, not {dtype_word!r}")
         self._dtype_word = dtype_word
         self._codes: np.ndarray = _part(self._layout, "codes", codes)
         self._scales = _part(self._layout, "scales", scales)
@@ -147,12 +148,12 @@ class QuantizedTensor:
         `out`: a contiguous array of the shape to write to instead, of any of the four float types.
         """
         y = _target(self, dtype, out)
-        arrays.warn_inexact(self.quantizer, _WORDS[y.dtype.name])
+        warn_inexact(self.quantizer, WORDS[y.dtype.name])
         parts = {
-            k: _buffer(v, self._layout.parts[k][1]) for k, v in self.parts().items() if k != "tensor_scale"
+            k: buffer(v, self._layout.parts[k][1]) for k, v in self.parts().items() if k != "tensor_scale"
         }
         tensor_scale = None if self._tensor_scale is None else float(self._tensor_scale)
-        arrays.run_dequantize(self._layout, parts, tensor_scale, self._dtype_word == "fp64", _buffer(y))
+        arrays.run_dequantize(self._layout, parts, tensor_scale, self._dtype_word == "fp64", buffer(y))
         return y
 
     to_numpy = dequantize
@@ -277,6 +278,7 @@ class Transposed:
         return f"{self.base!r}.mT"
 
 
+@routed
 def quantize(
     x: Any,
     q: str | Quantizer,
@@ -296,20 +298,18 @@ def quantize(
     element has no code (NaN under a plain cast to a format without one), and for a quantizer whose arrays
     cannot be read back from their codes.
     """
-    if (handler := _handler(x)) is not None:
-        return handler.quantize(x, q, axis, seed=seed, stream=stream, offset=offset, random=random)
     q = q if isinstance(q, Quantizer) else Quantizer(q)
-    x = _input(x)
+    x = as_input(x)
     layout = storable(q, x.shape, axis)
-    bits = _random(q, x, seed, stream, offset, random)
+    bits = randomness(q, x, seed, stream, offset, random)
     parts = {
-        name: np.empty(shape, _NUMPY[word])
+        name: fresh(shape, NUMPY[word])
         for name, (shape, word) in layout.parts.items()
         if name != "tensor_scale"
     }
-    buffers = {name: _buffer(part, layout.parts[name][1]) for name, part in parts.items()}
-    tensor_scale = arrays.run_quantize(layout, _buffer(x), buffers, bits)
-    word = _WORDS[x.dtype.name]
+    buffers = {name: buffer(part, layout.parts[name][1]) for name, part in parts.items()}
+    tensor_scale = arrays.run_quantize(layout, buffer(x), buffers, bits)
+    word = WORDS[x.dtype.name]
     return QuantizedTensor(q, x.shape, layout.axis, word, **parts, tensor_scale=tensor_scale)
 
 
@@ -349,7 +349,7 @@ def storable(q: Quantizer, shape: tuple[int, ...], axis: int) -> Layout:
     """The layout of an array under `q`; UserError where it cannot be read back from its codes."""
     if reason := arrays.unstorable(q):
         raise UserError(f"{q} cannot be stored: {reason}; use dither.fake_quant")
-    return Layout(q, shape, arrays.check_axis(axis, len(shape)))
+    return Layout(q, shape, check_axis(axis, len(shape)))
 
 
 def _part(layout: Layout, name: str, x: Any) -> Any:
@@ -359,9 +359,9 @@ def _part(layout: Layout, name: str, x: Any) -> Any:
             raise UserError(f"{layout.quantizer} has no {name}, but {name}= was given")
         return None
     shape, word = layout.parts[name]
-    if not isinstance(x, np.ndarray) or x.dtype != _NUMPY[word] or x.shape != shape:
+    if not isinstance(x, np.ndarray) or x.dtype != NUMPY[word] or x.shape != shape:
         have = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-        raise UserError(f"{name}= is a {_NUMPY[word]} array of shape {shape}, not {have}")
+        raise UserError(f"{name}= is a {NUMPY[word]} array of shape {shape}, not {have}")
     view = np.require(x, requirements=["C", "A"]).view()
     view.flags.writeable = False
     return view
@@ -378,13 +378,13 @@ def _row_bits(codes: np.ndarray, bits: slice) -> np.ndarray:
 def _target(t: QuantizedTensor, dtype: Any, out: Any) -> np.ndarray:
     """The array that `dequantize` writes: `out` after its checks, or a new one."""
     if out is None:
-        return np.empty(t.shape, _dtype(t.dtype_word if dtype is None else dtype))
-    if not isinstance(out, np.ndarray) or out.dtype.name not in _WORDS:
+        return fresh(t.shape, dtype_of(t.dtype_word if dtype is None else dtype))
+    if not isinstance(out, np.ndarray) or out.dtype.name not in WORDS:
         have = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
         raise TypeError(f"out= is a float32, float64, float16 or bfloat16 array, not {have}")
-    if dtype is not None and out.dtype != _dtype(dtype):
-        raise UserError(f"out= holds {out.dtype} but dtype asks for {_dtype(dtype)}")
-    if out.shape != t.shape or not (out.flags.writeable and _is_plain(out)):
+    if dtype is not None and out.dtype != dtype_of(dtype):
+        raise UserError(f"out= holds {out.dtype} but dtype asks for {dtype_of(dtype)}")
+    if out.shape != t.shape or not (out.flags.writeable and is_plain(out)):
         raise UserError(f"out= is a writable, C-contiguous, native array of shape {t.shape}")
     if any(np.shares_memory(out, part) for part in t.parts().values()):
         raise UserError("out= overlaps the codes or scales that it would be read from")

@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from dither import arrays
+from dither.arguments import as_input, buffer, output, routed
+from dither.checks import check_address, check_axis
 from dither.errors import UserError
-from dither.functions import _buffer, _handler, _input, _output
 
 
+@routed
 def hadamard(
     x: Any,
     block: int = 32,
@@ -48,30 +50,18 @@ def hadamard(
 
     Raises UserError for a block that is no power of two or does not divide the axis.
     """
-    if (handler := _handler(x)) is not None:
-        return handler.hadamard(
-            x,
-            block,
-            seed,
-            axis,
-            stream=stream,
-            along_axis=along_axis,
-            inverse=inverse,
-            out=out,
-            out_dtype=out_dtype,
-        )
-    x = _input(x)
+    x = as_input(x)
     axis, block = check_rotation(x.shape, axis, block)
     signs = check_signs(seed, stream, along_axis)
-    y = _output(x, out, out_dtype)
+    y = output(x, out, out_dtype)
     if x.size:
-        arrays.run_hadamard(_buffer(x), _buffer(y), axis, block, signs, inverse)
+        arrays.run_hadamard(buffer(x), buffer(y), axis, block, signs, inverse)
     return y
 
 
 def check_rotation(shape: tuple[int, ...], axis: int, block: Any) -> tuple[int, int]:
     """The axis counted from the front and the block, after checks."""
-    axis = arrays.check_axis(axis, len(shape))
+    axis = check_axis(axis, len(shape))
     if isinstance(block, bool) or not hasattr(block, "__index__"):
         raise TypeError(f"block= is an integer, not {block!r}")
     block = block.__index__()
@@ -92,5 +82,5 @@ def check_signs(seed: Any, stream: Any, along_axis: Any) -> tuple[int, int, bool
         if stream != 0 or along_axis:
             raise UserError("stream= and along_axis= need a seed=; without one there are no signs")
         return None
-    seed, stream, _ = arrays.check_address(seed, stream, 0)
+    seed, stream, _ = check_address(seed, stream, 0)
     return seed, stream, bool(along_axis)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dither import functions
+from dither import statistics
 from dither.checkpoints import mix
 from dither.checkpoints.layouts.packed import stored_bytes
 from dither.checkpoints.quantizing import check_plain, check_seed, stream_of
@@ -167,7 +167,7 @@ def measure(info: TensorInfo, quantizers: dict[str, Quantizer], seed: int | None
         return Finding(info.name, info.shape, info.dtype, info.nbytes, reason)
     effects, stats = {}, {}
     for name, q in quantizers.items():
-        stats = functions.error_stats(x, q, seed=seed, stream=stream_of(info.name))
+        stats = statistics.error_stats(x, q, seed=seed, stream=stream_of(info.name))
         count = stats["count"]
         effects[name] = Effect(
             stored_bytes(info.shape, q),

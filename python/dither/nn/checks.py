@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither import arrays
+from dither.checks import check_address
 from dither.errors import UserError
 from dither.nn import kernels
 from dither.nn.kernels import WORDS
@@ -111,5 +111,5 @@ def check_draws(
         raise UserError(
             "stochastic rounding needs seed= (its bits are addressed, not drawn), rng= or random="
         )
-    seed, stream, offset = arrays.check_address(seed, stream, offset)
+    seed, stream, offset = check_address(seed, stream, offset)
     return torch.tensor([signed(seed), signed(stream)], dtype=torch.int64), offset, None

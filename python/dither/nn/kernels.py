@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither import arrays, formats
+from dither import arrays, checks, formats
 from dither.arrays import Buffer, Random
 from dither.errors import UserError
 from dither.formats import Format
@@ -49,8 +49,8 @@ def spec_of(q: Quantizer) -> str:
 
 @torch.compiler.assume_constant_result
 def warn_inexact(spec: str, word: str) -> None:
-    """arrays.warn_inexact; in a traced graph once, when it is traced."""
-    arrays.warn_inexact(_parse(spec), word)
+    """checks.warn_inexact; in a traced graph once, when it is traced."""
+    checks.warn_inexact(_parse(spec), word)
 
 
 _LIBRARY = torch.library.Library("dither", "DEF")
@@ -128,7 +128,7 @@ def _fake_quant(
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     out = fresh.empty(x.shape, out_dtype or x.dtype)
-    fake_quant_into(x, out, _parse(q), arrays.check_axis(axis, x.dim()), rng, offset, random)
+    fake_quant_into(x, out, _parse(q), checks.check_axis(axis, x.dim()), rng, offset, random)
     return out
 
 
@@ -160,7 +160,7 @@ def _neighbours(x: Tensor, q: str, axis: int = -1) -> tuple[Tensor, Tensor]:
     quantizer = _parse(q)
     lo, hi = (fresh.empty(x.shape, neighbour_dtype(quantizer, x.dtype)) for _ in range(2))
     if x.numel():
-        axis = arrays.check_axis(axis, x.dim())
+        axis = checks.check_axis(axis, x.dim())
         arrays.run_neighbours(quantizer, source(x), buffer(lo), buffer(hi), axis)
     return lo, hi
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from dither import arrays, formats
+from dither.checks import check_axis
 from dither.errors import UserError
 from dither.formats import Format
-from dither.functions import finish_stats
 from dither.nn import kernels, twin
 from dither.nn.checks import check_draws, check_fixed_out, check_input, check_out, dtype_of
 from dither.nn.kernels import WORDS
@@ -30,6 +30,7 @@ from dither.nn.packed import quantize as quantize
 from dither.nn.transforms import hadamard as hadamard
 from dither.nn.transforms import ms_eden as ms_eden
 from dither.quantizer import Quantizer
+from dither.statistics import finish_stats
 
 
 class _Twin(torch.autograd.Function):
@@ -92,7 +93,7 @@ def fake_quant(
     """
     spec, q = _named(q)
     word = check_input(x)
-    axis = arrays.check_axis(axis, x.dim())
+    axis = check_axis(axis, x.dim())
     dtype = x.dtype if out_dtype is None else dtype_of(out_dtype)
     rng, offset, random = check_draws(q, x, seed, stream, offset, random, rng)
     if out is None:
@@ -180,7 +181,7 @@ def neighbours(x: Tensor, q: Quantizer | str, axis: int = -1) -> tuple[Tensor, T
     """`dither.neighbours` on a tensor; constants to autograd."""
     spec, q = _named(q)
     check_input(x)
-    axis = arrays.check_axis(axis, x.dim())
+    axis = check_axis(axis, x.dim())
     if x.is_cpu or x.is_meta:
         return torch.ops.dither.neighbours.default(x.detach(), spec, axis)
     if not twin.covers(q):
@@ -204,7 +205,7 @@ def error_stats(
     """`dither.error_stats` on a tensor."""
     _, q = _named(q)
     check_input(x)
-    axis = arrays.check_axis(axis, x.dim())
+    axis = check_axis(axis, x.dim())
     if not x.numel():
         raise UserError("an empty array has no error statistics")
     rng, offset, random = check_draws(q, x, seed, stream, offset, random, rng)

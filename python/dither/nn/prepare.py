@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dither import arrays
+from dither.checks import warn_inexact
 from dither.errors import UserError
 from dither.nn.clock import addresses_of, attach_, detach_
 from dither.nn.counterparts import OPT_IN, known, mixed
@@ -178,7 +178,7 @@ def _warn_of_inexact(chosen: list[tuple[nn.Module, Site]]) -> None:
     for module, site in chosen:
         for parameter in module.parameters(recurse=False):
             for q in site.recipe.quantizers:
-                arrays.warn_inexact(q, WORDS[parameter.dtype])
+                warn_inexact(q, WORDS[parameter.dtype])
 
 
 def _warn_of_fast_path(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dither import arrays
+from dither.checks import check_axis
 from dither.nn import fresh, kernels, ops
 from dither.nn.twin import Blocks
 from dither.quantizer import Quantizer
@@ -75,7 +76,7 @@ def _quest_on_cpu(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
         return _quest(x, axis)
     y, mask = fresh.empty(x.shape, torch.float32), torch.empty(x.shape, dtype=torch.bool)
     if x.numel():
-        place = arrays.check_axis(axis, x.dim())
+        place = check_axis(axis, x.dim())
         wide, trusted = kernels.source(x.float()), kernels.buffer(mask.view(torch.uint8))
         arrays.run_quest(wide, kernels.buffer(y), trusted, place)
     return y.to(x.dtype), mask
@@ -109,7 +110,7 @@ def _ms_eden(r: Tensor, axis: int, rng: Tensor) -> Tensor:
     wide = r.detach().cpu().float().contiguous()
     y = torch.empty_like(wide)
     if y.numel():
-        place = arrays.check_axis(axis, r.dim())
+        place = check_axis(axis, r.dim())
         arrays.run_ms_eden(kernels.source(wide), kernels.buffer(y), place, address[0], address[1])
     return y.to(r.device, r.dtype)
 

@@ -338,7 +338,8 @@ def _neighbours(x: Tensor, q: Quantizer, layout: Layout) -> tuple[Tensor, Tensor
         lo, hi = torch.where(absmax == 0, 0, lo), torch.where(absmax == 0, 0, hi)
     else:
         # The quotient is rounded, so the true neighbours can be one step away from its own.
-        first = on_grid(_encode(x, scale, layout), "down")
+        # Not by `encode`, which is no reciprocal where it is bounded and in some dialects.
+        first = on_grid(torch.where(scale.zero | (scale.decode == 0), 0, x / scale.decode), "down")
         below, above = _next(first, on_grid, -1, layout), _next(first, on_grid, 1, layout)
         code = torch.where(
             first * scale.decode > x, below, torch.where(above * scale.decode <= x, above, first)

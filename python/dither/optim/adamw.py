@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dither import arrays
+from dither.checks import check_address
 from dither.errors import UserError, suggest
 from dither.nn.kernels import is_aligned
 from dither.optim import state as stored
@@ -52,7 +53,7 @@ class AdamW(torch.optim.Optimizer):
         seed: int = 0,
         maximize: bool = False,
     ) -> None:
-        self.seed = arrays.check_address(seed, 0, 0)[0]
+        self.seed = check_address(seed, 0, 0)[0]
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "rounding": rounding,
             "state": state, "maximize": maximize,

@@ -176,7 +176,7 @@ def test_copies_and_pickles_stay_prepared():
 
 
 def test_a_16_bit_model_is_warned_where_results_round_once_more(monkeypatch):
-    monkeypatch.setattr("dither.arrays._warned", set())  # other tests may have been warned already
+    monkeypatch.setattr("dither.checks._warned", set())  # other tests may have been warned already
     with pytest.warns(UserWarning, match="int4_g32 are not exact in bf16"):
         dnn.prepare_(nn.Linear(32, 32, dtype=torch.bfloat16), dnn.Recipe.weights("int4_g32"))
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dither
-from dither import _core, arrays, formats
-from dither.functions import _input
+from dither import _core, checks, formats
+from dither.arguments import as_input
 
 STOCHASTIC = "mxfp4:rounding=stochastic"
 
@@ -73,7 +73,7 @@ def test_foreign_byte_order_and_misaligned_memory():
     assert dither.error_stats(swapped, "mxfp4") == dither.error_stats(x, "mxfp4")
     shifted = np.empty(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
     shifted[:] = x
-    assert not shifted.flags.aligned and _input(shifted).flags.aligned
+    assert not shifted.flags.aligned and as_input(shifted).flags.aligned
     assert np.array_equal(dither.fake_quant(shifted, "mxfp4"), y)
     assert dither.fake_quant(shifted[0, 0, ...], "mxfp4").shape == ()
     for out in (np.empty_like(swapped), shifted):
@@ -154,7 +154,7 @@ def test_exact_in_heeds_sign_and_zero():
 
 
 def test_inexact_preset_warns_once(monkeypatch):
-    monkeypatch.setattr(arrays, "_warned", set())  # whatever other tests have been told
+    monkeypatch.setattr(checks, "_warned", set())  # whatever other tests have been told
     x = np.ones(32, np.float16)
     q = dither.Quantizer("int4", block=31)
     with pytest.warns(UserWarning, match="not exact in fp16") as caught:
@@ -194,6 +194,35 @@ def test_threads_and_levels_never_change_a_bit(shape, axis, preset, rounding, se
     assert len(set(results)) == 1
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "nvfp4",
+        "nvfp4:dialect=torchao",
+        "nvfp4:dialect=cudnn",
+        "mxfp8_e4m3:dialect=torchao",
+        "mxfp4:dialect=te",
+    ],
+)
+def test_neighbours_are_the_nearest_of_all_values(spec):
+    """Against every code times the stored scale; also where the library multiplies by another number than the
+    reciprocal of that, in tiny blocks."""
+    rng, q = np.random.default_rng(0), dither.Quantizer(spec)
+    codes = dither.decode(np.arange(2**q.format.bits, dtype=np.uint8), q.format)
+    codes = codes[np.isfinite(codes)]
+    for exponent in (0, -100, -120, -126, -130, -140):
+        noise = rng.standard_normal(96) * 2.0 ** rng.integers(-5, 3, 96)
+        x = (noise * 2.0**exponent).astype(np.float32)
+        t = dither.quantize(x, q)
+        assert t.scales is not None
+        scales = dither.decode(t.scales, str(q.scale_format)) * (t.tensor_scale or np.float32(1))
+        lo, hi = dither.neighbours(x, q)
+        for i, scale in enumerate(np.repeat(scales, int(q.block or 1))):  # type: ignore[arg-type]
+            grid = np.unique(codes * scale)
+            inner = np.clip(x[i], grid[0], grid[-1])
+            assert (lo[i], hi[i]) == (grid[grid <= inner][-1], grid[grid >= inner][0]), (exponent, i)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=70),
@@ -206,7 +235,9 @@ def test_neighbours_enclose(values, preset):
     x = np.array(values, np.float32)
     lo, hi = dither.neighbours(x, preset)
     y = dither.fake_quant(x, preset)
-    assert ((y == lo) | (y == hi)).all()
+    # Where NVFP4's reciprocals of scales are bounded, elements are rounded short of their nearest neighbours.
+    if preset != "nvfp4" or np.abs(x).max() > 2.0**-100:
+        assert ((y == lo) | (y == hi)).all()
     inside = lo != hi
     assert (lo[inside] < x[inside]).all() and (x[inside] < hi[inside]).all()
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dither
-from dither import QuantizedTensor, arrays, formats
+from dither import QuantizedTensor, formats
 from dither.blocks import Layout
 
 CASTS = [name for name in dither.Quantizer.presets() if dither.Quantizer(name).block is None]
@@ -53,7 +53,8 @@ def test_reading_back_is_fake_quant(q):
             x.astype(ml_dtypes.bfloat16),
         ):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(arrays, "warn_inexact", lambda *_: None)
+                patch.setattr("dither.functions.warn_inexact", lambda *_: None)
+                patch.setattr("dither.tensor.warn_inexact", lambda *_: None)
                 want = dither.fake_quant(y, q, seed=3)
                 got = dither.quantize(y, q, seed=3).dequantize()
             assert equal(got, want), (family, y.dtype)
@@ -107,7 +108,7 @@ def test_every_scaling_reads_back():
 
 def test_infinity_over_a_scale_of_zero():
     """A block of nothing but infinities has the scale 0 and stores plain zeros, no -0 by a negative code."""
-    x = np.float32([-np.inf, np.inf])
+    x = np.array([-np.inf, np.inf], np.float32)
     for name in ("ternary", "int1", "binary4p2sf", "mxint8"):
         q = dither.Quantizer(format=name, block=2, scale_format="fp32", nan="saturate")
         assert equal(dither.quantize(x, q).dequantize(), np.zeros(2, np.float32)), name
@@ -116,7 +117,7 @@ def test_infinity_over_a_scale_of_zero():
 
 def test_a_sign_bit_under_powers_of_two():
     """int1 and e8m0 have no zero between them: a block of zeros is stored where a scale is named for it."""
-    x = np.float32([0, -0.0, 0, 0, 3, -5, 0, 1])
+    x = np.array([0, -0.0, 0, 0, 3, -5, 0, 1], np.float32)
     q = dither.Quantizer(format="int1", block=4, scale_format="e8m0")
     with pytest.raises(dither.UserError, match="zero_scale="):
         dither.quantize(x, q)

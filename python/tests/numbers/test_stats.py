@@ -79,7 +79,7 @@ def test_scales_and_their_spread():
 
 
 def test_what_has_no_value_is_nan():
-    s = dither.error_stats(np.float32([np.nan, np.inf]), "mxfp4")
+    s = dither.error_stats(np.array([np.nan, np.inf], np.float32), "mxfp4")
     assert (s["count"], s["nonfinite"], s["clipped"], s["underflowed"]) == (2, 2, 0, 0)
     ratios = s.keys() - {"count", "nonfinite", "clipped", "underflowed", "last_bin"}
     assert all(math.isnan(s[name]) for name in ratios), s

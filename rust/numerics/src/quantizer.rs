@@ -231,7 +231,9 @@ impl Quantizer {
             Scale::Poisoned | Scale::Zero => 0.0,
             Scale::Power(e) => down(x.to_f64() * pow2(-e)),
             Scale::Divide(s) | Scale::Quotient(s) => down(x.div(T::from_f64(f64::from(s))).to_f64()),
-            Scale::Multiply { encode, .. } => down(x.mul(T::from_f64(f64::from(encode))).to_f64()),
+            // Not by `encode`, which is no reciprocal where it is bounded and in some dialects.
+            Scale::Multiply { decode: 0.0, .. } => 0.0,
+            Scale::Multiply { decode, .. } => down(x.div(T::from_f64(f64::from(decode))).to_f64()),
             Scale::Affine { s, zero } => self.affine_code(x, s, zero, f64::floor),
         }
     }

@@ -101,9 +101,11 @@ fn body(x: &mut [f32], above: &mut [f32], scale: Fast, job: &Job<'_>) {
                 (*x, *above) = enclose(*x, *x / s, s, emin, max, shape);
             }
         }
-        Fast::Multiply { encode, decode } => {
+        Fast::Multiply { decode, .. } => {
+            // Not by `encode`, which is no reciprocal where it is bounded.
             for (x, above) in x.iter_mut().zip(above) {
-                (*x, *above) = enclose(*x, *x * encode, decode, emin, max, shape);
+                let z = if decode == 0.0 { 0.0 } else { *x / decode };
+                (*x, *above) = enclose(*x, z, decode, emin, max, shape);
             }
         }
         Fast::Zero => {

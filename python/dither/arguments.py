@@ -1,0 +1,166 @@
+"""What the public functions accept: numpy arrays and their memory, places for results, random bits.
+
+Accepted are float32, float64, float16 and bfloat16 (ml_dtypes' in numpy). Strided input is copied once;
+`out=` must be C-contiguous, writable and of the input's shape. Another library's arrays are left to the
+module that HANDLERS names.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from dither import arrays
+from dither.arrays import Buffer, Random
+from dither.checks import check_address
+from dither.errors import UserError, require
+from dither.quantizer import Quantizer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+HANDLERS = {"torch": "dither.nn.ops"}
+"""Modules that implement the public functions for another library's arrays, by their top-level module."""
+
+WORDS = {"float32": "fp32", "float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
+NUMPY = {
+    "fp32": "float32",
+    "fp64": "float64",
+    "fp16": "float16",
+    "u8": "uint8",
+    "u16": "uint16",
+    "u32": "uint32",
+}
+
+
+def handler_of(x: Any) -> Any | None:
+    """The module that implements these functions for `x`'s library; None for what numpy can read."""
+    for cls in type(x).__mro__:  # a subclass of another library's array can live anywhere
+        if name := HANDLERS.get(cls.__module__.partition(".")[0]):
+            return importlib.import_module(name)
+    return None
+
+
+def routed(function: Callable[P, R]) -> Callable[P, R]:
+    """A public function that leaves another library's arrays, its first argument, to the function of its name
+    in that library's module, with all arguments as they were given."""
+    first = next(iter(inspect.signature(function).parameters))
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        handler = handler_of(args[0] if args else kwargs.get(first))
+        if handler is not None:
+            return getattr(handler, function.__name__)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def as_quantizer(q: str | Quantizer) -> Quantizer:
+    return q if isinstance(q, Quantizer) else Quantizer(q)
+
+
+def as_input(x: Any) -> np.ndarray:
+    if hasattr(x, "mask") and isinstance(x, np.ma.MaskedArray):  # np.ma is not loaded before it is needed
+        raise TypeError("a masked array has no place for its mask here; pass x.filled(value) or x.data")
+    x = np.asarray(x)
+    if x.dtype.name not in WORDS:
+        raise TypeError(
+            f"float32, float64, float16 and bfloat16 arrays can be quantized, not {x.dtype}; "
+            "convert with x.astype('float32')"
+        )
+    return x if is_plain(x) else np.array(x, x.dtype.newbyteorder("="), order="C")
+
+
+def is_plain(x: np.ndarray) -> bool:
+    """Whether the extension can use the memory of `x` as it is."""
+    return x.flags.c_contiguous and x.flags.aligned and x.dtype.isnative
+
+
+def buffer(x: np.ndarray, word: str | None = None) -> Buffer:
+    return Buffer(x.__array_interface__["data"][0], word or WORDS[x.dtype.name], x.shape, x)
+
+
+def dtype_of(word_or_dtype: Any) -> np.dtype:
+    """A dtype word, or anything numpy takes for one, as one of the four dtypes."""
+    if word_or_dtype == "bf16":
+        return np.dtype(require("ml_dtypes", "safetensors").bfloat16)
+    dtype = np.dtype(
+        NUMPY.get(word_or_dtype, word_or_dtype) if isinstance(word_or_dtype, str) else word_or_dtype
+    )
+    if dtype.name not in WORDS or not dtype.isnative:
+        raise TypeError(f"out_dtype is one of fp32, fp64, fp16 and bf16, not {dtype}")
+    return dtype
+
+
+def fresh(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A new array to write, from memory that is asked to come in huge pages."""
+    y = np.empty(shape, dtype)
+    arrays.prefer_huge_pages(y.__array_interface__["data"][0], y.nbytes)
+    return y
+
+
+def output(x: np.ndarray, out: Any, out_dtype: Any) -> np.ndarray:
+    """The array to write: `out` after its checks, or a new one."""
+    if out is None:
+        return fresh(x.shape, x.dtype if out_dtype is None else dtype_of(out_dtype))
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out= is a numpy array like the input, not {type(out).__name__}")
+    if out_dtype is not None and out.dtype != dtype_of(out_dtype):
+        raise UserError(f"out= holds {out.dtype} but out_dtype asks for {dtype_of(out_dtype)}")
+    if out.dtype.name not in WORDS:
+        raise TypeError(f"out= holds {out.dtype}; use float32, float64, float16 or bfloat16")
+    same = out.__array_interface__["data"][0] == x.__array_interface__["data"][0] and out.dtype == x.dtype
+    _check_memory(x, out)
+    if not same and np.shares_memory(out, x):
+        raise UserError("out= overlaps the input in part: pass the input itself or separate memory")
+    return out
+
+
+def fixed_output(x: np.ndarray, out: Any, dtype: str) -> np.ndarray:
+    """The array of this dtype to write: `out` after its checks, or a new one."""
+    if out is None:
+        return fresh(x.shape, dtype)
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
+        have = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+        raise TypeError(f"out= is a numpy array of {dtype}, not {have}")
+    _check_memory(x, out)
+    if np.shares_memory(out, x):
+        raise UserError("out= overlaps the input: pass separate memory")
+    return out
+
+
+def _check_memory(x: np.ndarray, out: np.ndarray) -> None:
+    if out.shape != x.shape:
+        raise UserError(f"out= has shape {out.shape}, the input {x.shape}")
+    if not out.flags.writeable:
+        raise UserError("out= is read-only: pass a writable array, for example a copy of it")
+    if not is_plain(out):
+        raise UserError(
+            "out= must be C-contiguous, aligned and in native byte order: leave it out and copy the result"
+        )
+
+
+def randomness(q: Quantizer, x: np.ndarray, seed: Any, stream: Any, offset: Any, random: Any) -> Random:
+    """Where the random bits of a stochastic quantizer come from; None for the others."""
+    if not q.is_stochastic:
+        return None
+    if random is None:
+        if seed is None:
+            raise UserError("stochastic rounding needs seed= (its bits are addressed, not drawn) or random=")
+        return check_address(seed, stream, offset)
+    given = np.asarray(random)
+    if given.shape != x.shape or given.dtype.kind not in "iu":
+        raise UserError(
+            f"random= holds one integer an element: shape {x.shape}, not {given.dtype} of shape {given.shape}"
+        )
+    if given.size and not (0 <= int(given.min()) and int(given.max()) < 1 << q.bits):
+        raise UserError(
+            f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads"
+        )
+    return buffer(np.require(given, np.uint32, ["C", "A"]), "u32")

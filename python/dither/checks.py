@@ -1,0 +1,55 @@
+"""Arguments that mean the same for every array library."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+from dither.errors import UserError
+from dither.quantizer import Quantizer
+
+
+def check_axis(axis: Any, ndim: int) -> int:
+    """`axis` counted from the front. Raises UserError where the array has no such axis."""
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        raise TypeError(f"axis= is an integer, not {axis!r}")
+    axis = axis.__index__()
+    if ndim == 0:
+        return 0
+    if not -ndim <= axis < ndim:
+        raise UserError(
+            f"axis {axis} does not exist in an array of {ndim} dimensions (use {-ndim} to {ndim - 1})"
+        )
+    return axis % ndim
+
+
+def check_address(seed: Any, stream: Any, offset: Any) -> tuple[int, int, int]:
+    """Seed and stream as unsigned 64-bit integers, and an offset to which a position can be added."""
+    for name, value, bits in (("seed", seed, 64), ("stream", stream, 64), ("offset", offset, 63)):
+        if not hasattr(value, "__index__") or not 0 <= value.__index__() < 1 << bits:
+            raise UserError(f"{name}= is an integer from 0 to 2**{bits} - 1, not {value!r}")
+    return int(seed), int(stream), int(offset)
+
+
+_warned: set[tuple[str, str]] = set()
+
+
+def warn_inexact(q: Quantizer, dtype: str) -> None:
+    """Say once that the dequantized values of `q` are rounded when stored as `dtype`."""
+    if dtype in ("fp32", "fp64") or (str(q), dtype) in _warned or q.exact_in(dtype):
+        return
+    _warned.add((str(q), dtype))
+    warnings.warn(
+        f"values of {q} are not exact in {dtype}: results are rounded once more "
+        "(pass out_dtype='fp32' to keep them)",
+        stacklevel=_callers_level(),
+    )
+
+
+def _callers_level() -> int:
+    """The stack level, seen from the function that calls this, of the first frame outside the package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dither":
+        frame, level = frame.f_back, level + 1
+    return level
