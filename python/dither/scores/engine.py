@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dither import _core
-from dither.arrays import get_num_threads
 from dither.errors import UserError
+from dither.threads import get_num_threads
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

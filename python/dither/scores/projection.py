@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dither.arrays import check_address
+from dither.checks import check_address
 from dither.errors import UserError
 from dither.scores.engine import borrow, run_project
 
