@@ -21,6 +21,9 @@ from dither.laws.fitting import Fit, fit
 SAME = 1e-6
 """Relative difference up to which sizes and tokens of two runs count as equal."""
 
+KAPPAS = (0.05, 5.0)
+"""Exponents among which a map with a free floor is searched; published ones lie between .36 and 1.14."""
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -111,7 +114,7 @@ def loss_to_loss(
     loss: str = "loss",
     law: str = "kaplan_e",
     E_x: float | None = None,
-    E_y: float | None = None,
+    E_y: float | str | None = None,
     errors: str = "y",
     **columns: str,
 ) -> LossMap:
@@ -121,6 +124,8 @@ def loss_to_loss(
         data_x, data_y: tables as `dither.laws.fit` takes them; `columns`: names of N and D, `loss` that of
         the loss. on: law's variables by which runs are paired ("D" alone where sizes are counted
         differently). law: the law that gives each loss its floor; or give `E_x`, `E_y`.
+        E_y="free": fitted with the map by least squares of L_y, not below 0, for targets with too few runs
+        for a law of their own (then `translate` gives them one).
         errors: "y": least squares of ln(L_y - E_y) on ln(L_x - E_x), as published; "both": orthogonal, for
         losses
             that are equally noisy (then the map from y to x is the inverse one).
@@ -138,6 +143,8 @@ def loss_to_loss(
             f"{len(pairs.x)} runs pair on {', '.join(on)} ({len(keys[0])} and {len(keys[1])} runs); a map "
             "needs three. Pair on fewer columns (on=), or check their units"
         )
+    if isinstance(E_y, str):
+        return _free_map(pairs, frames[0], law, E_x, E_y)
     fits = [
         fit(law, frame) if floor is None else None for frame, floor in zip(frames, (E_x, E_y), strict=True)
     ]
@@ -160,6 +167,37 @@ def _fit_map(
     predicted = scale * (pairs.x - e_x) ** kappa + e_y
     r2 = 1 - float(np.sum((pairs.y - predicted) ** 2) / np.sum((pairs.y - pairs.y.mean()) ** 2))
     return LossMap(kappa, scale, e_x, e_y, r2, pairs, tuple(_cautions(pairs, fit_x, fit_y)), fit_x, fit_y)
+
+
+def _free_map(pairs: Pairs, frame: dict[str, Floats], law: str, e_x: float | None, word: str) -> LossMap:
+    if word != "free":
+        raise UserError(f"E_y must be a number, None or 'free', not {word!r}")
+    fit_x = fit(law, frame) if e_x is None else None
+    floor = fit_x.params["E"] if fit_x is not None else float(e_x or 0.0)
+    if not (pairs.x > floor).all():
+        raise UserError(f"E_x = {floor:.6g} is not below every loss of x ({pairs.x.min():.6g})")
+    u = np.log(pairs.x - floor)
+
+    def line(kappa: float) -> tuple[float, float, float]:
+        """Squared error, K and E_y at an exponent: linear least squares, with E_y not below 0."""
+        b = np.exp(kappa * u)
+        scale, e_y = np.linalg.lstsq(np.stack([b, np.ones_like(b)], axis=1), pairs.y, rcond=None)[0]
+        if e_y < 0:
+            scale, e_y = float(b @ pairs.y / (b @ b)), 0.0
+        return float(np.sum((scale * b + e_y - pairs.y) ** 2)), float(scale), float(e_y)
+
+    low, high = KAPPAS
+    for _ in range(9):
+        grid = np.linspace(low, high, 41)
+        best = int(np.argmin([line(kappa)[0] for kappa in grid]))
+        low, high = grid[max(best - 1, 0)], grid[min(best + 1, 40)]
+    kappa = float(0.5 * (low + high))
+    square, scale, e_y = line(kappa)
+    r2 = 1 - square / float(np.sum((pairs.y - pairs.y.mean()) ** 2))
+    said = _cautions(pairs, fit_x, None)
+    if len(pairs.x) < 5:
+        said.append(f"{len(pairs.x)} pairs for three parameters: the floor of y is a guess")
+    return LossMap(kappa, scale, floor, e_y, r2, pairs, tuple(said), fit_x)
 
 
 def _slope(u: Floats, v: Floats, errors: str) -> float:

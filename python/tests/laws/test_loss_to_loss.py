@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from law_tables import CORPORA, corpus
+from law_tables import CORPORA, corpus, numbers, read
 
 from dither import laws
 from dither.errors import UserError
@@ -143,6 +143,45 @@ def test_pairing_says_what_it_left_out():
 def test_bad_arguments(change: dict, message: str):
     with pytest.raises(UserError, match=message):
         laws.loss_to_loss(made(), made(), **change)
+
+
+TRANSLATED = dict(FineWeb=0.990, Edu=0.990, PP2=0.988, Slim=0.991, Smol=0.991, Star=0.986)
+SKYLINE = dict(FineWeb=0.992, Edu=0.992, PP2=0.988, Slim=0.992, Smol=0.992, Star=0.987)
+
+
+@pytest.mark.parametrize("target", CORPORA)
+def test_a_whole_law_is_translated_with_few_runs(target: str):
+    """Pairs of 16 to 23 tokens a parameter alone; R2 over all runs of the target, mean of five sources."""
+    data = corpus(target)
+
+    def r2(predicted: np.ndarray) -> float:
+        rest = np.sum((predicted - data["loss"]) ** 2)
+        return 1 - float(rest / np.sum((data["loss"] - data["loss"].mean()) ** 2))
+
+    layers = numbers(
+        [row for row in read("loss-to-loss/sweep.csv") if row["data"] == CORPORA[target]], "n_layers"
+    )
+    ratio = data["D"] / data["N"]
+    few = {key: values[(ratio > 16) & (ratio < 23) & (layers != 20)] for key, values in data.items()}
+    law, found = laws.get("kaplan_e"), []
+    for source in CORPORA:
+        if source != target:
+            x = corpus(source)
+            own = laws.fit(law, x).params
+            map_ = laws.loss_to_loss(x, few, on=("D",), E_x=own["E"], E_y="free")
+            found.append(r2(law.predict(map_.translate(own), N=data["N"], D=data["D"])))
+    assert np.mean(found) == pytest.approx(TRANSLATED[target], abs=6e-4)
+    skyline = laws.fit(law, data).predict(N=data["N"], D=data["D"])
+    assert r2(skyline) == pytest.approx(SKYLINE[target], abs=6e-4)
+
+
+def test_a_free_floor_is_recovered():
+    x = made()
+    y = {**x, "loss": 1.2 * (x["loss"] - 1.5) ** 0.9 + 0.8}
+    map_ = laws.loss_to_loss(x, y, E_x=1.5, E_y="free")
+    assert (map_.kappa, map_.K, map_.E_y) == pytest.approx((0.9, 1.2, 0.8), rel=1e-5)
+    with pytest.raises(UserError, match="'free'"):
+        laws.loss_to_loss(x, y, E_x=1.5, E_y="none")
 
 
 def test_nothing_pairs():
