@@ -1,14 +1,15 @@
-//! Whole blocks in cache: absmax, scale, elements. From fp32 to fp32.
+//! Whole blocks in cache: absmax, scale, elements. From fp32 to fp32; for nearest-even also between half-precision numbers,
+//! which are fp32 in registers alone.
 
 use crate::element::{self, TOWARD_ZERO, is_stochastic};
 use crate::job::{Fast, Job, Pair};
+use crate::number::Number;
 use crate::reduce;
 use crate::scales::Scales;
 use crate::simd::dispatch;
 use crate::stochastic;
 use crate::stream;
 
-const MAGNITUDE: u32 = 0x7fff_ffff;
 /// Contiguous blocks whose scales are worked out together, at most.
 pub const GROUP: usize = 32;
 /// Elements of a group, where its blocks allow it: few, so that the next group is read while results of this one are on
@@ -18,35 +19,41 @@ pub const GROUP_ELEMENTS: usize = 512;
 /// cache.
 const LONG: usize = 256;
 
-/// `f::<MODE>(arguments)` for the rounding of a job.
+/// `f::<Number, MODE>(arguments)` for the rounding of a job.
 macro_rules! by_mode {
-    ($mode:expr, $f:ident($($argument:expr),*)) => {
+    ($mode:expr, $f:ident<$number:ty>($($argument:expr),*)) => {
         match $mode {
-            element::NEAREST_EVEN => $f::<{ element::NEAREST_EVEN }>($($argument),*),
-            element::NEAREST_AWAY => $f::<{ element::NEAREST_AWAY }>($($argument),*),
-            element::TOWARD_ZERO => $f::<{ element::TOWARD_ZERO }>($($argument),*),
-            element::UP => $f::<{ element::UP }>($($argument),*),
-            element::DOWN => $f::<{ element::DOWN }>($($argument),*),
-            element::STOCHASTIC => $f::<{ element::STOCHASTIC }>($($argument),*),
-            _ => $f::<{ element::STOCHASTIC_FINE }>($($argument),*),
+            element::NEAREST_EVEN => $f::<$number, { element::NEAREST_EVEN }>($($argument),*),
+            element::NEAREST_AWAY => $f::<$number, { element::NEAREST_AWAY }>($($argument),*),
+            element::TOWARD_ZERO => $f::<$number, { element::TOWARD_ZERO }>($($argument),*),
+            element::UP => $f::<$number, { element::UP }>($($argument),*),
+            element::DOWN => $f::<$number, { element::DOWN }>($($argument),*),
+            element::STOCHASTIC => $f::<$number, { element::STOCHASTIC }>($($argument),*),
+            _ => $f::<$number, { element::STOCHASTIC_FINE }>($($argument),*),
         }
     };
 }
 pub(crate) use by_mode;
 
 /// Blocks of neighbours in a contiguous run; the last one may be short. Results may go `past` the caches (see
-/// [`stream::map`]) where the rounding is nearest-even.
-pub fn contiguous(x: &[f32], y: &mut [f32], past: bool, block: usize, random: &[u32], job: &Job<'_>) {
+/// [`stream::map`]) where the rounding is nearest-even, which it is for numbers other than fp32.
+pub fn contiguous<E: Number>(x: &[E], y: &mut [E], past: bool, block: usize, random: &[u32], job: &Job<'_>) {
+    let Some((x, y)) = E::floats(x, y) else {
+        return run_contiguous::<E, { element::NEAREST_EVEN }>(x, y, past, block, &[], job);
+    };
     let done = if is_stochastic(job.mode) { stochastic::blocks(x, y, block, random, job) } else { 0 };
     let (x, y, random) = (&x[done..], &mut y[done..], random.get(done..).unwrap_or_default());
-    by_mode!(job.mode, run_contiguous(x, y, past, block, random, job));
+    by_mode!(job.mode, run_contiguous<f32>(x, y, past, block, random, job));
 }
 
-/// A run under one known scale.
-pub fn scaled(x: &[f32], y: &mut [f32], past: bool, random: &[u32], scale: Fast, job: &Job<'_>) {
+/// A run under one known scale; `past` and `E` as above.
+pub fn scaled<E: Number>(x: &[E], y: &mut [E], past: bool, random: &[u32], scale: Fast, job: &Job<'_>) {
+    let Some((x, y)) = E::floats(x, y) else {
+        return run_scaled::<E, { element::NEAREST_EVEN }>(x, y, past, &[], scale, job);
+    };
     let done = if is_stochastic(job.mode) { stochastic::known(x, y, random, scale, job) } else { 0 };
     let (x, y, random) = (&x[done..], &mut y[done..], random.get(done..).unwrap_or_default());
-    by_mode!(job.mode, run_scaled(x, y, past, random, scale, job));
+    by_mode!(job.mode, run_scaled<f32>(x, y, past, random, scale, job));
 }
 
 /// Whole blocks under known scales.
@@ -59,50 +66,57 @@ pub fn under(
     scales: &Scales<GROUP>,
     job: &Job<'_>,
 ) {
-    by_mode!(job.mode, run_under(x, y, past, block, random, scales, job));
+    by_mode!(job.mode, run_under<f32>(x, y, past, block, random, scales, job));
 }
 
 /// The same to nearest even, whatever the job's rounding.
 pub fn under_to_even(x: &[f32], y: &mut [f32], block: usize, scales: &Scales<GROUP>, job: &Job<'_>) {
-    run_under::<{ element::NEAREST_EVEN }>(x, y, false, block, &[], scales, job);
+    run_under::<f32, { element::NEAREST_EVEN }>(x, y, false, block, &[], scales, job);
 }
 
 dispatch! {
-    fn run_under<const M: u8>(
-        x: &[f32], y: &mut [f32], past: bool, block: usize, random: &[u32], scales: &Scales<GROUP>, job: &Job<'_>,
+    fn run_under[E: Number]<const M: u8>(
+        x: &[E], y: &mut [E], past: bool, block: usize, random: &[u32], scales: &Scales<GROUP>, job: &Job<'_>,
     ) = under_body;
 }
 dispatch! {
-    fn run_contiguous<const M: u8>(
-        x: &[f32], y: &mut [f32], past: bool, block: usize, random: &[u32], job: &Job<'_>,
+    fn run_contiguous[E: Number]<const M: u8>(
+        x: &[E], y: &mut [E], past: bool, block: usize, random: &[u32], job: &Job<'_>,
     ) = contiguous_body;
 }
 dispatch! {
-    fn run_scaled<const M: u8>(x: &[f32], y: &mut [f32], past: bool, random: &[u32], scale: Fast, job: &Job<'_>)
+    fn run_scaled[E: Number]<const M: u8>(x: &[E], y: &mut [E], past: bool, random: &[u32], scale: Fast, job: &Job<'_>)
         = scaled_body;
 }
 dispatch! {
     /// The bits of the largest magnitude.
-    pub fn absmax(x: &[f32]) -> u32 = absmax_body;
+    pub fn absmax[E: Number](x: &[E]) -> u32 = absmax_body;
 }
 
 #[inline(always)]
-fn absmax_body(x: &[f32]) -> u32 {
-    x.iter().fold(0, |m: u32, x| m.max(x.to_bits() & MAGNITUDE))
+fn absmax_body<E: Number>(x: &[E]) -> u32 {
+    E::largest(x)
 }
 
 #[inline(always)]
-fn contiguous_body<const M: u8>(x: &[f32], y: &mut [f32], past: bool, block: usize, random: &[u32], job: &Job<'_>) {
+fn contiguous_body<E: Number, const M: u8>(
+    x: &[E],
+    y: &mut [E],
+    past: bool,
+    block: usize,
+    random: &[u32],
+    job: &Job<'_>,
+) {
     match past && M == element::NEAREST_EVEN {
-        true => by_block::<M, true>(x, y, block, random, job),
-        false => by_block::<M, false>(x, y, block, random, job),
+        true => by_block::<E, M, true>(x, y, block, random, job),
+        false => by_block::<E, M, false>(x, y, block, random, job),
     }
 }
 
 #[inline(always)]
-fn under_body<const M: u8>(
-    x: &[f32],
-    y: &mut [f32],
+fn under_body<E: Number, const M: u8>(
+    x: &[E],
+    y: &mut [E],
     past: bool,
     block: usize,
     random: &[u32],
@@ -110,58 +124,64 @@ fn under_body<const M: u8>(
     job: &Job<'_>,
 ) {
     match past && M == element::NEAREST_EVEN {
-        true => elements::<M, true>(x, y, block, random, scales, job),
-        false => elements::<M, false>(x, y, block, random, scales, job),
+        true => elements::<E, M, true>(x, y, block, random, scales, job),
+        false => elements::<E, M, false>(x, y, block, random, scales, job),
     }
 }
 
 #[inline(always)]
-fn scaled_body<const M: u8>(x: &[f32], y: &mut [f32], past: bool, random: &[u32], scale: Fast, job: &Job<'_>) {
+fn scaled_body<E: Number, const M: u8>(x: &[E], y: &mut [E], past: bool, random: &[u32], scale: Fast, job: &Job<'_>) {
     match past && M == element::NEAREST_EVEN {
-        true => apply::<M, true>(x, y, random, scale, job),
-        false => apply::<M, false>(x, y, random, scale, job),
+        true => apply::<E, M, true>(x, y, random, scale, job),
+        false => apply::<E, M, false>(x, y, random, scale, job),
     }
 }
 
 #[inline(always)]
-fn by_block<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
+fn by_block<E: Number, const M: u8, const PAST: bool>(
+    x: &[E],
+    y: &mut [E],
+    block: usize,
+    random: &[u32],
+    job: &Job<'_>,
+) {
     match block {
         // Loops of known length are unrolled.
-        16 => groups::<M, PAST>(x, y, 16, random, job),
-        32 => groups::<M, PAST>(x, y, 32, random, job),
-        48.. if block.is_multiple_of(16) && block <= LONG => groups::<M, PAST>(x, y, block, random, job),
-        _ => ragged::<M, PAST>(x, y, block, random, job),
+        16 => groups::<E, M, PAST>(x, y, 16, random, job),
+        32 => groups::<E, M, PAST>(x, y, 32, random, job),
+        48.. if block.is_multiple_of(16) && block <= LONG => groups::<E, M, PAST>(x, y, block, random, job),
+        _ => ragged::<E, M, PAST>(x, y, block, random, job),
     }
 }
 
 /// Blocks of whole lines in groups, so that many scales are worked out at once.
 #[inline(always)]
-fn groups<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
+fn groups<E: Number, const M: u8, const PAST: bool>(x: &[E], y: &mut [E], block: usize, random: &[u32], job: &Job<'_>) {
     let whole = x.len() / block * block;
     let step = block * (GROUP_ELEMENTS / block).clamp(8, GROUP);
     for from in (0..whole).step_by(step) {
         let range = from..whole.min(from + step);
         let random = if is_stochastic(M) { &random[range.clone()] } else { &[] };
-        group::<M, PAST>(&x[range.clone()], &mut y[range], block, random, job);
+        group::<E, M, PAST>(&x[range.clone()], &mut y[range], block, random, job);
     }
     let random = if is_stochastic(M) { &random[whole..] } else { &[] };
-    ragged::<M, PAST>(&x[whole..], &mut y[whole..], block, random, job);
+    ragged::<E, M, PAST>(&x[whole..], &mut y[whole..], block, random, job);
 }
 
 /// At most [`GROUP`] blocks: all absmax, all scales, then the elements.
 #[inline(always)]
-fn group<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
+fn group<E: Number, const M: u8, const PAST: bool>(x: &[E], y: &mut [E], block: usize, random: &[u32], job: &Job<'_>) {
     let mut absmax = [0; GROUP];
     let absmax = &mut absmax[..x.len() / block];
     largest(x, block, absmax);
     let mut scales = Scales::<GROUP>::new();
     scales.set(absmax, job);
-    elements::<M, PAST>(x, y, block, random, &scales, job);
+    elements::<E, M, PAST>(x, y, block, random, &scales, job);
 }
 
 /// The bits of the largest magnitude of every block.
 #[inline(always)]
-pub fn largest(x: &[f32], block: usize, absmax: &mut [u32]) {
+pub fn largest<E: Number>(x: &[E], block: usize, absmax: &mut [u32]) {
     match block {
         16 => reduce::absmax(x.as_chunks::<16>().0, absmax),
         32 => reduce::absmax(x.as_chunks::<32>().0, absmax),
@@ -174,9 +194,9 @@ pub fn largest(x: &[f32], block: usize, absmax: &mut [u32]) {
 }
 
 #[inline(always)]
-fn elements<const M: u8, const PAST: bool>(
-    x: &[f32],
-    y: &mut [f32],
+fn elements<E: Number, const M: u8, const PAST: bool>(
+    x: &[E],
+    y: &mut [E],
     block: usize,
     random: &[u32],
     scales: &Scales<GROUP>,
@@ -192,65 +212,71 @@ fn elements<const M: u8, const PAST: bool>(
     match scales.kind {
         Pair::Power => {
             for (i, ((x, y), (emin, max))) in each.enumerate() {
-                map::<M, PAST>(x, y, random(i), |x, r| element::round::<M>(x, *emin, *max, shape, r));
+                map::<E, M, PAST>(x, y, random(i), |x, r| element::round::<M>(x, *emin, *max, shape, r));
             }
         }
         Pair::Divide => {
             for (i, ((x, y), (s, _))) in each.enumerate() {
                 let s = value(*s);
-                map::<M, PAST>(x, y, random(i), |x, r| element::round::<M>(x / s, emin0, max0, shape, r) * s);
+                map::<E, M, PAST>(x, y, random(i), |x, r| element::round::<M>(x / s, emin0, max0, shape, r) * s);
             }
         }
         Pair::Multiply => {
             for (i, ((x, y), (encode, decode))) in each.enumerate() {
                 let (encode, decode) = (value(*encode), value(*decode));
                 let one = |x, r| element::round::<M>(x * encode, emin0, max0, shape, r) * decode;
-                map::<M, PAST>(x, y, random(i), one);
+                map::<E, M, PAST>(x, y, random(i), one);
             }
         }
     }
     for (i, scale) in &scales.others {
         let range = i * block..(i + 1) * block;
-        apply::<M, PAST>(&x[range.clone()], &mut y[range], random(*i), *scale, job);
+        apply::<E, M, PAST>(&x[range.clone()], &mut y[range], random(*i), *scale, job);
     }
 }
 
 #[inline(always)]
-fn ragged<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], block: usize, random: &[u32], job: &Job<'_>) {
+fn ragged<E: Number, const M: u8, const PAST: bool>(x: &[E], y: &mut [E], block: usize, random: &[u32], job: &Job<'_>) {
     let mut start = 0;
     for (x, y) in x.chunks(block).zip(y.chunks_mut(block)) {
         let r = if is_stochastic(M) { &random[start..start + x.len()] } else { &[] };
         start += x.len();
-        apply::<M, PAST>(x, y, r, job.scale(absmax_body(x)), job);
+        apply::<E, M, PAST>(x, y, r, job.scale(absmax_body(x)), job);
     }
 }
 
 #[inline(always)]
-pub fn apply<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], random: &[u32], scale: Fast, job: &Job<'_>) {
+pub fn apply<E: Number, const M: u8, const PAST: bool>(
+    x: &[E],
+    y: &mut [E],
+    random: &[u32],
+    scale: Fast,
+    job: &Job<'_>,
+) {
     let shape = job.shape;
     let (emin0, max0) = job.plain_grid();
     match scale {
         Fast::Power { emin, max } => {
-            map::<M, PAST>(x, y, random, |x, r| element::round::<M>(x, emin, max, shape, r));
+            map::<E, M, PAST>(x, y, random, |x, r| element::round::<M>(x, emin, max, shape, r));
         }
         Fast::Divide { s } => {
-            map::<M, PAST>(x, y, random, |x, r| element::round::<M>(x / s, emin0, max0, shape, r) * s);
+            map::<E, M, PAST>(x, y, random, |x, r| element::round::<M>(x / s, emin0, max0, shape, r) * s);
         }
         Fast::Multiply { encode, decode } => {
-            map::<M, PAST>(x, y, random, |x, r| element::round::<M>(x * encode, emin0, max0, shape, r) * decode);
+            map::<E, M, PAST>(x, y, random, |x, r| element::round::<M>(x * encode, emin0, max0, shape, r) * decode);
         }
-        Fast::Zero => map::<TOWARD_ZERO, false>(x, y, &[], |x, _| x * 0.0 + shape.zero),
-        Fast::Exact(scale) => map::<M, false>(x, y, random, |x, r| job.exact(x, scale, r)),
+        Fast::Zero => map::<E, TOWARD_ZERO, false>(x, y, &[], |x, _| x * 0.0 + shape.zero),
+        Fast::Exact(scale) => map::<E, M, false>(x, y, random, |x, r| job.exact(x, scale, r)),
     }
 }
 
 #[inline(always)]
-fn map<const M: u8, const PAST: bool>(x: &[f32], y: &mut [f32], random: &[u32], f: impl Fn(f32, u32) -> f32) {
+fn map<E: Number, const M: u8, const PAST: bool>(x: &[E], y: &mut [E], random: &[u32], f: impl Fn(f32, u32) -> f32) {
     if is_stochastic(M) {
         for ((x, y), r) in x.iter().zip(y).zip(random) {
-            *y = f(*x, *r);
+            *y = E::nearest(f(x.value(), *r));
         }
     } else {
-        stream::map::<PAST>(x, y, |x| f(x, 0));
+        stream::map::<E, PAST>(x, y, |x| f(x, 0));
     }
 }

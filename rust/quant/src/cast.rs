@@ -2,6 +2,7 @@
 
 use crate::element::{self, Shape};
 use crate::job::Method;
+use crate::number::Number;
 use crate::simd::dispatch;
 use crate::stochastic;
 use crate::stream;
@@ -62,21 +63,28 @@ impl Cast {
         self.over == [self.max; 2] && self.infinite == self.max
     }
 
-    /// Results go `past` the caches where the rounding is nearest-even.
-    pub fn apply(&self, x: &[f32], y: &mut [f32], past: bool, random: &[u32]) {
+    /// Results go `past` the caches where the rounding is nearest-even, which it is for numbers other than fp32.
+    pub fn apply<E: Number>(&self, x: &[E], y: &mut [E], past: bool, random: &[u32]) {
         if self.shape.mbits == 23 {
             return whole(x, y, past, self.infinite);
         }
+        match E::floats(x, y) {
+            Some((x, y)) => self.apply_any(x, y, past, random),
+            None => run::<E, { element::NEAREST_EVEN }>(x, y, past, &[], self),
+        }
+    }
+
+    fn apply_any(&self, x: &[f32], y: &mut [f32], past: bool, random: &[u32]) {
         let done = if element::is_stochastic(self.mode) { stochastic::cast(x, y, random, self) } else { 0 };
         let (x, y, random) = (&x[done..], &mut y[done..], random.get(done..).unwrap_or_default());
         match self.mode {
-            element::NEAREST_EVEN => run::<{ element::NEAREST_EVEN }>(x, y, past, random, self),
-            element::NEAREST_AWAY => run::<{ element::NEAREST_AWAY }>(x, y, past, random, self),
-            element::TOWARD_ZERO => run::<{ element::TOWARD_ZERO }>(x, y, past, random, self),
-            element::UP => run::<{ element::UP }>(x, y, past, random, self),
-            element::DOWN => run::<{ element::DOWN }>(x, y, past, random, self),
-            element::STOCHASTIC => run::<{ element::STOCHASTIC }>(x, y, past, random, self),
-            _ => run::<{ element::STOCHASTIC_FINE }>(x, y, past, random, self),
+            element::NEAREST_EVEN => run::<f32, { element::NEAREST_EVEN }>(x, y, past, random, self),
+            element::NEAREST_AWAY => run::<f32, { element::NEAREST_AWAY }>(x, y, past, random, self),
+            element::TOWARD_ZERO => run::<f32, { element::TOWARD_ZERO }>(x, y, past, random, self),
+            element::UP => run::<f32, { element::UP }>(x, y, past, random, self),
+            element::DOWN => run::<f32, { element::DOWN }>(x, y, past, random, self),
+            element::STOCHASTIC => run::<f32, { element::STOCHASTIC }>(x, y, past, random, self),
+            _ => run::<f32, { element::STOCHASTIC_FINE }>(x, y, past, random, self),
         }
     }
 }
@@ -89,18 +97,20 @@ fn overflow(f: &Format, q: &Quantizer, x: f64) -> f64 {
     }
 }
 
-dispatch! { fn whole(x: &[f32], y: &mut [f32], past: bool, infinite: u32) = whole_body; }
-dispatch! { fn run<const M: u8>(x: &[f32], y: &mut [f32], past: bool, random: &[u32], cast: &Cast) = body; }
+dispatch! { fn whole[E: Number](x: &[E], y: &mut [E], past: bool, infinite: u32) = whole_body; }
+dispatch! {
+    fn run[E: Number]<const M: u8>(x: &[E], y: &mut [E], past: bool, random: &[u32], cast: &Cast) = body;
+}
 
 /// fp32 to fp32: NaN becomes the one NaN that every cast returns, infinity what the overflow mode says.
 #[inline(always)]
-fn whole_body(x: &[f32], y: &mut [f32], past: bool, infinite: u32) {
+fn whole_body<E: Number>(x: &[E], y: &mut [E], past: bool, infinite: u32) {
     let one = |x: f32| {
         let (a, sign) = (x.to_bits() & 0x7fff_ffff, x.to_bits() & 0x8000_0000);
         let number = if a == 0x7f80_0000 { f32::from_bits(infinite | sign) } else { x };
         if a > 0x7f80_0000 { f32::NAN } else { number }
     };
-    if past { stream::map::<true>(x, y, one) } else { stream::map::<false>(x, y, one) }
+    if past { stream::map::<E, true>(x, y, one) } else { stream::map::<E, false>(x, y, one) }
 }
 
 /// Which arithmetic a cast takes: on the bits (fp32's exponent range), with one clamp, or with all that overflow can be.
@@ -109,24 +119,24 @@ const SATURATING: u8 = 1;
 const GENERAL: u8 = 2;
 
 #[inline(always)]
-fn body<const M: u8>(x: &[f32], y: &mut [f32], past: bool, random: &[u32], cast: &Cast) {
+fn body<E: Number, const M: u8>(x: &[E], y: &mut [E], past: bool, random: &[u32], cast: &Cast) {
     match (cast.wide, cast.saturates()) {
-        (true, _) => map::<M, WIDE>(x, y, past, random, cast),
-        (false, true) => map::<M, SATURATING>(x, y, past, random, cast),
-        (false, false) => map::<M, GENERAL>(x, y, past, random, cast),
+        (true, _) => map::<E, M, WIDE>(x, y, past, random, cast),
+        (false, true) => map::<E, M, SATURATING>(x, y, past, random, cast),
+        (false, false) => map::<E, M, GENERAL>(x, y, past, random, cast),
     }
 }
 
 #[inline(always)]
-fn map<const M: u8, const HOW: u8>(x: &[f32], y: &mut [f32], past: bool, random: &[u32], cast: &Cast) {
+fn map<E: Number, const M: u8, const HOW: u8>(x: &[E], y: &mut [E], past: bool, random: &[u32], cast: &Cast) {
     if element::is_stochastic(M) {
         for ((x, y), r) in x.iter().zip(y).zip(random) {
-            *y = one::<M, HOW>(*x, cast, *r);
+            *y = E::nearest(one::<M, HOW>(x.value(), cast, *r));
         }
     } else if past && M == element::NEAREST_EVEN {
-        stream::map::<true>(x, y, |x| one::<M, HOW>(x, cast, 0));
+        stream::map::<E, true>(x, y, |x| one::<M, HOW>(x, cast, 0));
     } else {
-        stream::map::<false>(x, y, |x| one::<M, HOW>(x, cast, 0));
+        stream::map::<E, false>(x, y, |x| one::<M, HOW>(x, cast, 0));
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::block::{apply, by_mode};
 use crate::element::{self, is_stochastic};
 use crate::job::{Job, Pair};
+use crate::number::{LINE, Number};
 use crate::pieces::PIECE;
 use crate::scales::Scales;
 use crate::simd::dispatch;
@@ -12,7 +13,7 @@ use crate::stream;
 pub const STRIP: usize = PIECE;
 
 /// `x` holds rows of `inner` elements, every column is a block.
-pub fn columns(x: &[f32], y: &mut [f32], inner: usize, random: &[u32], job: &Job<'_>) {
+pub fn columns<E: Number>(x: &[E], y: &mut [E], inner: usize, random: &[u32], job: &Job<'_>) {
     for from in (0..inner).step_by(STRIP) {
         let width = STRIP.min(inner - from);
         let mut absmax = [0; STRIP];
@@ -40,62 +41,82 @@ impl<'a> Strip<'a> {
         strip
     }
 
-    /// A row; results go `past` the caches where the rounding is nearest-even.
-    pub fn row(&self, x: &[f32], y: &mut [f32], past: bool, random: &[u32]) {
-        by_mode!(self.job.mode, row(self, x, y, past, random));
+    /// A row; results go `past` the caches where the rounding is nearest-even, which it is for numbers other than fp32.
+    pub fn row<E: Number>(&self, x: &[E], y: &mut [E], past: bool, random: &[u32]) {
+        match E::floats(x, y) {
+            Some((x, y)) => by_mode!(self.job.mode, row<f32>(self, x, y, past, random)),
+            None => row::<E, { element::NEAREST_EVEN }>(self, x, y, past, &[]),
+        }
     }
 }
 
 dispatch! {
     /// Raise the magnitudes `absmax` of columns to those of a row; the next row lies `inner` elements on.
-    pub fn raise(absmax: &mut [u32], x: &[f32], inner: usize) = raise_body;
+    pub fn raise[E: Number](absmax: &mut [u32], x: &[E], inner: usize) = raise_body;
 }
-dispatch! { fn row<const M: u8>(strip: &Strip<'_>, x: &[f32], y: &mut [f32], past: bool, random: &[u32]) = row_body; }
+dispatch! {
+    fn row[E: Number]<const M: u8>(strip: &Strip<'_>, x: &[E], y: &mut [E], past: bool, random: &[u32]) = row_body;
+}
 
 #[inline(always)]
-fn raise_body(absmax: &mut [u32], x: &[f32], inner: usize) {
-    // A line of the cache at a time.
-    for (absmax, x) in absmax.chunks_mut(16).zip(x.chunks(16)) {
+fn raise_body<E: Number>(absmax: &mut [u32], x: &[E], inner: usize) {
+    let magnitude = |x: f32| x.to_bits() & 0x7fff_ffff;
+    let ((lines, x), (most, absmax)) = (x.as_chunks::<LINE>(), absmax.as_chunks_mut::<LINE>());
+    for (absmax, x) in most.iter_mut().zip(lines) {
         stream::prefetch(x.as_ptr().wrapping_add(inner));
-        for (m, x) in absmax.iter_mut().zip(x) {
-            *m = (*m).max(x.to_bits() & 0x7fff_ffff);
+        let x = E::widen(x);
+        for i in 0..LINE {
+            absmax[i] = absmax[i].max(magnitude(x[i]));
         }
     }
-}
-
-#[inline(always)]
-fn row_body<const M: u8>(strip: &Strip<'_>, x: &[f32], y: &mut [f32], past: bool, random: &[u32]) {
-    match past && M == element::NEAREST_EVEN {
-        true => columns_of_row::<M, true>(strip, x, y, random),
-        false => columns_of_row::<M, false>(strip, x, y, random),
+    for (m, x) in absmax.iter_mut().zip(x) {
+        *m = (*m).max(magnitude(x.value()));
     }
 }
 
-/// `y[i] = body`, from the arrays named; a line at a time, of known length, where it goes past the caches. A macro,
-/// because a stochastic closure is too large to be inlined, and stays scalar (five times the time).
+#[inline(always)]
+fn row_body<E: Number, const M: u8>(strip: &Strip<'_>, x: &[E], y: &mut [E], past: bool, random: &[u32]) {
+    match past && M == element::NEAREST_EVEN {
+        true => columns_of_row::<E, M, true>(strip, x, y, random),
+        false => columns_of_row::<E, M, false>(strip, x, y, random),
+    }
+}
+
+/// `y[i] = body`, from `x` as fp32 and the arrays named; a line at a time, of known length, where it goes past the caches
+/// or changes its type. A macro, because a stochastic closure is too large to be inlined, and stays scalar (five times
+/// the time).
 macro_rules! fill {
-    ($y:ident, [$($from:ident),*], |$i:ident| $body:expr) => {{
+    ($x:ident, $y:ident, [$($from:ident),*], |$i:ident, $v:ident| $body:expr) => {{
         let mut done = 0;
-        if PAST && stream::can_pass($y.as_ptr()) {
-            for y in $y.as_chunks_mut().0 {
-                $(let $from: &[_; 16] = $from[done..].first_chunk().expect("as long as y");)*
-                let mut results = [0.0; 16];
-                for $i in 0..16 {
+        let past = PAST && stream::can_pass($y.as_ptr());
+        if past || size_of::<E>() != size_of::<f32>() {
+            for (x, y) in $x.as_chunks().0.iter().zip($y.as_chunks_mut().0) {
+                $(let $from: &[_; LINE] = $from[done..].first_chunk().expect("as long as y");)*
+                let x = E::widen(x);
+                let mut results = [0.0; LINE];
+                for $i in 0..LINE {
+                    let $v = x[$i];
                     results[$i] = $body;
                 }
-                // SAFETY: asked above; lines follow each other.
-                unsafe { stream::line(results, y) };
-                done += 16;
+                let results = E::narrow(results);
+                if past {
+                    // SAFETY: asked above; lines follow each other.
+                    unsafe { stream::line(results, y) };
+                } else {
+                    *y = results;
+                }
+                done += LINE;
             }
         }
         for $i in done..$y.len() {
-            $y[$i] = $body;
+            let $v = $x[$i].value();
+            $y[$i] = E::nearest($body);
         }
     }};
 }
 
 #[inline(always)]
-fn columns_of_row<const M: u8, const PAST: bool>(strip: &Strip<'_>, x: &[f32], y: &mut [f32], random: &[u32]) {
+fn columns_of_row<E: Number, const M: u8, const PAST: bool>(strip: &Strip<'_>, x: &[E], y: &mut [E], random: &[u32]) {
     let n = x.len();
     // Slices of one length, so that the loops need no further checks.
     let (first, second, y) = (&strip.scales.first[..n], &strip.scales.second[..n], &mut y[..n]);
@@ -105,18 +126,18 @@ fn columns_of_row<const M: u8, const PAST: bool>(strip: &Strip<'_>, x: &[f32], y
     let (emin0, max0) = strip.job.plain_grid();
     let value = f32::from_bits;
     match strip.scales.kind {
-        Pair::Power => fill!(y, [x, first, second], |i| element::round::<M>(x[i], first[i], second[i], shape, r(i))),
-        Pair::Divide => fill!(y, [x, first], |i| {
+        Pair::Power => fill!(x, y, [first, second], |i, v| element::round::<M>(v, first[i], second[i], shape, r(i))),
+        Pair::Divide => fill!(x, y, [first], |i, v| {
             let s = value(first[i]);
-            element::round::<M>(x[i] / s, emin0, max0, shape, r(i)) * s
+            element::round::<M>(v / s, emin0, max0, shape, r(i)) * s
         }),
-        Pair::Multiply => fill!(y, [x, first, second], |i| {
-            element::round::<M>(x[i] * value(first[i]), emin0, max0, shape, r(i)) * value(second[i])
+        Pair::Multiply => fill!(x, y, [first, second], |i, v| {
+            element::round::<M>(v * value(first[i]), emin0, max0, shape, r(i)) * value(second[i])
         }),
     }
     for (i, scale) in &strip.scales.others {
         let i = *i..*i + 1;
         let random = if is_stochastic(M) { &random[i.clone()] } else { &[] };
-        apply::<M, false>(&x[i.clone()], &mut y[i], random, *scale, strip.job);
+        apply::<E, M, false>(&x[i.clone()], &mut y[i], random, *scale, strip.job);
     }
 }

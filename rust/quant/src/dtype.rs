@@ -265,7 +265,7 @@ pub(crate) fn bf16_bits(x: f32) -> u16 {
 }
 
 #[inline(always)]
-fn f16_bits(x: f32) -> u16 {
+pub(crate) fn f16_bits(x: f32) -> u16 {
     let b = x.to_bits();
     let (sign, a) = (b & 0x8000_0000, b & 0x7fff_ffff);
     // 2^-14 and above: round 13 bits off and rebias; overflow reaches the code of infinity by itself.
@@ -278,7 +278,7 @@ fn f16_bits(x: f32) -> u16 {
 }
 
 #[inline(always)]
-fn f16_value(h: u16) -> f32 {
+pub(crate) fn f16_value(h: u16) -> f32 {
     let (sign, a) = (u32::from(h & 0x8000) << 16, u32::from(h & 0x7fff));
     // Exponent and fraction moved into place, then rebiased by an exact multiplication: subnormals come out right.
     let finite = (f32::from_bits(a << 13) * f32::from_bits(0x7780_0000)).to_bits();

@@ -9,6 +9,7 @@ use crate::dtype::{Memory, MemoryMut};
 use crate::fpu::Standard;
 use crate::job::{Fast, Job};
 use crate::layout::{Cut, Layout, Unit};
+use crate::number::{Kind, Number, by_kind};
 use crate::pieces::{Arrays, PIECE, Pieces};
 use crate::pool;
 #[cfg(target_arch = "x86_64")]
@@ -106,7 +107,29 @@ pub(crate) unsafe fn along(
         return;
     }
     let kernel = Kernel::new(q, &whole);
-    let arrays = Arrays::new(x, y, &draws, layout.len(), q.rounding == Rounding::NearestEven && cut.in_fours());
+    // SAFETY: the caller's contract.
+    unsafe {
+        by_kind!(Kind::between(x, y, q.rounding), each_unit(q, &cut, &kernel, x, y, &draws, layout.len(), threads))
+    }
+}
+
+/// The kernel on every unit, whose elements it sees as numbers of type `E`.
+///
+/// # Safety
+/// As for [`fake_quant`].
+#[allow(clippy::too_many_arguments)]
+unsafe fn each_unit<E: Number>(
+    q: &Quantizer,
+    cut: &Cut,
+    kernel: &Kernel<'_>,
+    x: Memory,
+    y: MemoryMut,
+    draws: &Draws<'_>,
+    len: usize,
+    threads: usize,
+) {
+    let lines = q.rounding == Rounding::NearestEven && cut.in_multiples_of(16 / size_of::<E>());
+    let arrays = Arrays::<E>::new(x, y, draws, len, lines);
     let strips = cut.inner().div_ceil(STRIP);
     let tasks = cut.units() * strips;
     let group = if cut.inner() == 1 { GROUP } else { 1 };
@@ -117,9 +140,9 @@ pub(crate) unsafe fn along(
             // SAFETY: units lie in the array; they and their strips are disjoint.
             unsafe {
                 if cut.inner() == 1 {
-                    kernel.run(&cut, unit, &mut pieces);
+                    kernel.run(cut, unit, &mut pieces);
                 } else {
-                    kernel.strip(&cut, unit, task % strips * STRIP, &mut pieces);
+                    kernel.strip(cut, unit, task % strips * STRIP, &mut pieces);
                 }
             }
         }
@@ -149,7 +172,7 @@ pub(crate) unsafe fn through_f32(x: Memory, y: MemoryMut, unit: Unit, work: impl
     }
 }
 
-/// What is done to a unit of fp32.
+/// What is done to a unit.
 pub(crate) enum Kernel<'a> {
     Cast(Cast),
     /// One scale for everything, known beforehand.
@@ -174,7 +197,7 @@ impl<'a> Kernel<'a> {
     }
 
     /// A unit of whole blocks; results may go `past` the caches.
-    pub fn apply(&self, cut: &Cut, x: &[f32], y: &mut [f32], past: bool, random: &[u32]) {
+    pub fn apply<E: Number>(&self, cut: &Cut, x: &[E], y: &mut [E], past: bool, random: &[u32]) {
         match self {
             Kernel::Cast(cast) => cast.apply(x, y, past, random),
             Kernel::Scaled(job, scale) => block::scaled(x, y, past, random, *scale, job),
@@ -187,10 +210,10 @@ impl<'a> Kernel<'a> {
     ///
     /// # Safety
     /// The unit lies in the arrays and belongs to this thread.
-    unsafe fn run(&self, cut: &Cut, unit: Unit, pieces: &mut Pieces<'_>) {
+    unsafe fn run<E: Number>(&self, cut: &Cut, unit: Unit, pieces: &mut Pieces<'_, E>) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's contract.
-        let unit = unit.after(unsafe { stochastic_tiles::round(self, cut.block, unit, pieces.arrays) });
+        let unit = unit.after(unsafe { stochastic_tiles::round(self, cut.block, unit, pieces.arrays.as_floats()) });
         if unit.len == 0 {
             return;
         }
@@ -216,7 +239,7 @@ impl<'a> Kernel<'a> {
     ///
     /// # Safety
     /// As for `run`, for these columns.
-    unsafe fn strip(&self, cut: &Cut, unit: Unit, from: usize, pieces: &mut Pieces<'_>) {
+    unsafe fn strip<E: Number>(&self, cut: &Cut, unit: Unit, from: usize, pieces: &mut Pieces<'_, E>) {
         let Kernel::Blocks(job) = self else { unreachable!("casts and tensor scales see one contiguous run") };
         let inner = cut.inner();
         let width = STRIP.min(inner - from);
@@ -238,7 +261,7 @@ impl<'a> Kernel<'a> {
 ///
 /// # Safety
 /// It lies in the arrays and belongs to this thread.
-unsafe fn long_block(job: &Job<'_>, block: Unit, pieces: &mut Pieces<'_>) {
+unsafe fn long_block<E: Number>(job: &Job<'_>, block: Unit, pieces: &mut Pieces<'_, E>) {
     let mut absmax = 0;
     for (at, len) in block.pieces(PIECE) {
         // SAFETY: the caller's contract.

@@ -238,7 +238,7 @@ fn strip_body(strip: &Strip, buffer: &mut [f32], rotation: &Rotation) {
         // SAFETY: what a strip is.
         unsafe {
             match x.borrow(strip.place(row), width, y) {
-                Some(x) => stream::map::<false>(x, data, |x| x * sign),
+                Some(x) => stream::map::<_, false>(x, data, |x| x * sign),
                 None => {
                     x.load(strip.place(row), data);
                     for v in data {
@@ -253,8 +253,8 @@ fn strip_body(strip: &Strip, buffer: &mut [f32], rotation: &Rotation) {
         // SAFETY: as above.
         unsafe {
             match y.f32_range(strip.place(row), width) {
-                Some(y) if past => stream::map::<true>(data, y, |x| x * factor),
-                Some(y) => stream::map::<false>(data, y, |x| x * factor),
+                Some(y) if past => stream::map::<_, true>(data, y, |x| x * factor),
+                Some(y) => stream::map::<_, false>(data, y, |x| x * factor),
                 None => {
                     for v in &mut *data {
                         *v *= factor;

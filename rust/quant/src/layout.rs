@@ -81,10 +81,10 @@ impl Layout {
 }
 
 impl Cut {
-    /// Whether all blocks start at multiples of four elements.
-    pub fn in_fours(&self) -> bool {
+    /// Whether all blocks start at multiples of `n` elements.
+    pub fn in_multiples_of(&self, n: usize) -> bool {
         let Layout { outer, axis, inner } = self.layout;
-        inner.is_multiple_of(4) || inner == 1 && self.block.is_multiple_of(4) && (outer == 1 || axis.is_multiple_of(4))
+        inner.is_multiple_of(n) || inner == 1 && self.block.is_multiple_of(n) && (outer == 1 || axis.is_multiple_of(n))
     }
 
     pub fn units(&self) -> usize {

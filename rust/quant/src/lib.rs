@@ -9,7 +9,8 @@
 //! * `tiles`: blocks of the last two axes; `found`, `search`: scales that take more than an absmax.
 //! * `general`: whatever else a quantizer can be, through the scalar truth.
 //! * [`philox`], [`bits`]: addressed random bits for a run of neighbours; [`stochastic`]: what they decide.
-//! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory; [`pieces`]: their way into the cache and back; [`stream`]: past it.
+//! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory; `number`: in registers; [`pieces`]: their way into the cache and
+//!   back; [`stream`]: past it.
 //! * [`gemm`]: emulated matrix products.
 //! * [`hadamard`]: rotations of blocks; `hadamard_lanes`: over vectors.
 //! * [`moments`]: sums of errors and their merging.
@@ -48,6 +49,7 @@ pub mod layout;
 pub mod lotion;
 pub mod moments;
 pub mod neighbours;
+mod number;
 pub mod optim;
 pub mod pack;
 mod pack_lanes;

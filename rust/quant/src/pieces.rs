@@ -1,16 +1,18 @@
-//! The arrays as one thread sees them: pieces of fp32 in the first-level cache, whatever lies in memory.
+//! The arrays as one thread sees them: pieces in the first-level cache, of the numbers that lie in memory where the kernels
+//! take those, else of fp32.
 
 use crate::bits::{Draws, Reader};
 use crate::dtype::{Memory, MemoryMut};
+use crate::number::Number;
 use crate::stream;
 
 /// Elements of a piece at most, where it goes through a buffer. What is stored past the caches is written there first
 /// and copied on; larger pieces would not overlap the arithmetic with the stores (measured: 512 to 1024 are best).
 pub const PIECE: usize = 512;
 
-/// Input, output and random bits of an operation, as given by its caller.
+/// Input, output and random bits of an operation, as given by its caller, whose kernels see numbers of type `E`.
 #[derive(Clone, Copy)]
-pub struct Arrays<'a> {
+pub struct Arrays<'a, E = f32> {
     pub x: Memory,
     pub y: MemoryMut,
     pub draws: &'a Draws<'a>,
@@ -18,17 +20,32 @@ pub struct Arrays<'a> {
     pub streamed: bool,
     /// Whether kernels work between the arrays themselves, without a buffer.
     direct: bool,
+    /// The input, where it holds such numbers and is not the output; and the output, where it does.
+    from: Option<*const E>,
+    to: Option<*mut E>,
 }
 
-impl<'a> Arrays<'a> {
+// SAFETY: as for `Memory` and `MemoryMut`.
+unsafe impl<E> Sync for Arrays<'_, E> {}
+
+impl<'a, E: Number> Arrays<'a, E> {
     /// `len` elements; a result that replaces its input is in the cache already and stays there. With `lines`, what is
-    /// done to them is nearest-even, fast enough that a buffer is felt, in runs that start at multiples of four elements.
+    /// done to them is nearest-even, fast enough that a buffer is felt, in runs that start at multiples of 16 bytes.
     pub fn new(x: Memory, y: MemoryMut, draws: &'a Draws<'a>, len: usize, lines: bool) -> Self {
         let apart = x.address() != y.address();
         let streamed = apart && len * y.element_size() >= stream::threshold();
         let lines = lines && stream::can_pass(y.address());
-        let fp32 = matches!((x, y), (Memory::F32(_), MemoryMut::F32(_)));
-        Arrays { x, y, draws, streamed, direct: fp32 && apart && !draws.any() && (lines || !streamed) }
+        let (from, to) = (E::input(x).filter(|_| apart), E::output(y));
+        let direct = from.is_some() && to.is_some() && !draws.any() && (lines || !streamed);
+        Arrays { x, y, draws, streamed, direct, from, to }
+    }
+}
+
+impl<'a, E> Arrays<'a, E> {
+    /// The same for kernels that see fp32 alone, through buffers.
+    pub fn as_floats(&self) -> Arrays<'a> {
+        let Arrays { x, y, draws, streamed, .. } = *self;
+        Arrays { x, y, draws, streamed, direct: false, from: None, to: None }
     }
 }
 
@@ -37,18 +54,19 @@ impl<'a> Arrays<'a> {
 pub struct Buffer<T>(pub [T; PIECE]);
 
 /// One thread's buffers. Dropping them makes streamed results visible to other threads.
-pub struct Pieces<'a> {
-    pub arrays: Arrays<'a>,
+pub struct Pieces<'a, E = f32> {
+    pub arrays: Arrays<'a, E>,
     reader: Reader<'a>,
-    input: Buffer<f32>,
-    output: Buffer<f32>,
+    input: Buffer<E>,
+    output: Buffer<E>,
     random: Buffer<u32>,
 }
 
-impl<'a> Pieces<'a> {
-    pub fn new(arrays: Arrays<'a>) -> Self {
+impl<'a, E: Number> Pieces<'a, E> {
+    pub fn new(arrays: Arrays<'a, E>) -> Self {
         let reader = arrays.draws.reader();
-        Pieces { arrays, reader, input: Buffer([0.0; PIECE]), output: Buffer([0.0; PIECE]), random: Buffer([0; PIECE]) }
+        let numbers = || Buffer([E::ZERO; PIECE]);
+        Pieces { arrays, reader, input: numbers(), output: numbers(), random: Buffer([0; PIECE]) }
     }
 
     /// Elements of a piece at most, of a run of `len`.
@@ -61,14 +79,16 @@ impl<'a> Pieces<'a> {
     /// # Safety
     /// `at..at + len` lies in the array, nobody writes it meanwhile, and `len` is at most what `most` says.
     #[inline(always)]
-    pub unsafe fn look(&mut self, at: usize, len: usize) -> &[f32] {
-        let Arrays { x, y, .. } = self.arrays;
+    pub unsafe fn look(&mut self, at: usize, len: usize) -> &[E] {
         // SAFETY: the caller's contract.
         unsafe {
-            x.borrow(at, len, y).unwrap_or_else(|| {
-                x.load(at, &mut self.input.0[..len]);
-                &self.input.0[..len]
-            })
+            match self.arrays.from {
+                Some(x) => std::slice::from_raw_parts(x.add(at), len),
+                None => {
+                    E::load(self.arrays.x, at, &mut self.input.0[..len]);
+                    &self.input.0[..len]
+                }
+            }
         }
     }
 
@@ -77,30 +97,28 @@ impl<'a> Pieces<'a> {
     /// # Safety
     /// As for `look`; besides, the range belongs to this thread.
     #[inline(always)]
-    pub unsafe fn map(&mut self, at: usize, len: usize, work: impl FnOnce(&[f32], &[u32], &mut [f32], bool)) {
+    pub unsafe fn map(&mut self, at: usize, len: usize, work: impl FnOnce(&[E], &[u32], &mut [E], bool)) {
         let drawn = if self.arrays.draws.any() { len } else { 0 };
         if drawn > 0 {
             self.ask(at + len, len);
         }
         self.reader.read(at, &mut self.random.0[..drawn]);
-        let Arrays { y, streamed, direct, .. } = self.arrays;
+        let Arrays { y, streamed, direct, to, .. } = self.arrays;
         // SAFETY: the caller's contract; input and output are different memory where both are borrowed.
         unsafe {
-            let x: *const [f32] = self.look(at, len);
+            let x: *const [E] = self.look(at, len);
             let (x, random) = (&*x, &self.random.0[..drawn]);
-            match y.f32_range(at, len).filter(|_| direct || !streamed) {
-                Some(y) => work(x, random, y, streamed),
+            match to.filter(|_| direct || !streamed) {
+                Some(y) => work(x, random, std::slice::from_raw_parts_mut(y.add(at), len), streamed),
                 None => {
                     let output = &mut self.output.0[..len];
                     work(x, random, output, false);
-                    if streamed { y.stream(at, output) } else { y.store(at, output) }
+                    if streamed { E::stream(y, at, output) } else { E::store(y, at, output) }
                 }
             }
         }
     }
-}
 
-impl Pieces<'_> {
     /// Ask for the memory of the next piece, while random bits are made.
     fn ask(&self, at: usize, len: usize) {
         let Arrays { x, y, streamed, .. } = self.arrays;
@@ -113,7 +131,7 @@ impl Pieces<'_> {
     }
 }
 
-impl Drop for Pieces<'_> {
+impl<E> Drop for Pieces<'_, E> {
     fn drop(&mut self) {
         if self.arrays.streamed {
             stream::fence();

@@ -55,30 +55,31 @@ pub fn limit(level: Level) -> Level {
     level
 }
 
-/// Defines `fn name(args)` that runs the `#[inline(always)]` function `body` compiled for the level in use.
+/// Defines `fn name(args)` that runs the `#[inline(always)]` function `body` compiled for the level in use. A type
+/// parameter stands in brackets, constants in angles: `fn name[E: Bound]<const N: usize>(..)`.
 macro_rules! dispatch {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$(const $c:ident : $ct:ty),+>)? ($($arg:ident : $ty:ty),* $(,)?) $(-> $out:ty)? = $body:ident;) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $([$t:ident : $bound:ident])? $(<$(const $c:ident : $ct:ty),+>)? ($($arg:ident : $ty:ty),* $(,)?) $(-> $out:ty)? = $body:ident;) => {
         $(#[$meta])*
-        $vis fn $name $(<$(const $c: $ct),+>)? ($($arg: $ty),*) $(-> $out)? {
+        $vis fn $name <$($t: $bound,)? $($(const $c: $ct),+)?> ($($arg: $ty),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-                fn avx2 $(<$(const $c: $ct),+>)? ($($arg: $ty),*) $(-> $out)? {
-                    $body $(::<$($c),+>)? ($($arg),*)
+                #[target_feature(enable = "avx2,f16c,bmi1,bmi2,lzcnt,popcnt")]
+                fn avx2 <$($t: $bound,)? $($(const $c: $ct),+)?> ($($arg: $ty),*) $(-> $out)? {
+                    $body ::<$($t,)? $($($c),+)?> ($($arg),*)
                 }
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,lzcnt,popcnt")]
-                fn avx512 $(<$(const $c: $ct),+>)? ($($arg: $ty),*) $(-> $out)? {
-                    $body $(::<$($c),+>)? ($($arg),*)
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,bmi1,bmi2,lzcnt,popcnt")]
+                fn avx512 <$($t: $bound,)? $($(const $c: $ct),+)?> ($($arg: $ty),*) $(-> $out)? {
+                    $body ::<$($t,)? $($($c),+)?> ($($arg),*)
                 }
                 match $crate::simd::level() {
                     // SAFETY: `level` never exceeds what `detected` found on this processor.
-                    $crate::simd::Level::Avx512 => return unsafe { avx512 $(::<$($c),+>)? ($($arg),*) },
+                    $crate::simd::Level::Avx512 => return unsafe { avx512 ::<$($t,)? $($($c),+)?> ($($arg),*) },
                     // SAFETY: as above.
-                    $crate::simd::Level::Avx2 => return unsafe { avx2 $(::<$($c),+>)? ($($arg),*) },
+                    $crate::simd::Level::Avx2 => return unsafe { avx2 ::<$($t,)? $($($c),+)?> ($($arg),*) },
                     $crate::simd::Level::Baseline => {}
                 }
             }
-            $body $(::<$($c),+>)? ($($arg),*)
+            $body ::<$($t,)? $($($c),+)?> ($($arg),*)
         }
     };
 }

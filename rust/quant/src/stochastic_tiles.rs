@@ -221,12 +221,12 @@ impl Buffers {
 #[inline(always)]
 fn absmax(x: &[f32], out: &mut [u32]) {
     match PIECE / out.len() {
-        16 => reduce::absmax::<16>(x.as_chunks().0, out),
-        32 => reduce::absmax::<32>(x.as_chunks().0, out),
-        64 => reduce::absmax::<64>(x.as_chunks().0, out),
-        128 => reduce::absmax::<128>(x.as_chunks().0, out),
-        256 => reduce::absmax::<256>(x.as_chunks().0, out),
-        _ => reduce::absmax::<PIECE>(x.as_chunks().0, out),
+        16 => reduce::absmax::<f32, 16>(x.as_chunks().0, out),
+        32 => reduce::absmax::<f32, 32>(x.as_chunks().0, out),
+        64 => reduce::absmax::<f32, 64>(x.as_chunks().0, out),
+        128 => reduce::absmax::<f32, 128>(x.as_chunks().0, out),
+        256 => reduce::absmax::<f32, 256>(x.as_chunks().0, out),
+        _ => reduce::absmax::<f32, PIECE>(x.as_chunks().0, out),
     }
 }
 

@@ -4,6 +4,7 @@
 //! neither: 1.3 times a copy's speed for 64 MiB, but the reader that comes next finds nothing in the cache. Both are
 //! weighed by `make bench-numbers` (the sweep over sizes): below [`threshold`] ordinary stores win.
 
+use crate::number::{LINE, Number};
 use crate::simd::{Level, level};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -123,17 +124,19 @@ pub unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
     unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
 }
 
-/// `y = f(x)`, a line of the cache at a time; straight from the registers `PAST` the caches if `y` allows it.
+/// `y = f(x)`, [`LINE`] elements at a time; straight from the registers `PAST` the caches if `y` allows it.
 #[inline(always)]
-pub fn map<const PAST: bool>(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) {
+pub fn map<E: Number, const PAST: bool>(x: &[E], y: &mut [E], f: impl Fn(f32) -> f32) {
     let past = PAST && can_pass(y.as_ptr());
-    let ((lines, x), (out, y)) = (x.as_chunks::<16>(), y.as_chunks_mut::<16>());
+    let ((lines, x), (out, y)) = (x.as_chunks::<LINE>(), y.as_chunks_mut::<LINE>());
     for (x, y) in lines.iter().zip(out) {
         prefetch(x.as_ptr().wrapping_add(AHEAD));
-        let mut results = [0.0; 16];
-        for i in 0..16 {
+        let x = E::widen(x);
+        let mut results = [0.0; LINE];
+        for i in 0..LINE {
             results[i] = f(x[i]);
         }
+        let results = E::narrow(results);
         if past {
             // SAFETY: asked above; lines follow each other.
             unsafe { line(results, y) }
@@ -142,7 +145,7 @@ pub fn map<const PAST: bool>(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) {
         }
     }
     for (x, y) in x.iter().zip(y) {
-        *y = f(*x);
+        *y = E::nearest(f(x.value()));
     }
 }
 
@@ -152,18 +155,23 @@ pub fn can_pass<T>(at: *const T) -> bool {
     cfg!(target_arch = "x86_64") && level() >= Level::Avx2 && at.addr().is_multiple_of(16)
 }
 
-/// Store a line past the caches. Its four parts meet in the processor's write-combining buffer, which is as fast as one
-/// store of 64 bytes (measured) and asks for less alignment.
+/// Store [`LINE`] elements past the caches. Parts of 16 bytes meet in the processor's write-combining buffer, which is
+/// as fast as one store of 64 bytes (measured) and asks for less alignment.
 ///
 /// # Safety
-/// [`can_pass`] is true of `y`, or of another line a multiple of 64 bytes away.
+/// [`can_pass`] is true of `y`, or of other memory a multiple of 16 bytes away.
 #[inline(always)]
-pub unsafe fn line(x: [f32; 16], y: &mut [f32; 16]) {
+pub unsafe fn line<E: Number>(x: [E; LINE], y: &mut [E; LINE]) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller's contract; a part has 16 of the line's 64 or 32 bytes.
     unsafe {
-        let part = |i: usize| std::arch::x86_64::_mm_loadu_ps(x.as_ptr().add(i));
-        parts(y.as_mut_ptr(), [part(0), part(4), part(8), part(12)]);
+        let (from, to) = (x.as_ptr().cast::<f32>(), y.as_mut_ptr().cast::<f32>());
+        let part = |i: usize| std::arch::x86_64::_mm_loadu_ps(from.add(i));
+        if size_of_val(&x) == 64 {
+            parts(to, [part(0), part(4), part(8), part(12)]);
+        } else {
+            two_parts(to, [part(0), part(4)]);
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
@@ -191,6 +199,26 @@ pub unsafe fn parts(y: *mut f32, [a, b, c, d]: [std::arch::x86_64::__m128; 4]) {
             b = in(xmm_reg) b,
             c = in(xmm_reg) c,
             d = in(xmm_reg) d,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// As [`parts`], of half a line.
+///
+/// # Safety
+/// As for [`parts`].
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn two_parts(y: *mut f32, [a, b]: [std::arch::x86_64::__m128; 2]) {
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!(
+            "vmovntps [{y}], {a}",
+            "vmovntps [{y} + 16], {b}",
+            y = in(reg) y,
+            a = in(xmm_reg) a,
+            b = in(xmm_reg) b,
             options(nostack, preserves_flags),
         );
     }

@@ -10,6 +10,7 @@ use crate::dtype::{Memory, MemoryMut};
 use crate::fake_quant::{Whole, random_width};
 use crate::job::Job;
 use crate::layout::{Layout, Unit};
+use crate::number::{Kind, Number, by_kind};
 use crate::pieces::{Arrays, PIECE, Pieces};
 use crate::pool;
 use dither_numerics::quantizer::Randomness;
@@ -31,9 +32,34 @@ pub(crate) unsafe fn fake_quant(
     // SAFETY: the caller's contract.
     let whole = unsafe { Whole::of(q, x, layout, threads) };
     let (job, draws) = (Job::new(q, whole.tensor), Draws::new(source, random_width(q)));
+    let shape = Tiles { rows, columns, layout: *layout };
+    // SAFETY: the caller's contract.
+    unsafe { by_kind!(Kind::between(x, y, q.rounding), each_strip(q, shape, &job, x, y, &draws, threads)) }
+}
+
+struct Tiles {
+    rows: usize,
+    columns: usize,
+    layout: Layout,
+}
+
+/// The tiles, whose elements are seen as numbers of type `E`.
+///
+/// # Safety
+/// As for [`fake_quant`].
+unsafe fn each_strip<E: Number>(
+    q: &Quantizer,
+    Tiles { rows, columns, layout }: Tiles,
+    job: &Job<'_>,
+    x: Memory,
+    y: MemoryMut,
+    draws: &Draws<'_>,
+    threads: usize,
+) {
     let width = if columns <= STRIP { STRIP / columns * columns } else { columns };
-    let fours = layout.inner.is_multiple_of(4) && width.is_multiple_of(4);
-    let arrays = Arrays::new(x, y, &draws, layout.len(), q.rounding == Rounding::NearestEven && fours);
+    let part = 16 / size_of::<E>();
+    let aligned = layout.inner.is_multiple_of(part) && width.is_multiple_of(part);
+    let arrays = Arrays::<E>::new(x, y, draws, layout.len(), q.rounding == Rounding::NearestEven && aligned);
     let (bands, strips) = (layout.axis.div_ceil(rows), layout.inner.div_ceil(width));
     pool::for_each(layout.outer * bands * strips, threads, |task| {
         let (band, from) = (task / strips, task % strips * width);
@@ -47,7 +73,7 @@ pub(crate) unsafe fn fake_quant(
         let mut pieces = Pieces::new(arrays);
         // SAFETY: strips lie in the array and are disjoint.
         unsafe {
-            if strip.width <= STRIP { strip.tiles(columns, &job, &mut pieces) } else { strip.tile(&job, &mut pieces) }
+            if strip.width <= STRIP { strip.tiles(columns, job, &mut pieces) } else { strip.tile(job, &mut pieces) }
         }
     });
 }
@@ -71,7 +97,7 @@ impl Area {
     ///
     /// # Safety
     /// The area lies in the arrays and belongs to this thread.
-    unsafe fn tiles(&self, columns: usize, job: &Job<'_>, pieces: &mut Pieces<'_>) {
+    unsafe fn tiles<E: Number>(&self, columns: usize, job: &Job<'_>, pieces: &mut Pieces<'_, E>) {
         let mut absmax = [0; STRIP];
         let absmax = &mut absmax[..self.width];
         for row in self.each_row() {
@@ -93,7 +119,7 @@ impl Area {
     ///
     /// # Safety
     /// As for `tiles`.
-    unsafe fn tile(&self, job: &Job<'_>, pieces: &mut Pieces<'_>) {
+    unsafe fn tile<E: Number>(&self, job: &Job<'_>, pieces: &mut Pieces<'_, E>) {
         let mut absmax = 0;
         for (at, len) in self.each_row().flat_map(|row| row.pieces(PIECE)) {
             // SAFETY: the caller's contract.
