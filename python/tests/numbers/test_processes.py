@@ -175,8 +175,8 @@ def interrupt(signum, frame):
     raise KeyboardInterrupt
 
 
-LONG = dither.Quantizer("mxfp4", scale_rule="mse")
-"""The scale that is searched for: some 70 ns an element."""
+LONG = dither.Quantizer("int4_g32", scale_rule="mse")
+"""The best of 81 scales: some 20 ns an element."""
 
 
 @pytest.mark.parametrize("threads", [1, 2])
