@@ -19,6 +19,7 @@ from dither.scores.gradients import (
 from dither.scores.labels import confident_joint, label_issues
 from dither.scores.models import disagreement, learnability, pvi, vote_entropy
 from dither.scores.neighbours import knn_shapley
+from dither.scores.overview import overview
 from dither.scores.pointwise import logit_scores, sequence_scores
 from dither.scores.projection import project
 from dither.scores.ranks import kendall, rank, spearman
@@ -33,6 +34,7 @@ from dither.scores.reliability import (
     score_correlations,
     spearman_brown,
 )
+from dither.scores.sources import read_logits, score_paths
 from dither.scores.subsets import influence, memorization
 from dither.scores.table import ScoreTable
 from dither.scores.text import Importance, ngram_counts
@@ -65,6 +67,7 @@ __all__ = [
     "memorization",
     "ngram_counts",
     "noise_curve",
+    "overview",
     "per_example_gradients",
     "project",
     "prototypes",
@@ -72,8 +75,10 @@ __all__ = [
     "pvi",
     "rank",
     "rank_pca",
+    "read_logits",
     "reliability",
     "score_correlations",
+    "score_paths",
     "selection",
     "sequence_scores",
     "spearman",

@@ -6,6 +6,7 @@ easy ones), and returns ascending positions of the examples to keep.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -172,12 +173,53 @@ def repetition_value(utility: float, half_life: float, epochs: int) -> Floats:
     return utility * 0.5 ** (np.arange(epochs) / half_life)
 
 
+def repetition_aware(
+    scores: Any, seen: int, utilities: Sequence[float], half_life: float, scale: float = 1e5
+) -> Ints:
+    """Keep as many of the best strata as pay for a training that sees `seen` examples (2404.07177).
+
+    The scores are cut into as many equal strata as there are utilities, easiest first (negate the scores
+    where the hardest are the best). Few strata are repeated often and wear out, many are worse on
+    average: of the first 1, 2, ... strata those are kept whose law predicts the least error,
+
+        log error = b_1 log(n_1) + sum_k b_k log(n_k / n_{k-1}),  b_k = mean(b) (1/2)^((k-1) / (m tau)),
+
+    n_k examples seen after epoch k in units of `scale`, m strata, mean over theirs. utilities: b < 0 of every
+    stratum, as fitted on your data; half_life: tau in epochs of one stratum. UserError for other values.
+    """
+    s, b = _scores(scores), np.asarray(utilities, np.float64)
+    if b.ndim != 1 or not 1 <= len(b) <= max(len(s), 1) or not (b < 0).all():
+        raise UserError(
+            f"utilities= are numbers below 0, one a stratum and at most {len(s)}, not {utilities}"
+        )
+    if isinstance(seen, bool) or seen < 1 or not half_life > 0 or not scale > 0:
+        raise UserError(f"seen={seen}, half_life={half_life} and scale={scale} are above 0")
+    order, strata = _order(s), len(b)
+    sizes = [round(m * len(s) / strata) for m in range(1, strata + 1)]
+    errors = [
+        _log_error(float(b[:m].mean()), half_life * m, size, seen, scale) for m, size in enumerate(sizes, 1)
+    ]
+    return np.sort(order[: sizes[int(np.argmin(errors))]])
+
+
+def _log_error(utility: float, half_life: float, size: int, seen: int, scale: float) -> float:
+    """The filtering law for a pool of `size` examples of which `seen` are seen, the last epoch cut short."""
+    after = np.minimum(size * np.arange(1, -(-seen // size) + 1), seen) / scale
+    worth = repetition_value(utility, half_life, len(after))
+    return float(worth[0] * np.log(after[0]) + (worth[1:] * np.diff(np.log(after))).sum())
+
+
 POLICIES = {
     "top": top,
     "bottom": bottom,
+    "band": band,
     "window": window,
+    "class_floor": with_class_floor,
     "softmax": sample_softmax,
     "linear": sample_linear,
     "coverage": coverage,
+    "budget": budget_aware,
+    "repetition": repetition_aware,
+    "random": random,
 }
-"""Policies of a score and a budget alone, by the name `dither select --policy` knows."""
+"""Every policy by the name `dither select --policy` knows; its parameters are the options it takes."""

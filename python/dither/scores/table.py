@@ -20,6 +20,7 @@ from dither.errors import UserError, require, suggest
 from dither.files import replacing
 from dither.scores.dynamics import DERIVED, derive
 from dither.scores.engine import Floats, to_numpy
+from dither.scores.ranks import rank
 
 VERSION = 1
 METADATA = b"dither.scores"
@@ -107,7 +108,7 @@ class ScoreTable:
             mine = [*run.scores, *(c for c in run.columns if not c.startswith(("sum_", "mean_", "squares_")))]
             mine = [n for n in dict.fromkeys(mine) if n in run.columns or n in DERIVED]
             names = mine if names is None else [n for n in names if n in mine]
-        return tuple(n for n in names or () if n != "visits")
+        return tuple(n for n in names or () if n not in ("visits", "tokens"))
 
     def merge(self, *others: ScoreTable) -> ScoreTable:
         """Runs and shards of both. Shards of a run hold different examples; what both hold must be equal.
@@ -142,9 +143,7 @@ class ScoreTable:
 
     def mean_rank(self, score: str, dialect: str | None = None) -> Floats:
         """Mean over the runs of the rank within each run, which no run's scale can dominate."""
-        from dither.scores.ranks import rank
-
-        return _reduce(np.atleast_2d(rank(self.values(score, dialect))))
+        return mean_of_ranks(self.values(score, dialect))
 
     def select(self, keep: Callable[[str], bool] | Iterable[str]) -> ScoreTable:
         """The table of some runs, by name or by a function of the name."""
@@ -270,6 +269,11 @@ class ScoreTable:
             table = one if table is None else table.merge(one)
         assert table is not None
         return table
+
+
+def mean_of_ranks(values: Floats) -> Floats:
+    """(runs, n) -> (n,): mean of the ranks within each run, added in the order of the runs."""
+    return _reduce(np.atleast_2d(rank(values)))
 
 
 def _ids(ids: Any, n: int) -> np.ndarray:

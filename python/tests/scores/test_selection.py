@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from dither.errors import UserError
 from dither.scores import selection
 
+BY_KEEP = ("top", "bottom", "window", "softmax", "linear", "coverage")
 SCORES = np.random.default_rng(0).permutation(100).astype(float)
 
 
@@ -23,7 +24,7 @@ def test_quantiles():
 @given(
     st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60),
     st.floats(0, 1),
-    st.sampled_from(sorted(selection.POLICIES)),
+    st.sampled_from(BY_KEEP),
 )
 def test_every_policy_keeps_the_number_asked_for(scores, keep, policy):
     kept = selection.POLICIES[policy](scores, keep)
@@ -80,3 +81,18 @@ def test_refusals():
             selection.top(SCORES, keep)
     with pytest.raises(UserError, match="quantiles"):
         selection.band(SCORES, 0.6, 0.2)
+
+
+def test_repetition_keeps_more_strata_the_more_is_seen():
+    scores, utilities = np.arange(1000.0), (-0.30, -0.28, -0.25, -0.20)
+    kept = [len(selection.repetition_aware(scores, n, utilities, 1.5, 100)) for n in (200, 3000, 100_000)]
+    assert kept[0] == 250 and kept == sorted(kept) and kept[-1] > kept[0]
+    # Two epochs and a half of one stratum, by hand: b log(n1) + b/2 log(n2/n1) + b/4 log(n3/n2) at tau = 1.
+    by_hand = -0.3 * (np.log(2.5) + np.log(2) / 2 + np.log(1.25) / 4)
+    assert selection._log_error(-0.3, 1.0, 250, 625, 100) == pytest.approx(by_hand, rel=1e-12)
+    np.testing.assert_array_equal(
+        selection.repetition_aware(scores, 200, utilities, 1.5, 100), np.arange(250)
+    )
+    for wrong in ((0, utilities, 1.0), (10, (0.1,), 1.0), (10, utilities, 0.0), (10, (), 1.0)):
+        with pytest.raises(UserError):
+            selection.repetition_aware(scores, *wrong)

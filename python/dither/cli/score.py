@@ -1,0 +1,110 @@
+"""`dither score PATH...`: scores of examples from logits or runs, as a table, with their reliability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from dither.cli.formats import plain_table
+from dither.cli.terminal import console, parse
+from dither.errors import UserError
+from dither.scores import ScoreTable, overview
+from dither.scores.sources import read_column, score_paths
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Score examples, write a ScoreTable, and say how far each ranking can be trusted.
+
+    PATH: a .npy, .npz or .parquet file of logits, a folder of them, or a table that was written before. A
+    file is a run; a folder inside a folder is one run whose files are visits, in the order of their names,
+    which gives scores of training dynamics. Labels and ids lie in the file or beside it (labels.npy,
+    ids.npy).
+    Examples: dither score logits/ --out scores.parquet; dither score epochs/ --visits --scores aum forgetting
+    """
+
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """files and folders, any number"""
+    scores: tuple[str, ...] = ()
+    """names of dither.scores.SCORES (default: loss, confidence, entropy, margin, el2n)"""
+    labels: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """labels of all runs: .npy, or .parquet with a column label"""
+    ids: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """ids of the examples: .npy, or .parquet with a column id (default 0, 1, 2, ...)"""
+    visits: bool = False
+    """the files of a named folder are visits of one run, not runs"""
+    out: Annotated[str, tyro.conf.arg(metavar="FILE.parquet")] = "scores.parquet"
+    """the table to write"""
+    merge: bool = False
+    """add the runs to the table where it exists"""
+    force: bool = False
+    """replace the table where it exists"""
+    target: float = 0.95
+    """the consistency that `runs` is for"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `dither score`. Raises UserError for everything the user can cause."""
+    a = parse("score", Arguments, arguments)
+    out = Path(a.out)
+    check_out(out, a)
+    labels = None if a.labels is None else read_column(a.labels, "label")
+    ids = None if a.ids is None else read_column(a.ids, "id")
+    table = score_paths(a.paths, a.scores or None, visits=a.visits, labels=labels, ids=ids)
+    if a.merge and out.exists():
+        table = ScoreTable.load(out).merge(table)
+    print_overview(table, a.target)
+    table.save(out)
+    print(f"wrote {out}: {len(table.runs)} runs, {len(table.ids):,} examples")
+    return 0
+
+
+def check_out(out: Path, a: Arguments) -> None:
+    """Refuse, before anything is computed, what could not be written at the end."""
+    if out.suffix != ".parquet":
+        raise UserError(f"--out {out}: a table of scores is a .parquet file")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    if a.merge and a.force:
+        raise UserError("--merge keeps the table that exists, --force replaces it; give one of them")
+    if out.exists() and not (a.merge or a.force):
+        raise UserError(
+            f"{out} exists; --merge adds the runs to it, --force replaces it, or name another --out"
+        )
+
+
+def print_overview(table: ScoreTable, target: float) -> None:
+    """One line a score; what the columns mean stands below."""
+    rows = overview(table, target)
+    shown = plain_table(
+        "score", "high is", "examples", "least", "median", "greatest", "r1", "half", "runs", "SNR",
+        left=("score", "high is"),
+    )  # fmt: skip
+    for row in rows:
+        r = row.reliability
+        measured: tuple[Any, ...] = ("-",) * 4
+        if r is not None:
+            runs = str(r.needed) if r.needed > 0 else "never"
+            measured = f"{r.r1:.3f}", f"{r.half:.3f}", runs, f"{r.snr:.1f}"
+        values = (f"{v:.4g}" for v in (row.low, row.median, row.high))
+        shown.add_row(row.score, row.direction, f"{row.examples:,}", *values, *measured)
+    console().print(shown)
+    halves = next((row.reliability.half_runs for row in rows if row.reliability), None)
+    if halves is not None:
+        print(
+            f"r1: rank correlation of two runs; half: of the mean ranks of {halves} against {halves} runs; "
+            f"runs: how many reach {target:g}; SNR: variance between examples over that within"
+        )
+    for why in dict.fromkeys(row.why for row in rows if row.why):
+        names = ", ".join(row.score for row in rows if row.why == why)
+        print(f"no reliability ({why}): {names}" + ("; two runs tell more" if why == "one run" else ""))
+    lost = {row.left_out for row in rows} - {0}
+    if lost:
+        print(f"left out above: up to {max(lost):,} examples that some run has no value of (never visited?)")
+    ties = [row.score for row in rows if row.reliability and row.reliability.tied > 0.5]
+    if ties:
+        print(f"many ties, which the number of runs makes too little of: {', '.join(ties)}")

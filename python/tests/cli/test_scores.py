@@ -1,0 +1,154 @@
+"""`dither score` and `dither select`: tables, ids, exit codes, nothing half written."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from dither.cli.main import main
+from dither.scores import ScoreTable, selection
+
+N = 200
+RNG = np.random.default_rng(0)
+LABELS, DIFFICULTY = RNG.integers(0, 5, N), RNG.random(N)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs"
+    for run in range(4):
+        rng = np.random.default_rng(run)
+        (folder / f"seed{run}").mkdir(parents=True)
+        for epoch in range(5):
+            z = rng.standard_normal((N, 5)).astype(np.float32)
+            z[np.arange(N), LABELS] += 4 * (1 - DIFFICULTY) + 0.3 * epoch
+            np.save(folder / f"seed{run}" / f"{epoch}.npy", z)
+    np.save(folder / "labels.npy", LABELS)
+    return tmp_path
+
+
+@pytest.fixture
+def table(runs):
+    assert main(["score", "runs", "--scores", "aum", "el2n", "forgetting"]) == 0
+    return ScoreTable.load("scores.parquet")
+
+
+def refused(arguments, capsys) -> str:
+    capsys.readouterr()
+    assert main(arguments) == 2
+    return capsys.readouterr().err
+
+
+def test_a_folder_becomes_a_table_with_its_reliability(runs, capsys):
+    assert main(["score", "runs", "--scores", "aum", "el2n"]) == 0
+    said = capsys.readouterr().out
+    assert "4 runs, 200 examples" in said and "of 2 against 2 runs" in said
+    table = ScoreTable.load("scores.parquet")
+    r1 = float(next(line for line in said.splitlines() if line.startswith("aum")).split()[6])
+    # Signal: sd of 4 (1 - d) is 1.15; noise of a mean margin over 5 visits is below .7.
+    assert 0.7 < r1 < 0.99 and np.corrcoef(table.mean("aum"), DIFFICULTY)[0, 1] < -0.8
+
+
+def test_a_table_that_exists_is_added_to_or_replaced_only_on_request(table, capsys):
+    before = (pq.ParquetFile("scores.parquet").metadata.num_rows, table.fingerprint())
+    assert "--merge" in refused(["score", "runs"], capsys)
+    assert "give one" in refused(["score", "runs", "--merge", "--force"], capsys)
+    assert ScoreTable.load("scores.parquet").fingerprint() == before[1]
+    assert main(["score", "runs/seed0/4.npy", "--scores", "el2n", "--merge"]) == 0
+    assert list(ScoreTable.load("scores.parquet").runs) == ["4", "seed0", "seed1", "seed2", "seed3"]
+    assert main(["score", "runs/seed0/4.npy", "--force"]) == 0
+    assert list(ScoreTable.load("scores.parquet").runs) == ["4"]
+
+
+def test_errors_of_score_leave_nothing(runs, capsys):
+    assert "no such file" in refused(["score", "nowhere"], capsys)
+    assert "at least one" in refused(["score"], capsys)
+    assert ".parquet" in refused(["score", "runs", "--out", "x.csv"], capsys)
+    assert "no folder" in refused(["score", "runs", "--out", "none/x.parquet"], capsys)
+    assert "aun" in refused(["score", "runs", "--scores", "aun"], capsys)
+    np.save("runs/seed3/4.npy", np.full((N, 5), np.nan, np.float32))
+    assert "seed3/4.npy" in refused(["score", "runs"], capsys)
+    assert [p.name for p in runs.iterdir()] == ["runs"]
+
+
+POLICIES = {
+    "top": (("--keep", ".1"), lambda h: selection.top(h, 0.1)),
+    "bottom": (("--keep", "7"), lambda h: selection.bottom(h, 7)),
+    "band": (("--low", ".2", "--high", ".4"), lambda h: selection.band(h, 0.2, 0.4)),
+    "window": (("--keep", ".3", "--drop_hardest", ".1"), lambda h: selection.window(h, 0.3, 0.1)),
+    "class_floor": (
+        ("--keep", "50", "--labels", "runs/labels.npy", "--floor", ".9"),
+        lambda h: selection.with_class_floor(h, LABELS, 50, 0.9),
+    ),
+    "softmax": (("--keep", "9", "--seed", "4"), lambda h: selection.sample_softmax(h, 9, seed=4)),
+    "linear": (("--keep", "9", "--eps", ".5"), lambda h: selection.sample_linear(h, 9, 0.5)),
+    "coverage": (("--keep", "30", "--strata", "6"), lambda h: selection.coverage(h, 30, strata=6)),
+    "budget": (("--keep", "9", "--examples_per_parameter", ".5"), lambda h: selection.bottom(h, 9)),
+    "repetition": (
+        ("--seen", "5000", "--utilities", "-.4", "-.1", "--half_life", "2", "--scale", "10"),
+        lambda h: selection.repetition_aware(h, 5000, (-0.4, -0.1), 2.0, 10.0),
+    ),
+    "random": (("--keep", ".5", "--seed", "2"), lambda h: selection.random(len(h), 0.5, 2)),
+}
+
+
+@pytest.mark.parametrize("policy", selection.POLICIES)
+def test_every_policy_writes_what_the_function_keeps(policy, table, capsys):
+    options, expected = POLICIES[policy]
+    for suffix in ("txt", "npy", "parquet"):
+        out = f"kept.{suffix}"
+        assert (
+            main(["select", "scores.parquet", "--score", "aum", "--policy", policy, *options, "--out", out])
+            == 0
+        )
+    hard = -table.mean_rank("aum")
+    ids = table.ids[expected(hard)]
+    np.testing.assert_array_equal(np.loadtxt("kept.txt", int), ids)
+    np.testing.assert_array_equal(np.load("kept.npy"), ids)
+    frame = pq.read_table("kept.parquet")
+    np.testing.assert_array_equal(frame["id"], ids)
+    np.testing.assert_array_equal(frame["hardness_by_aum"], hard[ids])
+    capsys.readouterr()
+    assert main(["select", "scores.parquet", "--score", "aum", "--policy", policy, *options]) == 0
+    said = capsys.readouterr()
+    assert [int(line) for line in said.out.splitlines()] == ids.tolist() and "kept" in said.err
+
+
+def test_runs_dialects_and_means_can_be_chosen(table, capsys):
+    base = ["select", "scores.parquet", "--keep", "20"]
+    assert main([*base, "--score", "el2n", "--runs", "seed[01]", "--reduce", "value", "--out", "a.npy"]) == 0
+    two = table.select(["seed0", "seed1"]).mean("el2n")
+    np.testing.assert_array_equal(np.load("a.npy"), selection.top(two, 20))
+    assert main([*base, "--score", "forgetting", "--dialect", "data-diet", "--out", "b.npy"]) == 0
+    np.testing.assert_array_equal(
+        np.load("b.npy"), selection.top(table.mean_rank("forgetting", "data-diet"), 20)
+    )
+    assert "--force" in refused([*base, "--score", "el2n", "--out", "a.npy"], capsys)
+
+
+def test_errors_of_select_say_what_to_do(table, runs, capsys):
+    base = ["select", "scores.parquet", "--score", "aum"]
+    files = sorted(p.name for p in runs.iterdir())
+    assert "needs --keep" in refused(base, capsys)
+    assert "did you mean 'coverage'" in refused([*base, "--policy", "coverge", "--keep", "3"], capsys)
+    assert "means nothing to --policy top" in refused([*base, "--keep", "3", "--strata", "4"], capsys)
+    assert "needs --labels" in refused([*base, "--policy", "class_floor", "--keep", "3"], capsys)
+    assert "a count up to 200" in refused([*base, "--keep", "300"], capsys)
+    assert "give a share" in refused([*base, "--keep", "many"], capsys)
+    assert "nothing would be kept" in refused([*base, "--keep", "0"], capsys)
+    assert "no score 'aun'" in refused(["select", "scores.parquet", "--score", "aun", "--keep", "3"], capsys)
+    assert "no run" in refused([*base, "--keep", "3", "--runs", "x*"], capsys)
+    assert "ids are written to" in refused([*base, "--keep", "3", "--out", "x.csv"], capsys)
+    assert "no such file" in refused(["select", "none.parquet", "--score", "aum", "--keep", "3"], capsys)
+    assert sorted(p.name for p in runs.iterdir()) == files
+
+
+def test_examples_without_a_score_are_an_error_until_they_are_dropped(runs, capsys):
+    scores = np.where(np.arange(9) < 2, np.nan, np.arange(9.0))
+    ScoreTable.of_run("r", {"mine": scores}).save("t.parquet")
+    base = ["select", "t.parquet", "--score", "mine", "--keep", "3"]
+    assert "2 of 9 examples have no mine" in refused(base, capsys)
+    assert "--direction" in refused([*base, "--drop_unscored"], capsys)
+    capsys.readouterr()
+    assert main([*base, "--drop_unscored", "--direction", "easy"]) == 0
+    assert capsys.readouterr().out.split() == ["2", "3", "4"]
