@@ -22,7 +22,11 @@ COMMANDS = {
     "report": ("write the report of a run or a comparison again", "torch", "train"),
     "quantize": ("write a checkpoint in a low-precision format, or turn it back", "numpy", "cli"),
     "inspect": ("what formats would do to a checkpoint, and the best mix under a budget", "numpy", "cli"),
-    "score": ("score examples from logits, with the reliability of every ranking", "pyarrow", "scores"),
+    "score": (
+        "score examples from logits or runs, with the reliability of every ranking",
+        "pyarrow",
+        "scores",
+    ),
     "select": ("choose examples by a score and write their ids", "pyarrow", "scores"),
     "fit": ("fit a scaling law to runs or a table, with intervals and checks", "numpy", "cli"),
     "plan": ("what a law says to do with a budget of compute, memory or tokens", "numpy", "cli"),

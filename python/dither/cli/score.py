@@ -11,16 +11,19 @@ import tyro
 
 from dither.cli.formats import plain_table
 from dither.cli.terminal import console, parse
-from dither.errors import UserError
+from dither.errors import UserError, require
 from dither.scores import ScoreTable, overview
 from dither.scores.sources import read_column, score_paths
+
+CONFIG = "config.toml"
+"""What makes a folder the directory of a run."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Score examples, write a ScoreTable, and say how far each ranking can be trusted.
 
-    PATH: a .npy, .npz or .parquet file of logits, a folder of them, or a table that was written before. A
+    PATH: the directory of a run, a .npy, .npz or .parquet file of logits, a folder of them, or a table. A
     file is a run; a folder inside a folder is one run whose files are visits, in the order of their names,
     which gives scores of training dynamics. Labels and ids lie in the file or beside it (labels.npy,
     ids.npy).
@@ -28,13 +31,15 @@ class Arguments:
     """
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """files and folders, any number"""
+    """runs, files and folders, any number"""
     scores: tuple[str, ...] = ()
     """names of dither.scores.SCORES (default: loss, confidence, entropy, margin, el2n)"""
     labels: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """labels of all runs: .npy, or .parquet with a column label"""
     ids: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """ids of the examples: .npy, or .parquet with a column id (default 0, 1, 2, ...)"""
+    tokens: Annotated[int, tyro.conf.arg(metavar="INT")] = 0
+    """of a run: score this many training tokens with the trained weights (default: what the run tracked)"""
     visits: bool = False
     """the files of a named folder are visits of one run, not runs"""
     out: Annotated[str, tyro.conf.arg(metavar="FILE.parquet")] = "scores.parquet"
@@ -54,13 +59,29 @@ def main(arguments: Sequence[str]) -> int:
     check_out(out, a)
     labels = None if a.labels is None else read_column(a.labels, "label")
     ids = None if a.ids is None else read_column(a.ids, "id")
-    table = score_paths(a.paths, a.scores or None, visits=a.visits, labels=labels, ids=ids)
+    runs = [path for path in a.paths if (Path(path) / CONFIG).is_file()]
+    files = [path for path in a.paths if path not in runs]
+    table = score_runs(runs, a)
+    if files or not runs:
+        table = table.merge(score_paths(files, a.scores or None, visits=a.visits, labels=labels, ids=ids))
     if a.merge and out.exists():
         table = ScoreTable.load(out).merge(table)
     print_overview(table, a.target)
     table.save(out)
     print(f"wrote {out}: {len(table.runs)} runs, {len(table.ids):,} examples")
     return 0
+
+
+def score_runs(runs: Sequence[str], a: Arguments) -> ScoreTable:
+    """Windows of the training data of language models, one run a directory."""
+    table = ScoreTable({})
+    if runs:
+        require("torch", "train")
+        from dither.train.scoring import score_run
+
+        for path in runs:
+            table = table.merge(score_run(path, a.scores, a.tokens))
+    return table
 
 
 def check_out(out: Path, a: Arguments) -> None:

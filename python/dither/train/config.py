@@ -83,13 +83,17 @@ class TrainConfig:
 class EvalConfig:
     """`every` steps (0: only at the end) on `tokens` tokens of the validation split, at the end on
     `final_tokens` (0: as `tokens`). `casts` are quantizers the linear weights are cast with: rounded to
-    nearest, and randomized with `draws` draws at the end and one on the way."""
+    nearest, and randomized with `draws` draws at the end and one on the way. `scores` names scores of
+    dither.scores.SCORES that windows of the training data get at every measurement, on `score_tokens` tokens
+    (0: as `tokens`); they go into scores.parquet (dither.train.scoring)."""
 
     every: int = 0
     tokens: int = 65536
     final_tokens: int = 0
     casts: tuple[str, ...] = ()
     draws: int = 4
+    scores: tuple[str, ...] = ()
+    score_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,8 @@ def check(config: RunConfig) -> None:
         ("train.seed", train.seed, 0), ("data.split_seed", data.split_seed, 0), ("train.clip", train.clip, 0),
         ("train.weight_decay", train.weight_decay, 0), ("eval.every", evaluation.every, 0),
         ("eval.tokens", evaluation.tokens, 1), ("eval.final_tokens", evaluation.final_tokens, 0),
-        ("eval.draws", evaluation.draws, 0), ("data.vocab", data.vocab, 0),
+        ("eval.draws", evaluation.draws, 0), ("eval.score_tokens", evaluation.score_tokens, 0),
+        ("data.vocab", data.vocab, 0),
     ):  # fmt: skip
         if not (value >= low and math.isfinite(value)):
             raise UserError(f"{name} must be at least {low}, not {value}")

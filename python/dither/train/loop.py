@@ -33,6 +33,8 @@ from dither.train.progress import Progress, TensorBoard, make_progress, summary_
 from dither.train.records import JSONL, Records, finite, peak_memory_mib, reset_peak_memory, write_parquet
 from dither.train.rundir import RUN, SUMMARY, RunDirectory, read_summary
 from dither.train.schedule import learning_rate
+from dither.train.scoring import FILE as SCORES
+from dither.train.scoring import WindowScores, provenance, without_scores
 from dither.train.tokens import Tokens, open_tokens
 from dither.train.wiring import attach, check_names, make_model, make_optimizer, plain_twin, state_hash
 
@@ -111,6 +113,8 @@ class Run:
         self.batches = Batches(
             tokens.train, config.model.context, settings.batch, settings.accumulate, settings.seed
         )
+        named = config.eval.scores
+        self.scores = WindowScores(config, tokens, named) if named else None
         self.info = {
             "corpus": tokens.hash, "tokens": tokens.meta["key"], "corpus_documents": tokens.meta["documents"],
             "train_tokens": len(tokens.train), "validation_tokens": len(tokens.validation),
@@ -130,7 +134,9 @@ class Run:
         if loaded is not None:
             state = checkpoint.restore(loaded, self.model, self.optimizer)
             if self.method is not None:
-                load_state_(self.method, self.optimizer, state)
+                load_state_(self.method, self.optimizer, without_scores(state))
+            if self.scores is not None:
+                self.scores.load_(state)
             self.step = loaded.step
             self.progress.say(f"resuming at step {self.step}")
         self.records = Records(self.path, loaded.header["metrics_bytes"] if loaded else 0)
@@ -205,6 +211,8 @@ class Run:
         deployed = self.method
         if deployed is not None and deployed.needs_data:
             deployed = calibrated(deployed, self.config, self.twin, self.batches) if final else None
+        if self.scores is not None:
+            self.scores.visit(self.model, self.step)
         rows = evaluate(self.model, self.twin, self.config, self.tokens, final, deployed)
         self._check_finite("the validation loss", rows[0]["loss"], self.step)
         for row in rows:
@@ -228,6 +236,8 @@ class Run:
         total = sum(float(parameter.detach().double().sum()) for parameter in self.model.parameters())
         self._check_finite("the sum of the weights", total, self.step)
         state = state_of(self.method, self.optimizer) if self.method is not None else {}
+        if self.scores is not None:
+            state |= self.scores.state()
         length = self.records.sync()
         checkpoint.save(
             self.path, self.step, length, self.model, self.optimizer, state, self.config.train.keep
@@ -241,6 +251,8 @@ class Run:
         self.records.sync()
         checkpoint.write_model(self.path, self.model)
         write_parquet(self.path)
+        if self.scores is not None:
+            self.scores.table(self.path.resolve().name, provenance(self.config)).save(self.path / SCORES)
         final = [{key: finite(value) for key, value in row.items()} for row in rows]
         summary = {**self.info, "steps": self.step, "final": final, "peak_rss_mib": peak_memory_mib()}
         write_json(self.path / SUMMARY, summary)

@@ -6,6 +6,7 @@ metrics.jsonl        rows while running      metrics.parquet  all rows when done
 checkpoints/         see dither.train.checkpoint
 model.safetensors    the trained weights     summary.json     written last: its presence says that the run
 is done
+scores.parquet       with eval.scores: see dither.train.scoring
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from dither.train.config import RunConfig
 from dither.train.toml import dump_toml, to_dict
 
 CONFIG, RUN, SUMMARY, LOCK = "config.toml", "run.json", "summary.json", ".lock"
-WRITTEN_ASIDE = (CONFIG, RUN, SUMMARY, "metrics.parquet", "model.safetensors", "report.html")
+WRITTEN_ASIDE = (CONFIG, RUN, SUMMARY, "metrics.parquet", "model.safetensors", "report.html",
+                 "scores.parquet")  # fmt: skip
 # keys that change neither weights nor metrics, and may differ when a run is resumed
 FREE = {("train", "checkpoint_every"), ("train", "keep"), ("train", "tensorboard")}
 
