@@ -19,7 +19,7 @@ from dither.errors import MissingExtraError, UserError, require, suggest
 COMMANDS = {
     "train": ("train one model from a TOML configuration", "torch", "train"),
     "compare": ("train the arms of one TOML file from the same start, and report them", "torch", "train"),
-    "report": ("write the report of a run or a comparison again", "torch", "train"),
+    "report": ("write the report of a run, a comparison or a table of scores", "numpy", "cli"),
     "quantize": ("write a checkpoint in a low-precision format, or turn it back", "numpy", "cli"),
     "inspect": ("what formats would do to a checkpoint, and the best mix under a budget", "numpy", "cli"),
     "score": (

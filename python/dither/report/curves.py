@@ -57,7 +57,8 @@ def smooth(values: np.ndarray, span: int) -> np.ndarray:
     return np.where(found > 0, (total[high] - total[low]) / np.maximum(found, 1), np.nan)
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+def drawing(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of that size in inches, in the style of all pictures."""
     figure = Figure(figsize=(width, height), dpi=144, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -83,7 +84,7 @@ def loss_over_steps(curves: Sequence[Curve], title: str, label: str, smoothing: 
     """Lines of loss over steps, one an arm; with `smoothing` > 1 the raw values stand faintly behind the
     average.
     """
-    figure, axes = _axes(8, 4.2)
+    figure, axes = drawing(8, 4.2)
     shown = []
     for curve in curves:
         colour, style = colour_and_style(curve.look)
@@ -116,7 +117,7 @@ def final_losses(losses: Mapping[str, Mapping[str, float]], title: str, label: s
     losses[arm][evaluation] is a loss; an evaluation that an arm lacks or that is not finite is left out.
     """
     evaluations = list(dict.fromkeys(name for row in losses.values() for name in row))
-    figure, axes = _axes(8, 1.6 + 0.42 * len(losses))
+    figure, axes = drawing(8, 1.6 + 0.42 * len(losses))
     for y, row in enumerate(losses.values()):
         finite = [value for value in row.values() if np.isfinite(value)]
         if finite:
@@ -151,7 +152,7 @@ def final_losses(losses: Mapping[str, Mapping[str, float]], title: str, label: s
 
 def slowdown(ratios: Mapping[str, float], title: str, baseline: str) -> Figure:
     """Bars of time per token relative to `baseline` (1 = as fast)."""
-    figure, axes = _axes(8, 1.2 + 0.42 * len(ratios))
+    figure, axes = drawing(8, 1.2 + 0.42 * len(ratios))
     names, values = list(ratios), [ratios[name] for name in ratios]
     bars = axes.barh(
         names, values, color=["#999999" if name == baseline else COLOURS[1] for name in names], height=0.62
@@ -179,7 +180,7 @@ def span(steps: int) -> int:
 
 def intervals(bars: Sequence[tuple[str, float, float, float]], title: str, label: str) -> Figure:
     """A row for each (name, mean, low, high), with a line at zero."""
-    figure, axes = _axes(8, 1.2 + 0.36 * len(bars))
+    figure, axes = drawing(8, 1.2 + 0.36 * len(bars))
     for y, (_, mean, low, high) in enumerate(bars):
         axes.plot([low, high], [y, y], color=COLOURS[1], linewidth=2.5, solid_capstyle="butt")
         axes.plot([mean], [y], marker="o", color=COLOURS[1], markersize=6)

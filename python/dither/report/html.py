@@ -21,6 +21,7 @@ th, td { padding: .3rem .75rem; text-align: right; border-bottom: 1px solid var(
          white-space: nowrap; } th { white-space: pre-line; }
 th { border-bottom: 2px solid var(--line); vertical-align: bottom; font-weight: 600; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
+td.long { text-align: left; white-space: pre-wrap; overflow-wrap: anywhere; vertical-align: top; }
 tr.total td { font-weight: 600; }
 dt { font-weight: 600; margin-top: .5rem; } dd { margin-left: 1.2rem; color: var(--quiet); }
 figure { margin: 1rem 0; } figure img { width: 100%; max-width: 52rem; background: #fff; border-radius: 4px; }
@@ -70,6 +71,19 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], text_columns: 
     head = "".join(cell("th", i, text) for i, text in enumerate(headings))
     body = "\n".join(
         "<tr>" + "".join(cell("td", i, text) for i, text in enumerate(row)) + "</tr>" for row in rows
+    )
+    rows_of = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
+    return f'<div class="scroll"><table>\n{rows_of}</table></div>'
+
+
+def texts(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose last column is text of any length, its line breaks kept."""
+    head = "".join(f'<th class="text">{html.escape(text)}</th>' for text in headings)
+    body = "\n".join(
+        "<tr>"
+        + "".join(f'<td class="text">{html.escape(cell)}</td>' for cell in row[:-1])
+        + f'<td class="long">{html.escape(row[-1])}</td></tr>'
+        for row in rows
     )
     rows_of = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
     return f'<div class="scroll"><table>\n{rows_of}</table></div>'

@@ -24,7 +24,7 @@ from dither.scores.tracker import LAST
 from dither.train.config import RunConfig, load
 from dither.train.evaluate import LOGITS
 from dither.train.rundir import CONFIG, read_summary
-from dither.train.tokens import Tokens, open_tokens
+from dither.train.tokens import Tokens, make_tokenizer, open_tokens
 from dither.train.wiring import make_model
 
 FILE = "scores.parquet"
@@ -133,3 +133,14 @@ def _trained(path: Path, config: RunConfig, vocab: int) -> nn.Module:
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
     return model
+
+
+def window_texts(path: str | Path, starts: Sequence[int]) -> dict[int, str]:
+    """The texts of windows of a run's training tokens, by the places of their first tokens."""
+    config = load(Path(path) / CONFIG)
+    stream, decode = open_tokens(config.data).train, make_tokenizer(config.data).decode
+    last = len(stream) - config.model.context
+    for start in starts:
+        if isinstance(start, str) or not 0 <= start <= last:
+            raise UserError(f"{path} has {len(stream)} training tokens and no window at {start!r}")
+    return {start: decode(np.asarray(stream[start : start + config.model.context])) for start in starts}

@@ -42,6 +42,8 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> tuple[np.ndarray, np.ndarray]: ...
 
+    def decode(self, ids: np.ndarray) -> str: ...
+
 
 class ByteTokenizer:
     """UTF-8 bytes, and 256 as the end of a document."""
@@ -53,6 +55,9 @@ class ByteTokenizer:
     def encode(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         ids = np.frombuffer(text.encode(), dtype=np.uint8)
         return ids, np.ones(len(ids), dtype=np.uint16)
+
+    def decode(self, ids: np.ndarray) -> str:
+        return bytes(i for i in ids.tolist() if i < 256).decode(errors="replace")
 
 
 class HFTokenizer:
@@ -94,6 +99,9 @@ class HFTokenizer:
         width = np.array([0, *itertools.accumulate(len(c.encode()) for c in text)], dtype=np.int64)
         return np.array(encoding.ids), np.diff(width[ends], prepend=0) if len(ends) else ends
 
+    def decode(self, ids: np.ndarray) -> str:
+        return self._tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+
 
 class NoTokenizer:
     """For corpora that are token ids already."""
@@ -105,6 +113,9 @@ class NoTokenizer:
         raise UserError(
             "data.tokenizer = 'none' takes token files only; set it to 'bytes' or a tokenizer.json"
         )
+
+    def decode(self, ids: np.ndarray) -> str:
+        return " ".join(map(str, ids.tolist()))
 
 
 def make_tokenizer(data: DataConfig) -> Tokenizer:

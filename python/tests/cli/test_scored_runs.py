@@ -1,5 +1,7 @@
 """`eval.scores` in a training configuration, and `dither score RUN`."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -112,3 +114,12 @@ def test_what_cannot_be_tracked_or_scored_is_refused(folder, capsys):
     (folder / "y" / "summary.json").unlink()
     assert main(["score", "y"]) == 2
     assert "--resume" in capsys.readouterr().err
+
+
+def test_the_report_shows_the_text_of_windows(folder):
+    run(folder, "a")
+    assert main(["report", "a/scores.parquet", "--texts", "a", "--score", "loss_mean"]) == 0
+    page = (folder / "a" / "scores.html").read_text()
+    cells = re.findall(r'<td class="long">(.*?)</td>', page, re.S)
+    corpus = "".join(p.read_text() for p in (folder / "corpus").iterdir())
+    assert len(cells) == 16 and sum(cell in corpus for cell in cells) >= 12  # others span two documents
