@@ -49,7 +49,7 @@ class Arguments:
     force: bool = False
     """replace the table where it exists"""
     target: float = 0.95
-    """the consistency that `runs` is for"""
+    """the consistency that `needed` is for"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -102,7 +102,7 @@ def print_overview(table: ScoreTable, target: float) -> None:
     """One line a score; what the columns mean stands below."""
     rows = overview(table, target)
     shown = plain_table(
-        "score", "high is", "examples", "least", "median", "greatest", "r1", "half", "runs", "SNR",
+        "score", "high is", "runs", "examples", "least", "median", "greatest", "r1", "half", "needed", "SNR",
         left=("score", "high is"),
     )  # fmt: skip
     for row in rows:
@@ -112,13 +112,13 @@ def print_overview(table: ScoreTable, target: float) -> None:
             runs = str(r.needed) if r.needed > 0 else "never"
             measured = f"{r.r1:.3f}", f"{r.half:.3f}", runs, f"{r.snr:.1f}"
         values = (f"{v:.4g}" for v in (row.low, row.median, row.high))
-        shown.add_row(row.score, row.direction, f"{row.examples:,}", *values, *measured)
+        shown.add_row(row.score, row.direction, str(row.runs), f"{row.examples:,}", *values, *measured)
     console().print(shown)
     halves = next((row.reliability.half_runs for row in rows if row.reliability), None)
     if halves is not None:
         print(
             f"r1: rank correlation of two runs; half: of the mean ranks of {halves} against {halves} runs; "
-            f"runs: how many reach {target:g}; SNR: variance between examples over that within"
+            f"needed: runs for {target:g}; SNR: variance between examples over that within"
         )
     for why in dict.fromkeys(row.why for row in rows if row.why):
         names = ", ".join(row.score for row in rows if row.why == why)

@@ -95,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     a = parse("select", Arguments, arguments)
     options = check(a)
     out = None if a.out is None else checked_out(Path(a.out), a.force)
-    table = ScoreTable.load(a.table)
+    table = ScoreTable.load(a.table).having(a.score)
     if a.runs is not None:
         table = table.select(lambda name: fnmatch(name, a.runs or ""))
         if not table.runs:

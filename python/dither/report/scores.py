@@ -16,7 +16,7 @@ from dither.files import write_text
 from dither.report import curves, html, score_pictures
 from dither.report.examples import Images, read_texts
 from dither.scores import ScoreTable, architecture_bias, noise_curve, overview, rank, score_correlations
-from dither.scores.overview import Row, direction, finite
+from dither.scores.overview import Row, direction, scored
 from dither.scores.sources import labels_of
 from dither.scores.table import mean_of_ranks
 
@@ -24,7 +24,7 @@ SHOWN_IMAGES, SHOWN_TEXTS = 24, 12
 MEANINGS = {
     "r1": "mean rank correlation (Spearman) of two runs: how far one run is a ranking",
     "half": "rank correlation between the mean ranks of two halves of the runs, measured",
-    "runs": "how many runs must be averaged for a consistency of 0.95, from r1 by Spearman and Brown",
+    "needed": "how many runs must be averaged for a consistency of 0.95, from r1 by Spearman and Brown",
     "SNR": "variance of ranks between examples over the variance of one example's rank between runs",
     "hardest, easiest": "by the mean of the ranks within runs; the number shown is the mean value",
     "unstable": "the standard deviation of an example's rank over the runs, as a share of all examples",
@@ -59,8 +59,7 @@ def write(
 def page(table: ScoreTable, score: str | None, about: Material) -> str:
     rows = overview(table)
     by = score or _most_reliable(rows)
-    if by not in table.scores:
-        raise UserError(f"the table has no score {by!r}; it has {', '.join(table.scores)}")
+    table.having(by)  # an unknown score is refused before anything is drawn
     runs = f"{len(table.runs)} run" + ("s" if len(table.runs) != 1 else "")
     parts = [
         html.heading("Scores of examples", 1),
@@ -73,10 +72,9 @@ def page(table: ScoreTable, score: str | None, about: Material) -> str:
             html.warning("One run is not a ranking yet: nothing here says how far another would agree.")
         )
     parts += [html.heading("Reliability"), _reliability(rows), *_agreement(table, rows)]
-    labels = None if about.labels is None else labels_of(about.labels, table.ids)
-    parts += _examples(table, by, about, labels)
+    parts += _examples(table, by, about)
     parts += _noise(table, rows, about)
-    parts += _bias(table, by, about, labels)
+    parts += _bias(table, by, about)
     parts += _map(table)
     sources = [(n, _provenance(run.provenance)) for n, run in table.runs.items()]
     parts += [
@@ -109,7 +107,7 @@ def _reliability(rows: Sequence[Row]) -> str:
         )  # fmt: skip
         span = " .. ".join(f"{v:.4g}" for v in (row.low, row.median, row.high))
         note = row.why or ("many ties: more runs than this" if r is not None and r.tied > 0.5 else "")
-        cells.append((row.score, row.direction, f"{row.examples:,}", span, *measured, note))
+        cells.append((row.score, row.direction, str(row.runs), f"{row.examples:,}", span, *measured, note))
     headings = (
         "score",
         "high is",
@@ -121,12 +119,12 @@ def _reliability(rows: Sequence[Row]) -> str:
         "SNR",
         "",
     )
-    return html.table(headings, cells, text_columns=(0, 1, 8))
+    return html.table(headings, cells, text_columns=(0, 1, 9))
 
 
 def _agreement(table: ScoreTable, rows: Sequence[Row]) -> Iterator[str]:
     """Scores against scores, on examples that all of them have."""
-    names = [row.score for row in rows if row.reliability is not None]
+    names = [row.score for row in rows if row.reliability is not None and row.runs == len(table.runs)]
     if len(names) < 2:
         return
     kept = np.flatnonzero(~np.any([np.isnan(table.values(n)).any(axis=0) for n in names], axis=0))
@@ -145,12 +143,16 @@ def _agreement(table: ScoreTable, rows: Sequence[Row]) -> Iterator[str]:
     yield html.picture(curves.png(score_pictures.agreement(found, matrix)), caption)
 
 
-def _examples(table: ScoreTable, by: str, about: Material, labels: np.ndarray | None) -> Iterator[str]:
+def _labels(about: Material, ids: np.ndarray) -> np.ndarray | None:
+    return None if about.labels is None else labels_of(about.labels, ids)
+
+
+def _examples(table: ScoreTable, by: str, about: Material) -> Iterator[str]:
     """Easiest, hardest, most unstable."""
-    values, kept = finite(table, by)
-    if not len(kept):
+    _, ids, values = scored(table, by)
+    if not len(ids):
         return
-    ids, means = table.ids[kept], values.mean(axis=0)
+    means, labels = values.mean(axis=0), _labels(about, ids)
     order = np.argsort(mean_of_ranks(values), kind="stable")
     ends = {"hard": ("Hardest", "Easiest"), "easy": ("Easiest", "Hardest")}
     high, low = ends.get(direction(by), (f"Highest {by}", f"Lowest {by}"))
@@ -166,7 +168,7 @@ def _examples(table: ScoreTable, by: str, about: Material, labels: np.ndarray | 
     if about.texts is not None:
         every = dict.fromkeys(i for places in sets.values() for i in ids[places].tolist())
         texts = read_texts(about.texts, every)
-    names = [_name(about.names, y) for y in labels[kept].tolist()] if labels is not None else None
+    names = [_name(about.names, y) for y in labels.tolist()] if labels is not None else None
     for title, places in sets.items():
         yield html.heading(f"{title}, by {by}" if not title.endswith(by) else title)
         told = [f"{spread[i]:.2f}" if title.startswith("Most") and spread is not None else f"{means[i]:.3g}"
@@ -197,55 +199,53 @@ def _noise(table: ScoreTable, rows: Sequence[Row], about: Material) -> Iterator[
     """How many planted label errors each score finds."""
     if about.planted is None:
         return
-    planted = labels_of(about.planted, table.ids).astype(bool)
-    found = {}
+    found, share = {}, 0.0
     for row in rows:
         sign = {"hard": 1.0, "easy": -1.0}.get(row.direction)
-        values, kept = finite(table, row.score)
-        if sign is not None and planted[kept].any() and not planted[kept].all():
-            found[row.score] = noise_curve(values, planted[kept], lambda s, sign=sign: sign * s)
+        _, ids, values = scored(table, row.score)
+        planted = labels_of(about.planted, ids).astype(bool)
+        if sign is not None and planted.any() and not planted.all():
+            found[row.score] = noise_curve(values, planted, lambda s, sign=sign: sign * s)
+            share = float(planted.mean())
     yield html.heading("Planted label errors")
     if not found:
         yield html.warning("No score of known direction, or all examples (or none) have a planted error.")
         return
     drawn = score_pictures.noise(found)
-    share = f"{planted.mean():.1%} of the labels were changed"
-    yield html.picture(curves.png(drawn), f"AUC for finding them with more and more runs; {share}")
-    cells = [(name, f"{auc[0]:.3f}", f"{auc[-1]:.3f}") for name, auc in found.items()]
-    yield html.table(("score", "AUC of one run", f"of {len(table.runs)} runs"), cells)
+    told = f"AUC for finding them with more and more runs; {share:.1%} of the labels were changed"
+    yield html.picture(curves.png(drawn), told)
+    cells = [(name, f"{auc[0]:.3f}", f"{auc[-1]:.3f}", str(len(auc))) for name, auc in found.items()]
+    yield html.table(("score", "AUC of one run", "of all runs", "runs"), cells)
 
 
-def _bias(table: ScoreTable, by: str, about: Material, labels: np.ndarray | None) -> Iterator[str]:
+def _bias(table: ScoreTable, by: str, about: Material) -> Iterator[str]:
     """Which examples are harder for one group of runs than for another."""
     if not about.groups:
         return
     if len(about.groups) != 2:
         raise UserError(f"two groups of runs are compared, not {len(about.groups)}")
     (a, glob_a), (b, glob_b) = about.groups.items()
-    first, second = ([r for r in table.runs if fnmatch(r, g)] for g in (glob_a, glob_b))
+    runs, ids, values = scored(table, by)
+    first, second = ([r for r in runs if fnmatch(r, g)] for g in (glob_a, glob_b))
     if len(first) < 2 or len(second) < 2 or set(first) & set(second):
         raise UserError(
             f"the groups {a}={glob_a} and {b}={glob_b} need two runs each and none in common; they have "
-            f"{len(first)} and {len(second)} of {', '.join(table.runs)}"
+            f"{len(first)} and {len(second)} of {', '.join(runs)}"
         )
-    values, kept = finite(table, by)
-    names = list(table.runs)
-    rows = [values[[names.index(r) for r in group]] for group in (first, second)]
-    bias = architecture_bias(*rows)
+    bias = architecture_bias(*(values[[runs.index(r) for r in group]] for group in (first, second)))
     least = _least_p(len(first), len(second), bias.permutations)
-    by_class = None if labels is None else labels[kept]
-    drawn = score_pictures.manhattan(bias.p, bias.significant, least, by_class)
+    drawn = score_pictures.manhattan(bias.p, bias.significant, least, _labels(about, ids))
     significant = int(bias.significant.sum())
     yield html.heading(f"Harder for {a} or for {b}")
     yield html.picture(
         curves.png(drawn),
         f"Permutation test of every example's rank by {by}, {len(first)} runs of {a} against "
-        f"{len(second)} of {b}; {significant:,} of {len(kept):,} examples stand at a false discovery "
+        f"{len(second)} of {b}; {significant:,} of {len(ids):,} examples stand at a false discovery "
         f"rate of {bias.rate:g}",
     )
     top = np.argsort(bias.p, kind="stable")[:SHOWN_TEXTS]
     sign = -1.0 if direction(by) == "easy" else 1.0
-    ids, apart = table.ids[kept], bias.difference
+    apart = bias.difference
     cells = [
         (str(ids[i]), a if sign * apart[i] > 0 else b, f"{abs(apart[i]):,.0f}", f"{bias.p[i]:.2g}")
         for i in top

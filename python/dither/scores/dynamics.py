@@ -6,7 +6,7 @@ learned) is chosen when a score is read, not when it was collected. T is the num
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -53,6 +53,12 @@ def derive(columns: Mapping[str, np.ndarray], name: str, dialect: str | None = N
     with np.errstate(invalid="ignore", divide="ignore"):
         values = np.asarray(make(columns, np.where(visits > 0, visits, np.nan), dialect), np.float64)
     return np.where(visits > 0, values, np.nan)
+
+
+def derivable(columns: Iterable[str]) -> tuple[str, ...]:
+    """The scores that these columns are statistics of."""
+    known = set(columns)
+    return tuple(name for name, needed in _NEEDS.items() if known.issuperset(needed))
 
 
 def _forgetting(c: Mapping[str, np.ndarray], visits: Floats, dialect: str | None) -> Floats:

@@ -15,12 +15,13 @@ from dither.scores.table import ScoreTable
 
 @dataclass(frozen=True)
 class Row:
-    """direction: "hard", "easy", "neither", or "?" for a score the catalogue does not know. left_out:
-    examples without a value in some run. low, median, high: of the mean over the runs. reliability: None, and
-    `why` says so, for one run or a score that is the same for all examples."""
+    """direction: "hard", "easy", "neither", or "?" for a score the catalogue does not know. runs: those that
+    have it. left_out: examples without a value in some of them. low, median, high: of the mean over the runs.
+    reliability: None, and `why` says so, for one run or a score that is the same for all examples."""
 
     score: str
     direction: str
+    runs: int
     examples: int
     left_out: int
     low: float
@@ -32,30 +33,29 @@ class Row:
 
 def direction(score: str) -> str:
     """What a high value says of an example; "?" where the catalogue does not know the score."""
-    if score == "perplexity":
-        return "hard"
     return SCORES[score].direction if score in SCORES else "?"
 
 
-def finite(table: ScoreTable, score: str, dialect: str | None = None) -> tuple[Floats, np.ndarray]:
-    """(runs, kept) values of the examples that every run has a value of, and their positions in `ids`.
+def scored(table: ScoreTable, score: str) -> tuple[tuple[str, ...], np.ndarray, Floats]:
+    """Runs that have the score, ids of the examples that all of those have a value of, and values (runs, n).
 
     Infinity (an example never learned, in the dialect that says so) is a value; NaN is none."""
-    values = table.values(score, dialect)
-    kept = np.flatnonzero(~np.isnan(values).any(axis=0))
-    return values[:, kept], kept
+    table = table.having(score)
+    values = table.values(score)
+    known = ~np.isnan(values).any(axis=0)
+    return tuple(table.runs), table.ids[known], values[:, known]
 
 
 def overview(table: ScoreTable, target: float = 0.95) -> list[Row]:
-    """A row for every score that all runs have."""
-    return [_row(table, score, target) for score in table.scores]
+    """A row for every score that some run has, of those runs."""
+    return [_row(table, score, target) for score in table.scores_of_any]
 
 
 def _row(table: ScoreTable, score: str, target: float) -> Row:
-    values, kept = finite(table, score)
-    left_out = len(table.ids) - len(kept)
-    if not len(kept):
-        return Row(score, direction(score), 0, left_out, np.nan, np.nan, np.nan, None, "no values")
+    runs, ids, values = scored(table, score)
+    left_out = len(table.having(score).ids) - len(ids)
+    if not len(ids):
+        return Row(score, direction(score), len(runs), 0, left_out, np.nan, np.nan, np.nan, None, "no values")
     low, median, high = (float(v) for v in np.quantile(values.mean(axis=0), (0, 0.5, 1)))
     measured, why = None, ""
     if len(values) < 2:
@@ -67,4 +67,4 @@ def _row(table: ScoreTable, score: str, target: float) -> Row:
             measured = reliability(values, target=target)
         except UserError as error:
             why = str(error)
-    return Row(score, direction(score), len(kept), left_out, low, median, high, measured, why)
+    return Row(score, direction(score), len(runs), len(ids), left_out, low, median, high, measured, why)

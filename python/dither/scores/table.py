@@ -18,12 +18,10 @@ import numpy as np
 
 from dither.errors import UserError, require, suggest
 from dither.files import replacing
+from dither.scores import frames
 from dither.scores.dynamics import DERIVED, derive
 from dither.scores.engine import Floats, to_numpy
 from dither.scores.ranks import rank
-
-VERSION = 1
-METADATA = b"dither.scores"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +32,15 @@ class RunScores:
     columns: Mapping[str, np.ndarray]
     scores: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Scores that can be read, stored or derived."""
+        stored = (c for c in self.columns if not c.startswith(("sum_", "mean_", "squares_")))
+        known = dict.fromkeys((*self.scores, *stored))
+        return tuple(
+            n for n in known if (n in self.columns or n in DERIVED) and n not in ("visits", "tokens")
+        )
 
     def same(self, other: RunScores) -> bool:
         """Equal to the last bit."""
@@ -103,12 +110,54 @@ class ScoreTable:
     @property
     def scores(self) -> tuple[str, ...]:
         """Names that `values` takes: scores that every run has."""
-        names: list[str] | None = None
-        for run in self.runs.values():
-            mine = [*run.scores, *(c for c in run.columns if not c.startswith(("sum_", "mean_", "squares_")))]
-            mine = [n for n in dict.fromkeys(mine) if n in run.columns or n in DERIVED]
-            names = mine if names is None else [n for n in names if n in mine]
-        return tuple(n for n in names or () if n not in ("visits", "tokens"))
+        return tuple(name for name in self.scores_of_any if len(self.having(name).runs) == len(self.runs))
+
+    @property
+    def scores_of_any(self) -> tuple[str, ...]:
+        """Scores that some run has; `having` gives the table of those runs."""
+        return tuple(dict.fromkeys(name for run in self.runs.values() for name in run.names))
+
+    def having(self, score: str) -> ScoreTable:
+        """The table of the runs that have a score. UserError where none has."""
+        runs = {name: run for name, run in self.runs.items() if score in run.names}
+        if not runs:
+            known = self.scores_of_any
+            raise UserError(
+                f"no run has a score {score!r}{suggest(score, known)}; there are {', '.join(known)}"
+            )
+        return ScoreTable(runs, self.data)
+
+    def with_scores(
+        self,
+        run: str,
+        scores: Mapping[str, Any],
+        *,
+        ids: Any = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> ScoreTable:
+        """The table with more scores of a run (VoG, GraNd, learnability, ...), or with a new run where there
+        is none of that name: give scores of several models (agreement, memorization) a run of their own.
+
+        scores: (n,) numbers by name, NaN where there is none; ids: (n,) in the same order, default those of
+        the run, ascending (0..n-1 of a new one). UserError for other ids than the run has, and for a score
+        that it has already with different values.
+        """
+        if run not in self.runs:
+            return self.merge(ScoreTable.of_run(run, scores, ids=ids, provenance=provenance, data=self.data))
+        old = self.runs[run]
+        new = ScoreTable.of_run(run, scores, ids=old.ids if ids is None else ids).runs[run]
+        if not np.array_equal(old.ids, new.ids):
+            raise UserError(
+                f"run {run!r} has {len(old.ids)} examples, and the scores are not of the same ids"
+            )
+        for name, values in new.columns.items():
+            if name in old.names or name in old.columns:
+                same = name in old.columns and np.array_equal(old.columns[name], values, equal_nan=True)
+                if not same:
+                    raise UserError(f"run {run!r} has {name} already, with different values")
+        about = {**old.provenance, **json.loads(json.dumps(dict(provenance or {}), allow_nan=False))}
+        joined = RunScores(old.ids, {**old.columns, **new.columns}, old.scores, about)
+        return ScoreTable({**self.runs, run: joined}, self.data)
 
     def merge(self, *others: ScoreTable) -> ScoreTable:
         """Runs and shards of both. Shards of a run hold different examples; what both hold must be equal.
@@ -152,7 +201,7 @@ class ScoreTable:
 
     def fingerprint(self) -> str:
         """A hash of everything but the provenance: equal tables have equal ones."""
-        digest = hashlib.sha256(repr((VERSION, self.data)).encode())
+        digest = hashlib.sha256(repr((frames.VERSION, self.data)).encode())
         for name, run in self.runs.items():
             digest.update(repr((name, run.ids.dtype.kind, sorted(run.columns))).encode())
             for values in (run.ids, *(run.columns[c] for c in sorted(run.columns))):
@@ -162,26 +211,7 @@ class ScoreTable:
 
     def to_arrow(self) -> Any:
         """An Arrow table: a row for every run and example; metadata holds provenance."""
-        pa = require("pyarrow", "scores")
-        kinds = {c: pa.array(v[:0]).type for run in self.runs.values() for c, v in run.columns.items()}
-        parts = []
-        for name, run in self.runs.items():
-            n = len(run.ids)
-            columns = {"run": pa.array([name] * n, pa.string()), "id": pa.array(run.ids)}
-            for c, kind in kinds.items():
-                columns[c] = pa.array(run.columns[c]) if c in run.columns else pa.nulls(n, kind)
-            parts.append(pa.table(columns))
-        empty = pa.table({"run": pa.array([], pa.string()), "id": pa.array([], pa.int64())})
-        table = pa.concat_tables(parts, promote_options="permissive") if parts else empty
-        about = {
-            "version": VERSION,
-            "data": self.data,
-            "runs": {
-                name: {"scores": list(r.scores), "columns": list(r.columns), "provenance": dict(r.provenance)}
-                for name, r in self.runs.items()
-            },
-        }
-        return table.replace_schema_metadata({METADATA: json.dumps(about, sort_keys=True).encode()})
+        return frames.to_arrow(self.runs, self.data)
 
     def to_pandas(self) -> Any:
         """A pandas frame with the columns run, id, and every statistic and score."""
@@ -196,40 +226,13 @@ class ScoreTable:
     def from_frame(cls, frame: Any) -> ScoreTable:
         """From an Arrow table, a pandas or polars frame, or a mapping of columns.
 
-        Needs a column `id`; `run` is optional (one run). Raises UserError where they are missing or lie.
+        Needs a column `id`; `run` is optional (one run). Frames of pandas and polars carry no provenance.
+        Raises UserError where columns are missing or lie.
         """
-        pa = require("pyarrow", "scores")
-        if hasattr(frame, "to_arrow"):
-            frame = frame.to_arrow()
-        elif not isinstance(frame, pa.Table):
-            whole = type(frame).__module__.partition(".")[0] == "pandas"
-            frame = pa.Table.from_pandas(frame, preserve_index=False) if whole else pa.table(dict(frame))
-        if "id" not in frame.column_names:
-            raise UserError(
-                f"a table of scores has a column 'id'; this one has {', '.join(frame.column_names)}"
-            )
-        about = _about(frame.schema.metadata)
-        if "run" not in frame.column_names:
-            frame = frame.append_column("run", pa.array(["run"] * len(frame), pa.string()))
-        names = np.asarray(frame.column("run").to_pylist(), dtype=object)
-        if any(name is None for name in names):
-            raise UserError("the column 'run' has empty cells")
-        table = cls({}, about.get("data"))
-        for name in sorted(set(names.tolist())):
-            rows = frame.filter(pa.array(names == name))
-            said = about.get("runs", {}).get(name, {})
-            present = [c for c in frame.column_names if c not in ("run", "id")]
-            wanted = said.get("columns", present)
-            if set(wanted) - set(present):
-                raise UserError(
-                    f"run {name!r} lacks the columns {', '.join(sorted(set(wanted) - set(present)))}"
-                )
-            columns = {c: rows.column(c).to_numpy(zero_copy_only=False) for c in wanted}
-            ids = np.asarray(rows.column("id").to_pylist())
-            one = cls.of_run(
-                name, columns, ids=ids, scores=said.get("scores", ()), provenance=said.get("provenance")
-            )
-            table = table.merge(one)
+        parts, data = frames.from_frame(frame)
+        table = cls({}, data)
+        for name, part in parts.items():
+            table = table.merge(cls.of_run(name, **part))
         return table
 
     def save(self, path: str | Path) -> Path:
@@ -289,20 +292,6 @@ def _column(name: str, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in "fiub":
         raise TypeError(f"the column {name!r} holds numbers, not {values.dtype}")
     return values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
-
-
-def _about(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
-    if not metadata or METADATA not in metadata:
-        return {}
-    try:
-        about = json.loads(metadata[METADATA])
-        if about["version"] > VERSION:
-            raise UserError(f"the table was written by a later version of dither (format {about['version']})")
-        return about
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"the table's metadata are damaged: {error}") from error
 
 
 def _join(name: str, a: RunScores, b: RunScores) -> RunScores:

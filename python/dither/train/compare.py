@@ -23,13 +23,13 @@ import torch
 
 from dither.errors import UserError
 from dither.files import disk_errors, write_json, write_text
+from dither.paired import Interval, paired_interval
 from dither.train import config as configuration
 from dither.train import records
 from dither.train.config import RunConfig
 from dither.train.loop import DivergedError, Run, train
 from dither.train.plan import Plan, load_plan
 from dither.train.progress import Progress, make_progress
-from dither.train.statistics import Interval, paired_interval
 from dither.train.tokens import open_tokens
 from dither.train.wiring import is_plain
 

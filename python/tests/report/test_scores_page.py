@@ -76,7 +76,7 @@ def test_the_figures_are_those_of_the_functions(folder):
     text = page("--planted", "planted.npy", "--groups", "a=a-*", "b=b-*", "--score", "el2n")
     measured = reliability(table.values("el2n"))
     row = next(r for r in rows(text, "Reliability") if r[0] == "el2n")
-    assert row[4] == f"{measured.r1:.3f}" and row[5].startswith(f"{measured.half:.3f} (4 against 4)")
+    assert row[5] == f"{measured.r1:.3f}" and row[6].startswith(f"{measured.half:.3f} (4 against 4)")
     found = {r[0]: r for r in rows(text, "Planted label errors")}
     assert set(found) == {"el2n", "confidence_mean"}  # variability has no direction
     assert found["el2n"][2] == f"{auc(table.mean_rank('el2n'), PLANTED):.3f}"
@@ -138,7 +138,7 @@ def test_the_least_p_is_that_of_the_test():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--score", "el2m"), "no score 'el2m'"),
+        (("--score", "el2m"), "score 'el2m'"),
         (("--images", "none.npy"), "none.npy"),
         (("--texts", "short.txt"), "no text of"),
         (("--groups", "a=a-*"), "two groups"),

@@ -109,6 +109,11 @@ def test_frames(tmp_path):
     pandas = pytest.importorskip("pandas")
     t = parts()[3].merge(parts()[4])
     frame = t.to_pandas()
+    polars = pytest.importorskip("polars")
+    assert isinstance(t.to_polars(), polars.DataFrame) and t.to_polars().shape == (20, 4)
+    assert ScoreTable.from_frame(t.to_polars()).fingerprint() == t.fingerprint()
+    named = ScoreTable.from_frame(polars.DataFrame({"id": ["b", "a"], "loss": [1.0, 2.0]}))
+    assert named.ids.tolist() == ["a", "b"] and named.values("loss").tolist() == [[2.0, 1.0]]
     assert list(frame.columns) == ["run", "id", "el2n", "visits"] and len(frame) == 20
     assert ScoreTable.from_frame(frame).fingerprint() == t.fingerprint()
     assert ScoreTable.from_frame(t.to_arrow()).fingerprint() == t.fingerprint()

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dither.errors import UserError
+from dither.paired import paired_interval, student_cdf, student_quantile
 from dither.train.batches import Batches, validation_windows
 from dither.train.config import TrainConfig
 from dither.train.schedule import learning_rate
-from dither.train.statistics import paired_interval, student_cdf, student_quantile
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 
