@@ -34,6 +34,7 @@ from dither.scores.reliability import (
     score_correlations,
     spearman_brown,
 )
+from dither.scores.retraining import Comparison, Retraining, retrain
 from dither.scores.sources import read_logits, score_paths
 from dither.scores.subsets import influence, memorization
 from dither.scores.table import ScoreTable
@@ -43,8 +44,10 @@ from dither.scores.vog import VoG, vog
 
 __all__ = [
     "SCORES",
+    "Comparison",
     "Importance",
     "Reliability",
+    "Retraining",
     "Score",
     "ScoreTable",
     "Tracker",
@@ -77,6 +80,7 @@ __all__ = [
     "rank_pca",
     "read_logits",
     "reliability",
+    "retrain",
     "score_correlations",
     "score_paths",
     "selection",

@@ -1,0 +1,127 @@
+"""Comparisons with random: intervals that cover, verdicts that know their power, trainings made once."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dither.errors import UserError
+from dither.scores import retrain, selection
+
+N = 200
+VALUE = np.linspace(-1, 1, N)
+
+
+def noisy(spread: float, calls: list | None = None):
+    """Training gives the mean value of its examples, and noise of its own."""
+
+    def train(kept, seed):
+        if calls is not None:
+            calls.append((len(kept), seed))
+        own = np.random.default_rng([seed, int(kept.sum())])
+        return float(VALUE[kept].mean() + spread * own.standard_normal())
+
+    return train
+
+
+def test_the_interval_is_that_of_a_paired_t_test():
+    found = retrain(noisy(0.1), {"good": selection.top(VALUE, 50)}, N, seeds=6).comparisons["good"]
+    expected = stats.ttest_rel(found.results, found.baseline).confidence_interval(0.95)
+    assert (found.interval.low, found.interval.high) == pytest.approx(tuple(expected), rel=1e-9)
+    assert found.kept == 50 and found.verdict == "better" and "better than random" in str(found)
+
+
+def test_losses_are_better_where_they_are_lower():
+    choices = {"top": selection.top(VALUE, 50), "bottom": selection.bottom(VALUE, 50)}
+    found = retrain(noisy(0.1), choices, N, seeds=6, higher_is_better=False, full=True)
+    assert {name: c.verdict for name, c in found.comparisons.items()} == {"top": "worse", "bottom": "better"}
+    assert len(found.full) == 6 and "for all 2 at once" in str(found) and "all examples" in str(found)
+    assert found.comparisons["top"].interval.confidence == pytest.approx(0.975)
+
+
+def test_a_random_choice_is_told_apart_as_rarely_as_the_confidence_says():
+    """300 comparisons of random with random at 90 %: 30 +- 5.2 wrong verdicts; 14..46 is three deviations."""
+    wrong = 0
+    for trial in range(300):
+        mine = {"mine": lambda seed, trial=trial: selection.random(N, 20, seed=1000 * trial + seed)}
+        seeds = range(100 * trial, 100 * trial + 5)
+        found = retrain(noisy(0.05), mine, N, seeds=seeds, confidence=0.9)
+        wrong += found.comparisons["mine"].verdict != "not told apart"
+    assert 14 <= wrong <= 46
+
+
+def test_the_detectable_difference_is_detected_in_four_of_five():
+    """A selection whose true advantage is what 8 seeds can show: power .8, of 200 trials 160 +- 5.7."""
+    spread, better, seeds = 0.2, 0, 8
+    # sd of a difference is sqrt(2) spread; the true difference follows from the formula of the docstring.
+    t = stats.t(seeds - 1)
+    effect = (t.ppf(0.975) + t.ppf(0.8)) * spread * np.sqrt(2 / seeds)
+
+    for trial in range(200):
+
+        def train(kept, seed, trial=trial):
+            noise = np.random.default_rng([trial, seed, int(kept[0] == 0)]).standard_normal()
+            return spread * noise + (effect if kept[0] == 0 and len(kept) == 100 and kept[99] == 99 else 0)
+
+        found = retrain(train, {"first": np.arange(100)}, N, seeds=seeds).comparisons["first"]
+        better += found.verdict == "better"
+    assert 140 <= better <= 177
+
+
+def test_equal_sizes_share_their_partners_and_a_record_goes_on(tmp_path):
+    calls, record = [], tmp_path / "t.jsonl"
+    choices = {"a": selection.top(VALUE, 50), "b": selection.bottom(VALUE, 50)}
+    whole = retrain(noisy(0.1, calls), choices, N, seeds=3, record=record)
+    assert len(calls) == 9 == len(record.read_text().splitlines())
+    record.write_text("".join(record.read_text(encoding="utf-8").splitlines(keepends=True)[:4]) + '{"exam')
+    again = retrain(noisy(0.1, calls), choices, N, seeds=3, record=record)
+    assert again == whole and len(calls) == 14
+    assert [json.loads(line)["kept"] for line in record.read_text().splitlines()] == [50] * 9
+
+
+def test_dropping_wrong_labels_is_better_than_random():
+    """A linear model of 60 inputs, 30 % of the signs flipped; easy and hard by fits that did not see them."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((800, 60)), rng.standard_normal(60)
+    flipped = rng.random(800) < 0.3
+    y = np.where(flipped, -1, 1) * np.sign(x @ w)
+    test = rng.standard_normal((2000, 60))
+
+    def fit(kept):
+        return np.linalg.lstsq(x[kept], y[kept], rcond=None)[0]
+
+    halves = [np.arange(0, 800, 2), np.arange(1, 800, 2)]
+    loss = np.zeros(800)
+    for mine, other in (halves, halves[::-1]):
+        loss[mine] = -(x[mine] @ fit(other)) * y[mine]
+
+    def train(kept, seed):
+        drawn = np.random.default_rng(seed).choice(kept, len(kept))  # a bootstrap stands for the seed
+        return float((np.sign(test @ fit(drawn)) == np.sign(test @ w)).mean())
+
+    choices = {"easy": selection.bottom(loss, 400), "hard": selection.top(loss, 400)}
+    assert flipped[choices["easy"]].mean() < 0.2 < 0.4 < flipped[choices["hard"]].mean()
+    found = retrain(train, choices, 800, seeds=5).comparisons
+    assert found["easy"].verdict == "better" and found["hard"].verdict == "worse"
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    good = {"a": np.arange(5)}
+    cases: list[tuple[dict, dict, str]] = [
+        ({}, {}, "no selection"),
+        (good, {"seeds": 1}, "at least 2"),
+        (good, {"seeds": [1, 1]}, "different seeds"),
+        ({"a": [0, 0]}, {}, "different positions"),
+        ({"a": [N]}, {}, "different positions"),
+        ({"a": np.arange(0)}, {}, "at least one"),
+        (good, {"confidence": 1.0}, "between 0 and 1"),
+    ]
+    for choices, more, said in cases:
+        with pytest.raises(UserError, match=said):
+            retrain(noisy(1.0), choices, N, **more)
+    with pytest.raises(UserError, match="gave nan"):
+        retrain(lambda kept, seed: float("nan"), good, N)
+    (tmp_path / "x.jsonl").write_text("no json\n")
+    with pytest.raises(UserError, match="no record"):
+        retrain(noisy(1.0), good, N, record=tmp_path / "x.jsonl")
