@@ -7,7 +7,16 @@ table = tracker.table(run="seed-0")                                 # merge tabl
 """
 
 from dither.scores import selection
+from dither.scores.attribution import (
+    gradient_features,
+    less,
+    linear_datamodeling_score,
+    log_odds,
+    tracin,
+    trak,
+)
 from dither.scores.catalogue import SCORES, Score
+from dither.scores.depth import activations, prediction_depth
 from dither.scores.embeddings import duplicates, prototypes, prototypes_kmeans
 from dither.scores.gradients import (
     class_gradients,
@@ -52,6 +61,7 @@ __all__ = [
     "ScoreTable",
     "Tracker",
     "VoG",
+    "activations",
     "architecture_bias",
     "auc",
     "class_gradients",
@@ -59,6 +69,7 @@ __all__ = [
     "disagreement",
     "duplicates",
     "fingerprints",
+    "gradient_features",
     "grand",
     "grand_last_layer",
     "influence",
@@ -66,12 +77,16 @@ __all__ = [
     "knn_shapley",
     "label_issues",
     "learnability",
+    "less",
+    "linear_datamodeling_score",
+    "log_odds",
     "logit_scores",
     "memorization",
     "ngram_counts",
     "noise_curve",
     "overview",
     "per_example_gradients",
+    "prediction_depth",
     "project",
     "prototypes",
     "prototypes_kmeans",
@@ -87,7 +102,9 @@ __all__ = [
     "sequence_scores",
     "spearman",
     "spearman_brown",
+    "tracin",
     "tracin_self",
+    "trak",
     "vog",
     "vote_entropy",
 ]
