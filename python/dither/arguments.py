@@ -11,15 +11,17 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from dither import arrays
 from dither.arrays import Buffer, Random
-from dither.checks import check_address
+from dither.checks import check_address, check_no_address
 from dither.errors import UserError, require
-from dither.quantizer import Quantizer
+from dither.formats import Format
+from dither.quantizer import Quantizer, parse
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,6 +30,7 @@ HANDLERS = {"torch": "dither.nn.ops"}
 """Modules that implement the public functions for another library's arrays, by their top-level module."""
 
 WORDS = {"float32": "fp32", "float64": "fp64", "float16": "fp16", "bfloat16": "bf16"}
+"""Words of the dtypes that can be quantized; ask `word_of`."""
 NUMPY = {
     "fp32": "float32",
     "fp64": "float64",
@@ -62,14 +65,35 @@ def routed(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def as_quantizer(q: str | Quantizer) -> Quantizer:
-    return q if isinstance(q, Quantizer) else Quantizer(q)
+    """A quantizer as it is, or the one that a text stands for."""
+    return q if isinstance(q, Quantizer) else parse(q) if isinstance(q, str) else Quantizer(q)
+
+
+def as_cast(fmt: str | Format, rounding: str, bits: int | None, overflow: str | None) -> Quantizer:
+    """The quantizer of `cast` and `encode`: a format without a scale."""
+    try:
+        return _remembered_cast(fmt, rounding, bits, overflow)
+    except TypeError:  # something that cannot be remembered, which is refused by its name
+        return Quantizer(format=fmt, rounding=rounding, bits=bits, overflow=overflow)
+
+
+@lru_cache(maxsize=1024, typed=True)  # True is no number of bits, though it equals 1
+def _remembered_cast(fmt: Any, rounding: str, bits: int | None, overflow: str | None) -> Quantizer:
+    return Quantizer(format=fmt, rounding=rounding, bits=bits, overflow=overflow)
+
+
+@lru_cache(maxsize=64)
+def word_of(dtype: np.dtype) -> str:
+    """The word of a dtype that can be quantized, in any byte order; "" for others. (numpy makes the name of a
+    dtype anew every time, which costs more than a kernel on a small array.)"""
+    return WORDS.get(dtype.name, "")
 
 
 def as_input(x: Any) -> np.ndarray:
     if hasattr(x, "mask") and isinstance(x, np.ma.MaskedArray):  # np.ma is not loaded before it is needed
         raise TypeError("a masked array has no place for its mask here; pass x.filled(value) or x.data")
     x = np.asarray(x)
-    if x.dtype.name not in WORDS:
+    if not word_of(x.dtype):
         raise TypeError(
             f"float32, float64, float16 and bfloat16 arrays can be quantized, not {x.dtype}; "
             "convert with x.astype('float32')"
@@ -83,7 +107,8 @@ def is_plain(x: np.ndarray) -> bool:
 
 
 def buffer(x: np.ndarray, word: str | None = None) -> Buffer:
-    return Buffer(x.__array_interface__["data"][0], word or WORDS[x.dtype.name], x.shape, x)
+    """The memory of a plain array; `word` where its dtype has none of its own (codes)."""
+    return Buffer(x.ctypes.data, word or word_of(x.dtype), x.shape, x)
 
 
 def dtype_of(word_or_dtype: Any) -> np.dtype:
@@ -93,7 +118,7 @@ def dtype_of(word_or_dtype: Any) -> np.dtype:
     dtype = np.dtype(
         NUMPY.get(word_or_dtype, word_or_dtype) if isinstance(word_or_dtype, str) else word_or_dtype
     )
-    if dtype.name not in WORDS or not dtype.isnative:
+    if not word_of(dtype) or not dtype.isnative:
         raise TypeError(f"out_dtype is one of fp32, fp64, fp16 and bf16, not {dtype}")
     return dtype
 
@@ -113,13 +138,16 @@ def output(x: np.ndarray, out: Any, out_dtype: Any) -> np.ndarray:
         raise TypeError(f"out= is a numpy array like the input, not {type(out).__name__}")
     if out_dtype is not None and out.dtype != dtype_of(out_dtype):
         raise UserError(f"out= holds {out.dtype} but out_dtype asks for {dtype_of(out_dtype)}")
-    if out.dtype.name not in WORDS:
+    if not word_of(out.dtype):
         raise TypeError(f"out= holds {out.dtype}; use float32, float64, float16 or bfloat16")
-    same = out.__array_interface__["data"][0] == x.__array_interface__["data"][0] and out.dtype == x.dtype
     _check_memory(x, out)
-    if not same and np.shares_memory(out, x):
+    if out is not x and np.shares_memory(out, x) and not _same_memory(out, x):
         raise UserError("out= overlaps the input in part: pass the input itself or separate memory")
     return out
+
+
+def _same_memory(out: np.ndarray, x: np.ndarray) -> bool:
+    return out.ctypes.data == x.ctypes.data and out.dtype == x.dtype
 
 
 def fixed_output(x: np.ndarray, out: Any, dtype: str) -> np.ndarray:
@@ -146,14 +174,18 @@ def _check_memory(x: np.ndarray, out: np.ndarray) -> None:
         )
 
 
-def randomness(q: Quantizer, x: np.ndarray, seed: Any, stream: Any, offset: Any, random: Any) -> Random:
-    """Where the random bits of a stochastic quantizer come from; None for the others."""
+def randomness(
+    q: Quantizer, x: np.ndarray, seed: Any, stream: Any, offset: Any, random: Any, *outputs: np.ndarray
+) -> Random:
+    """Where the random bits of a stochastic quantizer come from, apart from the outputs; None for the
+    others."""
     if not q.is_stochastic:
         return None
     if random is None:
         if seed is None:
             raise UserError("stochastic rounding needs seed= (its bits are addressed, not drawn) or random=")
         return check_address(seed, stream, offset)
+    check_no_address(seed, stream, offset)
     given = np.asarray(random)
     if given.shape != x.shape or given.dtype.kind not in "iu":
         raise UserError(
@@ -163,4 +195,6 @@ def randomness(q: Quantizer, x: np.ndarray, seed: Any, stream: Any, offset: Any,
         raise UserError(
             f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads"
         )
+    if any(np.shares_memory(given, out) for out in outputs):
+        raise UserError("out= overlaps random=, whose integers would be lost while they are read")
     return buffer(np.require(given, np.uint32, ["C", "A"]), "u32")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,7 @@ from dither.quantizer import Quantizer
 from dither.threads import get_num_threads
 
 
-@dataclass(frozen=True, slots=True)
-class Buffer:
+class Buffer(NamedTuple):
     """C-contiguous, aligned memory. `owner` keeps it alive."""
 
     ptr: int
@@ -133,21 +132,16 @@ def run_fake_quant(
     x: Buffer,
     out: Buffer,
     axis: int,
-    seed: int = 0,
-    stream: int = 0,
-    offset: int = 0,
-    random: Buffer | None = None,
+    random: Random,
 ) -> None:
     """Quantize and dequantize `x` into `out` (the same memory, or memory that does not overlap it)."""
-    bits: Random = None
-    if q.is_stochastic:
-        bits = random or (seed, stream, offset)
+    bits = _random(random) if q.is_stochastic else None
     _core.fake_quant(
         _handle(q),
         _extents(q, x.shape, axis),
         (x.ptr, x.dtype),
         (out.ptr, out.dtype),
-        _random(bits),
+        bits,
         get_num_threads(),
     )
 

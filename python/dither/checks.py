@@ -32,6 +32,13 @@ def check_address(seed: Any, stream: Any, offset: Any) -> tuple[int, int, int]:
     return int(seed), int(stream), int(offset)
 
 
+def check_no_address(seed: Any, stream: Any, offset: Any) -> None:
+    """`random=` holds the bits themselves, so that an address beside it would say nothing."""
+    for name, value, default in (("seed", seed, None), ("stream", stream, 0), ("offset", offset, 0)):
+        if value is not default and value != default:
+            raise UserError(f"{name}= and random= were both given: one of them says where the bits come from")
+
+
 _warned: set[tuple[str, str]] = set()
 
 

@@ -95,6 +95,9 @@ class Format:
         digits_fit = self.top_mbits <= o.mbits and self.emin - self.mbits >= o.emin - o.mbits
         return range_fits and digits_fit and o.has_zero >= self.has_zero
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # which decides everything else
+
     def __str__(self) -> str:
         return self.name
 

@@ -13,7 +13,7 @@ import numpy as np
 from dither import arrays, formats
 from dither.arguments import (
     NUMPY,
-    WORDS,
+    as_cast,
     as_input,
     as_quantizer,
     buffer,
@@ -22,8 +22,8 @@ from dither.arguments import (
     output,
     randomness,
     routed,
+    word_of,
 )
-from dither.arrays import Buffer
 from dither.checks import check_axis, warn_inexact
 from dither.formats import Format
 from dither.quantizer import Quantizer
@@ -63,17 +63,11 @@ def fake_quant(
     x = as_input(x)
     axis = check_axis(axis, x.ndim)
     y = output(x, out, out_dtype)
-    warn_inexact(q, WORDS[y.dtype.name])
-    bits = randomness(q, x, seed, stream, offset, random)
-    given = bits if isinstance(bits, Buffer) else None
-    address = bits if isinstance(bits, tuple) else (0, 0, 0)
+    warn_inexact(q, word_of(y.dtype))
+    bits = randomness(q, x, seed, stream, offset, random, y)
     if x.size:
-        arrays.run_fake_quant(q, buffer(x), buffer(y), axis, *address, random=given)
+        arrays.run_fake_quant(q, buffer(x), buffer(y), axis, bits)
     return y
-
-
-def _cast(fmt: str | Format, rounding: str, bits: int | None, overflow: str | None) -> Quantizer:
-    return Quantizer(format=fmt, rounding=rounding, bits=bits, overflow=overflow)
 
 
 @routed
@@ -97,7 +91,7 @@ def cast(
     stays NaN even in a format that has no code for it. A rounded number beyond the result's dtype is infinite
     there, as in any conversion. The other arguments are those of `fake_quant`.
     """
-    q = _cast(fmt, rounding, bits, overflow)
+    q = as_cast(fmt, rounding, bits, overflow)
     return fake_quant(
         x, q, seed=seed, stream=stream, offset=offset, random=random, out=out, out_dtype=out_dtype
     )
@@ -122,11 +116,11 @@ def encode(
     Integers are two's complement in the format's width. NaN becomes the positive quiet NaN; in a format
     without NaN it raises UserError. `out`: where to write, of x's shape and the dtype of the codes.
     """
-    q = _cast(fmt, rounding, bits, overflow)
+    q = as_cast(fmt, rounding, bits, overflow)
     x = as_input(x)
     word = arrays.code_dtype(q.format)
     codes = fixed_output(x, out, NUMPY[word])
-    bits_from = randomness(q, x, seed, stream, offset, random)
+    bits_from = randomness(q, x, seed, stream, offset, random, codes)
     if x.size:
         arrays.run_encode(q, buffer(x), buffer(codes, word), bits_from)
     return codes
@@ -163,7 +157,7 @@ def neighbours(x: Any, q: str | Quantizer, axis: int = -1) -> tuple[Any, Any]:
     q = as_quantizer(q)
     x = as_input(x)
     axis = check_axis(axis, x.ndim)
-    word = WORDS[x.dtype.name]
+    word = word_of(x.dtype)
     dtype = x.dtype if word in ("fp32", "fp64") or q.exact_in(word) else np.dtype("float32")
     lo, hi = fresh(x.shape, dtype), fresh(x.shape, dtype)
     if x.size:

@@ -175,6 +175,9 @@ class Quantizer:
             significand += formats.get(str(self.scale_format)).mbits + 1
         return significand <= formats.get(dtype).mbits + 1
 
+    def __hash__(self) -> int:  # that of all fields would cost more than a kernel on a small array
+        return hash((self.format, self.block, self.scale_format, self.scale_rule, self.rounding, self.bits))
+
     def __str__(self) -> str:
         return _print(self)
 
@@ -183,6 +186,12 @@ class Quantizer:
 
 
 _FIELDS = tuple(f.name for f in fields(Quantizer))
+
+
+@lru_cache(maxsize=1024)
+def parse(text: str) -> Quantizer:
+    """The quantizer that a preset name or a print stands for: always the same object, since it is a value."""
+    return Quantizer(text)
 
 
 def _parts_of(preset: str | Quantizer | None) -> dict[str, Any]:

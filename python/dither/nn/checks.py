@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither.checks import check_address
+from dither.checks import check_address, check_no_address
 from dither.errors import UserError
 from dither.nn import kernels
 from dither.nn.kernels import WORDS
@@ -83,12 +83,22 @@ def _overlap(x: Tensor, out: Tensor) -> bool:
 
 
 def check_draws(
-    q: Quantizer, x: Tensor, seed: Any, stream: Any, offset: Any, random: Any, rng: Tensor | None
+    q: Quantizer,
+    x: Tensor,
+    seed: Any,
+    stream: Any,
+    offset: Any,
+    random: Any,
+    rng: Tensor | None,
+    out: Tensor | None = None,
 ) -> tuple[Tensor | None, int, Tensor | None]:
-    """rng, offset and given bits of a stochastic quantizer; nothing for the others."""
+    """rng, offset and given bits of a stochastic quantizer, apart from `out`; nothing for the others."""
     if q.rounding not in STOCHASTIC:
         return None, 0, None
+    if rng is not None and (seed is not None or random is not None or stream != 0):
+        raise UserError("rng= is seed and stream: give it alone, or seed= and stream=, or random=")
     if random is not None:
+        check_no_address(seed, stream, offset)
         given = torch.as_tensor(random)
         if given.shape != x.shape or given.is_floating_point() or given.dtype == torch.bool:
             raise UserError(
@@ -100,6 +110,8 @@ def check_draws(
             raise UserError(
                 f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads"
             )
+        if out is not None and _overlap(given, out):
+            raise UserError("out= overlaps random=, whose integers would be lost while they are read")
         return None, 0, wide.to(x.device)
     if rng is not None:
         if rng.shape != (2,) or rng.dtype != torch.int64:

@@ -7,13 +7,12 @@ data.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dither import arrays, checks, formats
+from dither import arrays, checks, formats, quantizer
 from dither.arrays import Buffer, Random
 from dither.errors import UserError
 from dither.formats import Format
@@ -32,13 +31,11 @@ WORDS = {
 _CODES = {"u8": torch.uint8, "u16": torch.uint16, "u32": torch.uint32}
 _UNSIGNED = (1 << 64) - 1
 
-_parse = lru_cache(maxsize=1024)(Quantizer)
-
 
 @torch.compiler.assume_constant_result
 def parse(spec: str) -> Quantizer:
     """The quantizer that a print names; a constant to torch.compile, which cannot trace the parsing."""
-    return _parse(spec)
+    return quantizer.parse(spec)
 
 
 @torch.compiler.assume_constant_result
@@ -50,7 +47,7 @@ def spec_of(q: Quantizer) -> str:
 @torch.compiler.assume_constant_result
 def warn_inexact(spec: str, word: str) -> None:
     """checks.warn_inexact; in a traced graph once, when it is traced."""
-    checks.warn_inexact(_parse(spec), word)
+    checks.warn_inexact(quantizer.parse(spec), word)
 
 
 _LIBRARY = torch.library.Library("dither", "DEF")
@@ -111,10 +108,8 @@ def fake_quant_into(
     bits = draws(rng, offset, random)
     if bits is None and q.is_stochastic:
         raise ValueError(f"{q} rounds stochastically: the op needs rng or random")
-    given = bits if isinstance(bits, Buffer) else None
-    address = bits if isinstance(bits, tuple) else (0, 0, 0)
     if x.numel():
-        arrays.run_fake_quant(q, source(x), buffer(out), axis, *address, random=given)
+        arrays.run_fake_quant(q, source(x), buffer(out), axis, bits)
 
 
 @torch.library.impl(_LIBRARY, "fake_quant", "CPU")
@@ -128,7 +123,7 @@ def _fake_quant(
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     out = fresh.empty(x.shape, out_dtype or x.dtype)
-    fake_quant_into(x, out, _parse(q), checks.check_axis(axis, x.dim()), rng, offset, random)
+    fake_quant_into(x, out, quantizer.parse(q), checks.check_axis(axis, x.dim()), rng, offset, random)
     return out
 
 
@@ -157,17 +152,17 @@ def neighbour_dtype(q: Quantizer, dtype: torch.dtype) -> torch.dtype:
 
 @torch.library.impl(_LIBRARY, "neighbours", "CPU")
 def _neighbours(x: Tensor, q: str, axis: int = -1) -> tuple[Tensor, Tensor]:
-    quantizer = _parse(q)
-    lo, hi = (fresh.empty(x.shape, neighbour_dtype(quantizer, x.dtype)) for _ in range(2))
+    parsed = quantizer.parse(q)
+    lo, hi = (fresh.empty(x.shape, neighbour_dtype(parsed, x.dtype)) for _ in range(2))
     if x.numel():
         axis = checks.check_axis(axis, x.dim())
-        arrays.run_neighbours(quantizer, source(x), buffer(lo), buffer(hi), axis)
+        arrays.run_neighbours(parsed, source(x), buffer(lo), buffer(hi), axis)
     return lo, hi
 
 
 @torch.library.register_fake("dither::neighbours", lib=_LIBRARY)
 def _(x, q, axis=-1):
-    dtype = neighbour_dtype(_parse(q), x.dtype)
+    dtype = neighbour_dtype(quantizer.parse(q), x.dtype)
     return x.new_empty(x.shape, dtype=dtype), x.new_empty(x.shape, dtype=dtype)
 
 
@@ -175,9 +170,9 @@ def _(x, q, axis=-1):
 def _encode(
     x: Tensor, q: str, rng: Tensor | None = None, offset: int = 0, random: Tensor | None = None
 ) -> Tensor:
-    quantizer = _parse(q)
-    codes = fresh.empty(x.shape, code_dtype(quantizer.format))
-    encode_into(x, codes, quantizer, rng, offset, random)
+    parsed = quantizer.parse(q)
+    codes = fresh.empty(x.shape, code_dtype(parsed.format))
+    encode_into(x, codes, parsed, rng, offset, random)
     return codes
 
 
@@ -196,7 +191,7 @@ def code_dtype(fmt: Format) -> torch.dtype:
 
 @torch.library.register_fake("dither::encode", lib=_LIBRARY)
 def _(x, q, rng=None, offset=0, random=None):
-    return x.new_empty(x.shape, dtype=code_dtype(_parse(q).format))
+    return x.new_empty(x.shape, dtype=code_dtype(quantizer.parse(q).format))
 
 
 def value_dtype(fmt: Format) -> torch.dtype:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dither import arrays, formats
+from dither.arguments import as_cast
 from dither.checks import check_axis
 from dither.errors import UserError
 from dither.formats import Format
@@ -95,20 +96,17 @@ def fake_quant(
     word = check_input(x)
     axis = check_axis(axis, x.dim())
     dtype = x.dtype if out_dtype is None else dtype_of(out_dtype)
-    rng, offset, random = check_draws(q, x, seed, stream, offset, random, rng)
+    if out is not None:
+        check_out(x, out, out_dtype)
+    rng, offset, random = check_draws(q, x, seed, stream, offset, random, rng, out)
     if out is None:
         kernels.warn_inexact(spec, WORDS.get(dtype, word))
         return apply(x, spec, axis, rng, dtype, offset, random)
-    check_out(x, out, out_dtype)
     kernels.warn_inexact(spec, WORDS[out.dtype])
     if not x.is_cpu:
         return out.copy_(apply(x, spec, axis, rng, out.dtype, offset, random))
     kernels.fake_quant_into(x.detach(), out, q, axis, rng, offset, random)
     return out
-
-
-def _cast(fmt: str | Format, rounding: str, bits: int | None, overflow: str | None) -> Quantizer:
-    return Quantizer(format=fmt, rounding=rounding, bits=bits, overflow=overflow)
 
 
 def cast(
@@ -127,7 +125,7 @@ def cast(
     rng: Tensor | None = None,
 ) -> Tensor:
     """`dither.cast` on a tensor: every element rounded to the format, without any scale."""
-    q = _cast(fmt, rounding, bits, overflow)
+    q = as_cast(fmt, rounding, bits, overflow)
     return fake_quant(
         x, q, seed=seed, stream=stream, offset=offset, random=random, out=out, out_dtype=out_dtype, rng=rng
     )
@@ -148,14 +146,14 @@ def encode(
     rng: Tensor | None = None,
 ) -> Tensor:
     """`dither.encode` on a tensor: codes in the narrowest of uint8, uint16 and uint32, on x's device."""
-    q, device = _cast(fmt, rounding, bits, overflow), x.device
+    q, device = as_cast(fmt, rounding, bits, overflow), x.device
     check_input(x)
-    rng, offset, random = check_draws(q, x, seed, stream, offset, random, rng)
     if out is not None:
         check_fixed_out(x, out, kernels.code_dtype(q.format))
-        if x.is_cpu:
-            kernels.encode_into(x.detach(), out, q, rng, offset, random)
-            return out
+    rng, offset, random = check_draws(q, x, seed, stream, offset, random, rng, out)
+    if out is not None and x.is_cpu:
+        kernels.encode_into(x.detach(), out, q, rng, offset, random)
+        return out
     x = x.detach()
     if not x.is_meta:
         x, random = x.cpu(), None if random is None else random.cpu()
