@@ -135,6 +135,11 @@ unsafe fn each_unit<E: Number>(
     let group = if cut.inner() == 1 { GROUP } else { 1 };
     pool::for_each(tasks.div_ceil(group), threads, |g| {
         let mut pieces = Pieces::new(arrays);
+        if let Some(run) = cut.run(g * group..tasks.min(g * group + group)) {
+            // SAFETY: as below.
+            unsafe { kernel.run(cut, run, &mut pieces) };
+            return;
+        }
         for task in (g * group..tasks).take(group) {
             let unit = cut.unit(task / strips);
             // SAFETY: units lie in the array; they and their strips are disjoint.

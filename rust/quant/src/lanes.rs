@@ -6,6 +6,7 @@
 // One contract for every method, stated at the trait, instead of a block and a comment for each intrinsic.
 #![allow(unsafe_op_in_unsafe_fn)]
 
+use crate::stream;
 use std::arch::x86_64::*;
 
 /// # Safety
@@ -13,8 +14,12 @@ use std::arch::x86_64::*;
 /// `load` and `store`: the pointer is valid for `LANES` elements, at any alignment.
 pub unsafe trait Lanes: Copy {
     const LANES: usize;
+    /// What `lift` has added, and where.
+    type Lift: Copy;
     unsafe fn load(p: *const u32) -> Self;
     unsafe fn store(self, p: *mut u32);
+    /// Past the caches, to a multiple of 16 bytes, where `stream::can_pass`; the next vector completes the line.
+    unsafe fn pass(self, p: *mut u32);
     unsafe fn splat(x: u32) -> Self;
     unsafe fn and(self, o: Self) -> Self;
     /// `self & mask | o`.
@@ -41,8 +46,12 @@ pub unsafe trait Lanes: Copy {
     unsafe fn fsub(self, o: Self) -> Self;
     unsafe fn fmul(self, o: Self) -> Self;
     unsafe fn fdiv(self, o: Self) -> Self;
-    /// `self + o` rounded toward zero; neither is negative, and `o` is zero or the larger one.
-    unsafe fn fadd_toward_zero(self, o: Self) -> Self;
+    /// `self + base`, rounded toward zero, in the lanes below `base`; neither is negative.
+    unsafe fn lift(self, base: Self) -> (Self, Self::Lift);
+    /// `self - base` in the same lanes.
+    unsafe fn lower(self, lift: Self::Lift) -> Self;
+    /// `self & mask`, or `nan` in the lanes where `x` is a NaN.
+    unsafe fn and_unless_nan(self, mask: Self, x: Self, nan: Self) -> Self;
     /// Toward zero; `self` is not negative and below 2^31.
     unsafe fn to_int(self) -> Self;
     /// Signed.
@@ -67,6 +76,7 @@ macro_rules! binary {
 // SAFETY: the contract is the caller's.
 unsafe impl Lanes for __m512i {
     const LANES: usize = 16;
+    type Lift = (__mmask16, Self);
 
     binary! {
         int: and = _mm512_and_si512, add = _mm512_add_epi32, sub = _mm512_sub_epi32, min = _mm512_min_epu32,
@@ -83,6 +93,14 @@ unsafe impl Lanes for __m512i {
     #[inline(always)]
     unsafe fn store(self, p: *mut u32) {
         _mm512_storeu_si512(p.cast(), self);
+    }
+
+    #[inline(always)]
+    unsafe fn pass(self, p: *mut u32) {
+        let x = _mm512_castsi512_ps(self);
+        let [b, c, d] =
+            [_mm512_extractf32x4_ps::<1>(x), _mm512_extractf32x4_ps::<2>(x), _mm512_extractf32x4_ps::<3>(x)];
+        stream::parts(p.cast(), [_mm512_castps512_ps128(x), b, c, d]);
     }
 
     #[inline(always)]
@@ -117,9 +135,23 @@ unsafe impl Lanes for __m512i {
     }
 
     #[inline(always)]
-    unsafe fn fadd_toward_zero(self, o: Self) -> Self {
+    unsafe fn lift(self, base: Self) -> (Self, Self::Lift) {
         const TOWARD_ZERO: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
-        _mm512_castps_si512(_mm512_add_round_ps::<TOWARD_ZERO>(_mm512_castsi512_ps(self), _mm512_castsi512_ps(o)))
+        let below = _mm512_cmplt_epu32_mask(self, base);
+        let (x, to) = (_mm512_castsi512_ps(self), _mm512_castsi512_ps(base));
+        (_mm512_castps_si512(_mm512_mask_add_round_ps::<TOWARD_ZERO>(x, below, x, to)), (below, base))
+    }
+
+    #[inline(always)]
+    unsafe fn lower(self, (below, base): Self::Lift) -> Self {
+        let x = _mm512_castsi512_ps(self);
+        _mm512_castps_si512(_mm512_mask_sub_ps(x, below, x, _mm512_castsi512_ps(base)))
+    }
+
+    #[inline(always)]
+    unsafe fn and_unless_nan(self, mask: Self, x: Self, nan: Self) -> Self {
+        let x = _mm512_castsi512_ps(x);
+        _mm512_mask_and_epi32(nan, _mm512_cmp_ps_mask::<_CMP_ORD_Q>(x, x), self, mask)
     }
 
     #[inline(always)]
@@ -141,6 +173,7 @@ unsafe impl Lanes for __m512i {
 // SAFETY: the contract is the caller's.
 unsafe impl Lanes for __m256i {
     const LANES: usize = 8;
+    type Lift = Self;
 
     binary! {
         int: and = _mm256_and_si256, add = _mm256_add_epi32, sub = _mm256_sub_epi32, min = _mm256_min_epu32,
@@ -157,6 +190,12 @@ unsafe impl Lanes for __m256i {
     #[inline(always)]
     unsafe fn store(self, p: *mut u32) {
         _mm256_storeu_si256(p.cast(), self);
+    }
+
+    #[inline(always)]
+    unsafe fn pass(self, p: *mut u32) {
+        let x = _mm256_castsi256_ps(self);
+        stream::two_parts(p.cast(), [_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)]);
     }
 
     #[inline(always)]
@@ -194,11 +233,22 @@ unsafe impl Lanes for __m256i {
     }
 
     #[inline(always)]
-    unsafe fn fadd_toward_zero(self, o: Self) -> Self {
-        // Rounded to nearest; one step back where that is above the exact sum. Taking `o` away again is exact.
-        let sum = self.fadd(o);
-        let (back, x) = (_mm256_castsi256_ps(sum.fsub(o)), _mm256_castsi256_ps(self));
-        _mm256_add_epi32(sum, _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GT_OQ>(back, x)))
+    unsafe fn lift(self, base: Self) -> (Self, Self::Lift) {
+        let base = base.where_less(self, base);
+        // Rounded to nearest; one step back where that is above the exact sum. Taking `base` away again is exact.
+        let sum = self.fadd(base);
+        let (back, x) = (_mm256_castsi256_ps(sum.fsub(base)), _mm256_castsi256_ps(self));
+        (_mm256_add_epi32(sum, _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GT_OQ>(back, x))), base)
+    }
+
+    #[inline(always)]
+    unsafe fn lower(self, base: Self::Lift) -> Self {
+        self.fsub(base)
+    }
+
+    #[inline(always)]
+    unsafe fn and_unless_nan(self, mask: Self, x: Self, nan: Self) -> Self {
+        self.and(mask).where_nan(x, nan)
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@
 //! sums over units come out the same for any number of threads.
 
 use dither_numerics::Block;
+use std::ops::Range;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -93,6 +94,13 @@ impl Cut {
 
     pub fn inner(&self) -> usize {
         self.layout.inner
+    }
+
+    /// Units as one, where blocks follow each other without a short one between.
+    pub fn run(&self, units: Range<usize>) -> Option<Unit> {
+        let (first, last) = (self.unit(units.start), self.unit(units.end - 1));
+        let one_row = self.layout.outer == 1 && self.layout.inner == 1;
+        one_row.then(|| Unit { start: first.start, len: last.start + last.len - first.start })
     }
 
     pub fn unit(&self, i: usize) -> Unit {

@@ -110,7 +110,7 @@ impl Rounds {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Products, Tiles};
+pub use x86::{Products, Tiles, Work};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -120,7 +120,7 @@ mod x86 {
     use super::{LANES, MULTIPLIERS, Philox, Words, tile_len};
     use crate::bits::{below, half};
     use crate::lanes::Lanes;
-    use std::arch::x86_64::*;
+    use std::arch::{asm, x86_64::*};
 
     /// Registers seen as 64-bit lanes, each with a counter's word (or its product) in the low half.
     ///
@@ -139,6 +139,10 @@ mod x86 {
         /// The high (low) halves of even and odd counters, in the counters' order.
         unsafe fn highs(even: Self, odd: Self) -> Self;
         unsafe fn lows(even: Self, odd: Self) -> Self;
+        /// The same, worked out before whatever is stored later: compilers move such work to where its result is used.
+        unsafe fn now(self) -> Self;
+        /// Shifted to the left by `by`, or by `-by` to the right; what bits come in is not said.
+        unsafe fn turn(self, by: i32) -> Self;
     }
 
     // SAFETY: the contract is the caller's.
@@ -177,6 +181,17 @@ mod x86 {
         #[inline(always)]
         unsafe fn lows(even: Self, odd: Self) -> Self {
             _mm512_mask_shuffle_epi32::<0xa0>(even, 0xaaaa, odd)
+        }
+
+        #[inline(always)]
+        unsafe fn now(self) -> Self {
+            asm!("/* {0} */", in(xmm_reg) _mm512_castsi512_si128(self), options(nomem, nostack, preserves_flags));
+            self
+        }
+
+        #[inline(always)]
+        unsafe fn turn(self, by: i32) -> Self {
+            _mm512_rolv_epi32(self, _mm512_set1_epi32(by))
         }
     }
 
@@ -217,6 +232,20 @@ mod x86 {
         unsafe fn lows(even: Self, odd: Self) -> Self {
             _mm256_blend_epi32::<0xaa>(even, _mm256_shuffle_epi32::<0xa0>(odd))
         }
+
+        #[inline(always)]
+        unsafe fn now(self) -> Self {
+            asm!("/* {0} */", in(xmm_reg) _mm256_castsi256_si128(self), options(nomem, nostack, preserves_flags));
+            self
+        }
+
+        #[inline(always)]
+        unsafe fn turn(self, by: i32) -> Self {
+            match by >= 0 {
+                true => _mm256_sllv_epi32(self, _mm256_set1_epi32(by)),
+                false => _mm256_srlv_epi32(self, _mm256_set1_epi32(-by)),
+            }
+        }
     }
 
     /// What the first rounds make of the words that all counters with the same high half share.
@@ -249,9 +278,28 @@ mod x86 {
         }
     }
 
+    /// What is done between the rounds of Philox: each round waits for the one before, and other work fills the gaps.
+    pub trait Work {
+        /// The step of this index.
+        ///
+        /// # Safety
+        /// [`Lanes`]'s contract; every step comes once, in order.
+        unsafe fn step(&mut self, i: usize);
+    }
+
+    /// Steps of work between the rounds of the counters of a register.
+    const BATCH: usize = 8;
+
+    impl Work for () {
+        #[inline(always)]
+        unsafe fn step(&mut self, _: usize) {}
+    }
+
     /// The words of tiles that follow each other.
     pub struct Tiles<'a, V> {
         philox: &'a Philox,
+        /// Its keys in every lane.
+        keys: [[V; 2]; 10],
         counter: u64,
         head: Head,
         /// Of the first round, for the next even and odd counters.
@@ -259,6 +307,9 @@ mod x86 {
     }
 
     impl<'a, V: Products> Tiles<'a, V> {
+        /// Steps of [`Work`] a tile.
+        pub const STEPS: usize = BATCH * LANES / V::LANES;
+
         /// # Safety
         /// [`Lanes`]'s contract, as for `next`.
         #[inline(always)]
@@ -267,58 +318,84 @@ mod x86 {
             let m = u64::from(MULTIPLIERS[0]);
             let first = m * (counter & 0xffff_ffff);
             let products = [V::series(first, 2 * m), V::series(first + m, 2 * m)];
-            Tiles { philox, counter, head: Head::new(philox, counter), products }
+            let keys = philox.keys.map(|keys| keys.map(|key| V::splat(key)));
+            Tiles { philox, keys, counter, head: Head::new(philox, counter), products }
         }
 
+        /// Write the words of the next tile; `work` is done between the rounds, in [`Self::STEPS`] steps.
         #[inline(always)]
-        pub unsafe fn next(&mut self, words: &mut Words) {
-            let step = V::series(u64::from(MULTIPLIERS[0]) * V::LANES as u64, 0);
-            for at in (0..LANES).step_by(V::LANES) {
-                let made = rounds(self.philox, &self.head, self.products);
-                for (word, made) in words.iter_mut().zip(made) {
-                    made.store(word.as_mut_ptr().add(at));
-                }
-                self.products = [self.products[0].add_wide(step), self.products[1].add_wide(step)];
+        pub unsafe fn next(&mut self, words: &mut Words, work: &mut impl Work) {
+            self.batch(words, 0, work);
+            if V::LANES < LANES {
+                self.batch(words, V::LANES, work);
             }
             self.counter = self.counter.wrapping_add(LANES as u64);
             if self.counter as u32 == 0 {
                 *self = Self::new(self.philox, self.counter / LANES as u64);
             }
         }
+
+        /// The words of as many counters as a register has lanes, from lane `at` on. Without a loop: what is in registers
+        /// stays there, and the processor sees rounds and work as one stream (1.5 times the speed).
+        #[inline(always)]
+        unsafe fn batch(&mut self, words: &mut Words, at: usize, work: &mut impl Work) {
+            let m = [V::series(u64::from(MULTIPLIERS[0]), 0), V::series(u64::from(MULTIPLIERS[1]), 0)];
+            let step = V::series(u64::from(MULTIPLIERS[0]) * V::LANES as u64, 0);
+            let first = at / V::LANES * BATCH;
+            let mut state = self.third(m);
+            self.products = [self.products[0].add_wide(step), self.products[1].add_wide(step)];
+            work.step(first);
+            macro_rules! rounds {
+                ($($round:literal)*) => {$(
+                    state = [advance(m, self.keys[$round], state[0]), advance(m, self.keys[$round], state[1])];
+                    work.step(first + $round - 2);
+                )*};
+            }
+            rounds!(3 4 5 6 7 8);
+            let made = self.last(m, state);
+            for i in 0..4 {
+                made[i].store(words[i].as_mut_ptr().add(at));
+            }
+            work.step(first + BATCH - 1);
+        }
+
+        /// The words of even and odd counters after the third round, from the products of the first.
+        #[inline(always)]
+        unsafe fn third(&self, m: [V; 2]) -> [[V; 4]; 2] {
+            let head = &self.head;
+            let mut even_odd = [[m[0]; 4]; 2];
+            for (c, a) in even_odd.iter_mut().zip(self.products) {
+                let b = a.high().xor(V::splat(head.first)).product(m[1]);
+                let next = b.high().xor(V::splat(head.second)).product(m[0]);
+                let last = a.xor(V::splat(head.high)).product(m[1]);
+                *c = [last.high().xor3(b, self.keys[2][0]), last, next.high().xor(V::splat(head.low)), next];
+            }
+            even_odd
+        }
+
+        /// The last round, in the counters' order.
+        #[inline(always)]
+        unsafe fn last(&self, m: [V; 2], [even, odd]: [[V; 4]; 2]) -> [V; 4] {
+            let key = self.keys[9];
+            let a = [even[0].product(m[0]), odd[0].product(m[0])];
+            let b = [even[2].product(m[1]), odd[2].product(m[1])];
+            [
+                V::highs(b[0], b[1]).xor3(V::lows(even[1], odd[1]), key[0]),
+                V::lows(b[0], b[1]),
+                V::highs(a[0], a[1]).xor3(V::lows(even[3], odd[3]), key[1]),
+                V::lows(a[0], a[1]),
+            ]
+        }
     }
 
-    /// The words of even and odd counters, whose first products these are, in the counters' order.
+    /// A round.
     ///
     /// # Safety
     /// [`Lanes`]'s contract.
     #[inline(always)]
-    unsafe fn rounds<V: Products>(philox: &Philox, head: &Head, products: [V; 2]) -> [V; 4] {
-        let m = [V::series(u64::from(MULTIPLIERS[0]), 0), V::series(u64::from(MULTIPLIERS[1]), 0)];
-        let keys = &philox.keys;
-        let key = |round: usize, i: usize| V::splat(keys[round][i]);
-        // The third round, of the words that the second has left.
-        let mut even_odd = [[m[0]; 4]; 2];
-        for (c, a) in even_odd.iter_mut().zip(products) {
-            let b = a.high().xor(V::splat(head.first)).product(m[1]);
-            let next = b.high().xor(V::splat(head.second)).product(m[0]);
-            let last = a.xor(V::splat(head.high)).product(m[1]);
-            *c = [last.high().xor3(b, key(2, 0)), last, next.high().xor(V::splat(head.low)), next];
-        }
-        for round in 3..9 {
-            for c in &mut even_odd {
-                let (a, b) = (c[0].product(m[0]), c[2].product(m[1]));
-                *c = [b.high().xor3(c[1], key(round, 0)), b, a.high().xor3(c[3], key(round, 1)), a];
-            }
-        }
-        let [even, odd] = even_odd;
-        let a = [even[0].product(m[0]), odd[0].product(m[0])];
-        let b = [even[2].product(m[1]), odd[2].product(m[1])];
-        [
-            V::highs(b[0], b[1]).xor3(V::lows(even[1], odd[1]), key(9, 0)),
-            V::lows(b[0], b[1]),
-            V::highs(a[0], a[1]).xor3(V::lows(even[3], odd[3]), key(9, 1)),
-            V::lows(a[0], a[1]),
-        ]
+    unsafe fn advance<V: Products>(m: [V; 2], key: [V; 2], c: [V; 4]) -> [V; 4] {
+        let (a, b) = (c[0].product(m[0]), c[2].product(m[1]));
+        [b.high().xor3(c[1], key[0]).now(), b, a.high().xor3(c[3], key[1]).now(), a]
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
@@ -341,7 +418,7 @@ mod x86 {
         let mut tiles = Tiles::<V>::new(philox, tile);
         for out in out.chunks_exact_mut(tile_len(n)) {
             let mut words = [[0; LANES]; 4];
-            tiles.next(&mut words);
+            tiles.next(&mut words, &mut ());
             for (word, out) in words.iter().zip(out.chunks_exact_mut(tile_len(n) / 4)) {
                 let mut left = 32 - n;
                 // A group has sixteen elements, as has a word.
@@ -376,7 +453,7 @@ mod x86 {
         #[inline(always)]
         unsafe fn tiles<V: Products>(philox: &Philox, tile: u64, words: &mut [Words]) {
             let mut tiles = Tiles::<V>::new(philox, tile);
-            words.iter_mut().for_each(|words| tiles.next(words));
+            words.iter_mut().for_each(|words| tiles.next(words, &mut ()));
         }
     }
 }

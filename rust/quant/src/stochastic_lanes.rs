@@ -97,6 +97,8 @@ pub struct Constants<V> {
     pub magnitude: V,
     sign: V,
     zero: V,
+    /// Whether adding `zero` does anything.
+    unsigned_zero: bool,
     /// From a fraction to what is added to the bits.
     pub shift: V,
     /// The digits that the grid has.
@@ -128,6 +130,7 @@ impl<V: Lanes> Constants<V> {
                 magnitude: V::splat(0x7fff_ffff),
                 sign: V::splat(0x8000_0000),
                 zero: V::splat(shape.zero.to_bits()),
+                unsigned_zero: shape.zero.is_sign_positive(),
                 shift: V::splat(32 - k),
                 kept: V::splat(u32::MAX << k),
                 fine: Fine {
@@ -141,26 +144,25 @@ impl<V: Lanes> Constants<V> {
         }
     }
 
-    /// The sum of `stochastic::round` and `stochastic::carry`, cut off, and the base that is in it. `random`: the
+    /// The sum of `stochastic::round` and `stochastic::carry`, cut off, and what was lifted for it. `random`: the
     /// fraction if `FINE`, else what it adds to the bits.
     ///
     /// # Safety
     /// [`Lanes`]'s contract.
     #[inline(always)]
-    pub unsafe fn sum<const FINE: bool>(&self, a: V, emin: V, random: V) -> (V, V) {
+    pub unsafe fn sum<const FINE: bool>(&self, a: V, emin: V, random: V) -> (V, V::Lift) {
         // SAFETY: the caller's contract.
         unsafe {
-            let base = emin.where_less(a, emin);
-            let sum = a.fadd_toward_zero(base);
+            let (sum, lift) = a.lift(emin);
             let mut added = random;
             if FINE {
                 let f = &self.fine;
-                let rest = a.fsub(sum.fsub(base)).fmul(f.inverse.sub(emin)).fmul(f.finer).to_int();
+                let rest = a.fsub(sum.lower(lift)).fmul(f.inverse.sub(emin)).fmul(f.finer).to_int();
                 let low = random.and(f.low);
                 let low = low.add(low).add(f.last);
                 added = random.shr(self.shift).add(rest.add(low).shr(f.down));
             }
-            (sum.add(added).and(self.kept), base)
+            (sum.add(added).and(self.kept), lift)
         }
     }
 
@@ -182,8 +184,8 @@ impl<V: Lanes> Constants<V> {
     unsafe fn round<const FINE: bool>(&self, a: V, emin: V, random: V) -> V {
         // SAFETY: the caller's contract.
         unsafe {
-            let (sum, base) = self.sum::<FINE>(a, emin, random);
-            sum.fsub(base)
+            let (sum, lift) = self.sum::<FINE>(a, emin, random);
+            sum.lower(lift)
         }
     }
 
@@ -194,7 +196,8 @@ impl<V: Lanes> Constants<V> {
         // SAFETY: the caller's contract.
         unsafe {
             let m = self.round::<FINE>(x.and(self.magnitude), emin, random).min(max);
-            x.and_or(self.sign, m).fadd(self.zero)
+            let signed = x.and_or(self.sign, m);
+            if self.unsigned_zero { signed.fadd(self.zero) } else { signed }
         }
     }
 }

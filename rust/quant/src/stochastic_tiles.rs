@@ -3,13 +3,14 @@
 //! ```text
 //! for every piece
 //!     absmax and scales of its blocks
-//!     for every tile: its words (philox)
+//!     for every tile: its words are there; between the rounds that make those of the next one (philox)
 //!         for every word, for every shift: sixteen elements
 //! ```
 //!
-//! Two passes over a piece (fractions, then rounding: `bits`, `stochastic_lanes`) do more work for an element, and
-//! leave the memory idle in between. They remain for runs that do not start with a tile, for numbers of random
-//! bits of which a piece does not hold whole tiles, and for special blocks.
+//! Every round of Philox waits for the one before; the rounding, which waits for memory, fills the gaps (1.3 times the
+//! speed of one after the other). Two passes over a piece (fractions, then rounding: `bits`, `stochastic_lanes`) do more
+//! work for an element, and leave the memory idle in between. They remain for runs that do not start with a tile, for
+//! numbers of random bits of which a piece does not hold whole tiles, and for special blocks.
 #![cfg(target_arch = "x86_64")]
 
 use crate::bits::{Draws, below, half};
@@ -19,7 +20,7 @@ use crate::element::{self, Shape};
 use crate::fake_quant::Kernel;
 use crate::job::{Fast, Job, Pair};
 use crate::layout::Unit;
-use crate::philox::{LANES, Philox, Products, Tiles, Words, tile_len};
+use crate::philox::{LANES, Philox, Products, Tiles, Words, Work, tile_len};
 use crate::pieces::{Arrays, PIECE};
 use crate::reduce;
 use crate::scales::Scales;
@@ -68,20 +69,26 @@ pub unsafe fn round(kernel: &Kernel<'_>, block: usize, unit: Unit, arrays: Array
         return 0;
     }
     let Some((mode, shape, grid, scaling)) = plan(kernel, block) else { return 0 };
-    if !element::is_stochastic(mode) || !PIECE.is_multiple_of(tile_len(shape.n)) {
-        return 0;
-    }
+    let wide = level() == Level::Avx512;
+    // Elements a word; of eight and four the fractions never reach below fp32's own digits.
+    let run: unsafe fn(&Run<'_>) = match (32 / shape.n.max(1), mode, wide) {
+        (8, element::STOCHASTIC, true) => avx512::<8, false>,
+        (8, element::STOCHASTIC, false) => avx2::<8, false>,
+        (4, element::STOCHASTIC, true) => avx512::<4, false>,
+        (4, element::STOCHASTIC, false) => avx2::<4, false>,
+        (2, element::STOCHASTIC, true) => avx512::<2, false>,
+        (2, element::STOCHASTIC, false) => avx2::<2, false>,
+        (2, element::STOCHASTIC_FINE, true) => avx512::<2, true>,
+        (2, element::STOCHASTIC_FINE, false) => avx2::<2, true>,
+        (1, element::STOCHASTIC, true) => avx512::<1, false>,
+        (1, element::STOCHASTIC, false) => avx2::<1, false>,
+        (1, element::STOCHASTIC_FINE, true) => avx512::<1, true>,
+        (1, element::STOCHASTIC_FINE, false) => avx2::<1, true>,
+        _ => return 0,
+    };
     let Some((philox, tile)) = arrays.draws.tiles(unit.start, len) else { return 0 };
-    let run = Run { arrays, unit: Unit { start: unit.start, len }, tile, philox, shape, grid, scaling };
     // SAFETY: `level` never exceeds what was found on this processor; the caller's contract.
-    unsafe {
-        match (level(), mode == element::STOCHASTIC_FINE) {
-            (Level::Avx512, false) => avx512::<false>(&run),
-            (Level::Avx512, true) => avx512::<true>(&run),
-            (_, false) => avx2::<false>(&run),
-            (_, true) => avx2::<true>(&run),
-        }
-    }
+    unsafe { run(&Run { arrays, unit: Unit { start: unit.start, len }, tile, philox, shape, grid, scaling }) };
     len
 }
 
@@ -112,21 +119,21 @@ fn plan<'a>(kernel: &'a Kernel<'a>, block: usize) -> Option<(u8, Shape, (u32, u3
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,lzcnt,popcnt")]
-unsafe fn avx512<const FINE: bool>(run: &Run<'_>) {
+unsafe fn avx512<const PER: usize, const FINE: bool>(run: &Run<'_>) {
     // SAFETY: this function enables the instruction set; the caller's contract.
-    unsafe { body::<__m512i, FINE>(run) };
+    unsafe { body::<__m512i, PER, FINE>(run) };
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-unsafe fn avx2<const FINE: bool>(run: &Run<'_>) {
+unsafe fn avx2<const PER: usize, const FINE: bool>(run: &Run<'_>) {
     // SAFETY: as above.
-    unsafe { body::<__m256i, FINE>(run) };
+    unsafe { body::<__m256i, PER, FINE>(run) };
 }
 
 /// # Safety
 /// [`Products`]'s contract; the run lies in the arrays and belongs to this thread.
 #[inline(always)]
-unsafe fn body<V: Products, const FINE: bool>(run: &Run<'_>) {
+unsafe fn body<V: Products, const PER: usize, const FINE: bool>(run: &Run<'_>) {
     let Run { arrays, unit, scaling, .. } = *run;
     let mut buffers = Buffers { input: [0.0; PIECE], output: [0.0; PIECE] };
     // SAFETY: the caller's contract; pieces lie in the run.
@@ -136,14 +143,14 @@ unsafe fn body<V: Products, const FINE: bool>(run: &Run<'_>) {
             _ => false,
         };
         let rounding = Rounding::<V>::new::<FINE>(run, past);
-        let mut tiles = Tiles::<V>::new(run.philox, run.tile);
+        let mut source = Source::<V>::new(run.philox, run.tile);
         for at in (unit.start..unit.start + unit.len).step_by(PIECE) {
             let x = buffers.input(&arrays, at);
             let y = buffers.output(&arrays, at, past);
             match scaling {
                 Scaling::Known(how, first, second) => {
                     let numbers = Numbers { first: &[first], second: &[second], log: u32::BITS - 1 };
-                    rounding.piece::<FINE>(how, x, y, &mut tiles, numbers);
+                    rounding.piece::<PER, FINE>(how, x, y, &mut source, numbers);
                 }
                 Scaling::Blocks(job, log) => {
                     let mut largest = [0; BLOCKS];
@@ -158,11 +165,11 @@ unsafe fn body<V: Products, const FINE: bool>(run: &Run<'_>) {
                     };
                     if scales.others.is_empty() {
                         let numbers = Numbers { first: &scales.first, second: &scales.second, log };
-                        rounding.piece::<FINE>(how, x, y, &mut tiles, numbers);
+                        rounding.piece::<PER, FINE>(how, x, y, &mut source, numbers);
                     } else {
                         special(job, 1 << log, x, y, arrays.draws, at);
                         let done = (at + PIECE - unit.start) / tile_len(run.shape.n);
-                        tiles = Tiles::new(run.philox, run.tile.wrapping_add(done as u64));
+                        source = Source::new(run.philox, run.tile.wrapping_add(done as u64));
                     }
                 }
             }
@@ -255,9 +262,6 @@ struct Numbers<'a> {
     log: u32,
 }
 
-/// Numbers of random bits of which a word holds so many at most (a piece holds whole tiles of them).
-const PER_WORD: usize = PIECE / 64;
-
 /// The constants of a run in every lane.
 struct Rounding<V> {
     constants: Constants<V>,
@@ -266,16 +270,81 @@ struct Rounding<V> {
     /// What of a word, shifted, is kept, and what is set beside it.
     kept: V,
     set: V,
-    /// How far a word is shifted for each of the elements that it serves: left or right.
-    shifts: [(u32, u32); PER_WORD],
-    per_word: usize,
+    /// How far a word is shifted for each of the elements that it serves, to the left.
+    shifts: [i32; 8],
     /// Whether lines go past the caches.
     past: bool,
 }
 
-/// A line of the cache.
-#[repr(align(64))]
-struct Line([f32; LANES]);
+/// The words of a tile and, while that is rounded, of the next.
+struct Source<'a, V> {
+    tiles: Tiles<'a, V>,
+    words: [Words; 2],
+    /// Which of the two is the present tile's.
+    second: bool,
+}
+
+impl<'a, V: Products> Source<'a, V> {
+    /// # Safety
+    /// [`Products`]'s contract.
+    #[inline(always)]
+    unsafe fn new(philox: &'a Philox, tile: u64) -> Self {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let mut source = Source { tiles: Tiles::new(philox, tile), words: [[[0; LANES]; 4]; 2], second: false };
+            source.tiles.next(&mut source.words[0], &mut ());
+            source
+        }
+    }
+}
+
+/// A tile that is rounded while the words of the next one are made: `PER` elements a word.
+struct Tile<'a, V, const PER: usize, const FINE: bool, const HOW: u8> {
+    rounding: &'a Rounding<V>,
+    x: *const f32,
+    y: *mut f32,
+    numbers: Numbers<'a>,
+    words: &'a Words,
+    /// Where in the piece the tile begins.
+    start: usize,
+}
+
+impl<V: Products, const PER: usize, const FINE: bool, const HOW: u8> Work for Tile<'_, V, PER, FINE, HOW> {
+    #[inline(always)]
+    unsafe fn step(&mut self, i: usize) {
+        let vectors = 4 * PER * LANES / V::LANES;
+        for at in i * vectors / Tiles::<V>::STEPS..(i + 1) * vectors / Tiles::<V>::STEPS {
+            // SAFETY: the caller's contract; a tile has so many vectors.
+            unsafe { self.vector(at * V::LANES) };
+        }
+    }
+}
+
+impl<V: Products, const PER: usize, const FINE: bool, const HOW: u8> Tile<'_, V, PER, FINE, HOW> {
+    /// The elements of a vector, from `at` in the tile on.
+    ///
+    /// # Safety
+    /// [`Products`]'s contract; the tile lies in `x` and `y`.
+    #[inline(always)]
+    unsafe fn vector(&self, at: usize) {
+        let r = self.rounding;
+        let (group, lane) = (at / LANES, at % LANES);
+        let Numbers { first, second, log } = self.numbers;
+        let (i, block) = (self.start + at, (self.start + at) >> log);
+        // SAFETY: the caller's contract.
+        unsafe {
+            if lane == 0 {
+                stream::prefetch(self.x.wrapping_add(i + stream::AHEAD));
+            }
+            let word = V::load(self.words[group / PER].as_ptr().add(lane));
+            let random = word.turn(r.shifts[group % PER]).and_or(r.kept, r.set);
+            let (first, second) = (V::splat(*first.get_unchecked(block)), V::splat(*second.get_unchecked(block)));
+            let y = r.element::<FINE, HOW>(V::load(self.x.add(i).cast()), first, second, random);
+            let to = self.y.add(i).cast();
+            if r.past { y.pass(to) } else { y.store(to) }
+        }
+    }
+}
 
 impl<V: Products> Rounding<V> {
     /// # Safety
@@ -286,12 +355,7 @@ impl<V: Products> Rounding<V> {
         // Fine kernels take a fraction (see `bits`), others what its part above fp32's last digit adds to the bits.
         let top = if FINE { 32 } else { 23 - mbits };
         let (kept, set) = (!below(n) >> (32 - top), half(n) >> (32 - top));
-        let mut shifts = [(0, 0); PER_WORD];
-        let per_word = (32 / n) as usize;
-        for (i, shift) in shifts[..per_word].iter_mut().enumerate() {
-            let (to, from) = (top, n * (i as u32 + 1));
-            *shift = (to.saturating_sub(from), from.saturating_sub(to));
-        }
+        let shifts = std::array::from_fn(|i| top as i32 - (n * (i as u32 + 1)) as i32);
         // SAFETY: the caller's contract.
         unsafe {
             Rounding {
@@ -301,7 +365,6 @@ impl<V: Products> Rounding<V> {
                 kept: V::splat(kept),
                 set: V::splat(set),
                 shifts,
-                per_word,
                 past,
             }
         }
@@ -310,62 +373,41 @@ impl<V: Products> Rounding<V> {
     /// # Safety
     /// Besides: `x` and `y` are valid for a piece; there are numbers for each of its blocks.
     #[inline(always)]
-    unsafe fn piece<const FINE: bool>(
+    unsafe fn piece<const PER: usize, const FINE: bool>(
         &self,
         how: u8,
         x: *const f32,
         y: *mut f32,
-        tiles: &mut Tiles<'_, V>,
+        source: &mut Source<'_, V>,
         numbers: Numbers<'_>,
     ) {
         // SAFETY: the caller's contract.
         unsafe {
             match how {
-                WIDE => self.run::<FINE, WIDE>(x, y, tiles, numbers),
-                CAST => self.run::<FINE, CAST>(x, y, tiles, numbers),
-                POWER => self.run::<FINE, POWER>(x, y, tiles, numbers),
-                DIVIDE => self.run::<FINE, DIVIDE>(x, y, tiles, numbers),
-                _ => self.run::<FINE, MULTIPLY>(x, y, tiles, numbers),
+                WIDE if !FINE => self.run::<PER, FINE, WIDE>(x, y, source, numbers),
+                CAST => self.run::<PER, FINE, CAST>(x, y, source, numbers),
+                POWER => self.run::<PER, FINE, POWER>(x, y, source, numbers),
+                DIVIDE => self.run::<PER, FINE, DIVIDE>(x, y, source, numbers),
+                _ => self.run::<PER, FINE, MULTIPLY>(x, y, source, numbers),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn run<const FINE: bool, const HOW: u8>(
+    unsafe fn run<const PER: usize, const FINE: bool, const HOW: u8>(
         &self,
         x: *const f32,
         y: *mut f32,
-        tiles: &mut Tiles<'_, V>,
-        Numbers { first, second, log }: Numbers<'_>,
+        source: &mut Source<'_, V>,
+        numbers: Numbers<'_>,
     ) {
-        let mut words: Words = [[0; LANES]; 4];
-        let mut i = 0;
-        // SAFETY: the caller's contract; a piece holds whole tiles, and a tile has four words for as many elements.
-        unsafe {
-            while i < PIECE {
-                tiles.next(&mut words);
-                for word in &words {
-                    for (left, right) in &self.shifts[..self.per_word] {
-                        let (left, right) = (V::splat(*left), V::splat(*right));
-                        let first = V::splat(*first.get_unchecked(i >> log));
-                        let second = V::splat(*second.get_unchecked(i >> log));
-                        stream::prefetch(x.wrapping_add(i + stream::AHEAD));
-                        let mut line = Line([0.0; LANES]);
-                        let y = y.add(i);
-                        let to = if self.past { line.0.as_mut_ptr() } else { y };
-                        for lane in (0..LANES).step_by(V::LANES) {
-                            let word = V::load(word.as_ptr().add(lane));
-                            let random = word.shl(left).shr(right).and_or(self.kept, self.set);
-                            let x = V::load(x.add(i + lane).cast());
-                            self.element::<FINE, HOW>(x, first, second, random).store(to.add(lane).cast());
-                        }
-                        if self.past {
-                            stream::line(line.0, &mut *y.cast());
-                        }
-                        i += LANES;
-                    }
-                }
-            }
+        for start in (0..PIECE).step_by(4 * LANES * PER) {
+            let [words, next] = &mut source.words;
+            let (words, next) = if source.second { (next, words) } else { (words, next) };
+            let mut work = Tile::<V, PER, FINE, HOW> { rounding: self, x, y, numbers, words, start };
+            // SAFETY: the caller's contract; a piece holds whole tiles.
+            unsafe { source.tiles.next(next, &mut work) };
+            source.second = !source.second;
         }
     }
 
@@ -376,7 +418,7 @@ impl<V: Products> Rounding<V> {
         unsafe {
             let (emin, max) = self.grid;
             match HOW {
-                WIDE => x.add(random).and(c.kept).where_nan(x, self.nan),
+                WIDE => x.add(random).and_unless_nan(c.kept, x, self.nan),
                 CAST => c.element::<FINE>(x, first, second, random).where_nan(x, self.nan),
                 POWER => c.element::<FINE>(x, first, second, random),
                 DIVIDE => c.element::<FINE>(x.fdiv(first), emin, max, random).fmul(first),

@@ -210,7 +210,7 @@ pub unsafe fn parts(y: *mut f32, [a, b, c, d]: [std::arch::x86_64::__m128; 4]) {
 /// As for [`parts`].
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn two_parts(y: *mut f32, [a, b]: [std::arch::x86_64::__m128; 2]) {
+pub unsafe fn two_parts(y: *mut f32, [a, b]: [std::arch::x86_64::__m128; 2]) {
     // SAFETY: as above.
     unsafe {
         std::arch::asm!(

@@ -102,7 +102,7 @@ fn assert_same(got: &[f32], want: &[f32], what: &str) {
 #[test]
 fn tiles_equal_the_truth() {
     let _guard = LEVEL.lock().unwrap_or_else(|e| e.into_inner());
-    for bits in [1, 2, 4, 5, 8, 16, 32] {
+    for bits in [1, 2, 4, 5, 7, 8, 12, 16, 20, 32] {
         for q in quantizers(bits) {
             for special in [false, true] {
                 let x = data(special);
