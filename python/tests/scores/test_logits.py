@@ -149,6 +149,33 @@ def test_ties_and_masked_classes():
         assert (found["loss"][~reachable] == inf).all() and (found["margin"][~reachable] == -inf).all()
 
 
+@pytest.mark.parametrize("places", [(5, 1900), (1023, 1024), (0, 2999), (70, 71), (2990, 2995)])
+def test_long_rows_with_ties_between_their_pieces(places):
+    """Rows are worked on in pieces of 1024 logits; the greatest may come late, twice, or after nothing."""
+    rng = np.random.default_rng(places[0])
+    z = rng.standard_normal((6, 3000)).astype(np.float32)
+    z[:3, places[0]] = z[:3, places[1]] = 9.0
+    z[1, :1024] = -math.inf
+    z[1, places[1]] = 9.0
+    z[3] = np.sort(z[3])
+    z[4] = -z[3]
+    labels = np.array([places[0], places[1], places[1], 2999, 0, 7])
+    expected = reference(np.where(np.isfinite(z), z, -1e4), labels)
+    assert_close(logit_scores(z, labels, NAMES), expected)
+
+
+def test_nan_is_found_wherever_it_stands():
+    z, y = logits(2, 2100, 1.0)
+    for place in (0, 31, 32, 1000, 1023, 1024, 2047, 2048, 2099):
+        for before in (0, 1024):
+            row = z.copy()
+            row[1, :before] = -math.inf
+            row[1, place] = math.nan
+            found = logit_scores(row, y, NAMES, nan="propagate")
+            for name in NAMES:
+                assert np.isnan(found[name][1]) and np.isfinite(found[name][0]), (name, place)
+
+
 @pytest.mark.parametrize("classes", [3, 500])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_rows_without_probabilities(classes, bad):

@@ -4,32 +4,39 @@
 const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
-/// Adding it rounds to an integer, which then lies in the low bits.
-const ROUND: f32 = 12_582_912.0;
+/// Adding it rounds to an integer, which then lies, 127 greater, in the low bits: the exponent field of a power of two.
+const ROUND: f32 = 12_582_912.0 + 127.0;
 
-/// Minimax coefficients of (e^r - 1 - r) / r^2 on |r| <= ln(2)/2, from the highest.
-const P: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5];
+/// Of the bits of such a sum, those that stand for a field of 0 (below the normal numbers).
+const UNDERFLOW: i32 = 0x4b40_0000;
 
-/// e^x for x <= 0, to about one unit in the last place; 0 below -87 (no subnormal results). NaN gives NaN.
+/// Minimax coefficients of (e^r - 1 - r) / r^2 on |r| <= ln(2)/2, from the highest: 4e-9 of e^r.
+const P: [f32; 5] = [1.381_446_7e-3, 8.368_781e-3, 4.166_839_3e-2, 1.666_652e-1, 4.999_999_4e-1];
+
+/// x <= 0 no lower than -200, where e^x is 0 like that of -infinity, but 0 * x is 0. NaN gives NaN.
+#[inline(always)]
+pub fn bounded(x: f32) -> f32 {
+    if x < -200.0 { -200.0 } else { x }
+}
+
+/// e^x for -200 <= x <= 0, to about one unit in the last place; 0 below about -87.6 (no subnormal results). NaN gives
+/// NaN.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    let inside = x.max(-87.0);
-    let shifted = inside * std::f32::consts::LOG2_E + ROUND;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let k = shifted - ROUND;
-    let r = (inside - k * LN2_HIGH) - k * LN2_LOW;
+    let r = k.mul_add(-LN2_LOW, k.mul_add(-LN2_HIGH, x));
     let mut p = P[0];
     for c in &P[1..] {
-        p = p * r + c;
+        p = p.mul_add(r, *c);
     }
-    let y = (p * (r * r) + r) + 1.0;
-    // The exponent field counts from 127; k is in the low bits of `shifted`.
-    let y = y * f32::from_bits((shifted.to_bits().wrapping_add(127)) << 23);
-    if x < -87.0 { 0.0 } else { y }
+    let y = p.mul_add(r * r, r) + 1.0;
+    y * f32::from_bits(((shifted.to_bits() as i32).max(UNDERFLOW) as u32) << 23)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::exp;
+    use super::{bounded, exp};
 
     #[test]
     fn it_is_the_library_s() {
@@ -39,6 +46,8 @@ mod tests {
             worst = worst.max((f64::from(exp(x)) / f64::from(x).exp() - 1.0).abs());
         }
         assert!(worst < 1.2e-7, "{worst:e}");
-        assert_eq!([exp(0.0), exp(-87.1), exp(-1e30), exp(f32::NEG_INFINITY)], [1.0, 0.0, 0.0, 0.0]);
+        let far = [0.0, -88.1, -200.0, -1e30, f32::NEG_INFINITY].map(|x| exp(bounded(x)));
+        assert_eq!(far, [1.0, 0.0, 0.0, 0.0, 0.0]);
+        assert!(exp(bounded(f32::NAN)).is_nan());
     }
 }

@@ -1,7 +1,7 @@
 //! Scores of every row of logits: each logit is read from memory once, whatever is asked for.
 
-use crate::expf::exp;
-use crate::large::{PIECE, Running};
+use crate::expf::{bounded, exp};
+use crate::large::{LANES, PIECE, Running};
 use crate::row::{Batch, ROWS, SCORES, finish};
 use crate::small;
 use crate::values::Values;
@@ -66,8 +66,8 @@ fn range_body(rows: &Rows, out: &Outputs, start: usize, count: usize) {
             }
         }
         for i in 0..ROWS {
-            batch.e_label[i] = exp(batch.label[i] - batch.first[i]);
-            batch.e_second[i] = exp(batch.second[i] - batch.first[i]);
+            batch.e_label[i] = exp(bounded(batch.label[i] - batch.first[i]));
+            batch.e_second[i] = exp(bounded(batch.second[i] - batch.first[i]));
         }
         let scores = finish(&batch);
         for (score, out) in scores.iter().zip(out.0) {
@@ -115,13 +115,59 @@ fn many(rows: &Rows, row: usize, label: i64, scratch: &mut Scratch, batch: &mut 
     let mut running = Running::default();
     for from in (0..rows.classes).step_by(PIECE) {
         let piece = &mut scratch.logits[..PIECE.min(rows.classes - from)];
+        // While the sums are formed, the next piece is on its way: the processor's own prefetching stops at every page.
+        let next = if from + PIECE < rows.classes { start + from + PIECE } else { start + rows.stride };
+        let ahead = |chunk: usize| {
+            rows.logits.prefetch(next + chunk * LANES);
+            rows.logits.prefetch(next + chunk * LANES + LANES / 2);
+        };
         // SAFETY: the row lies in the array.
-        running.take(unsafe { rows.logits.view(start + from, piece) });
+        running.take(unsafe { rows.logits.view(start + from, piece) }, from, ahead);
     }
     // SAFETY: as above; labels are below `classes`.
-    let at = |k: usize| unsafe { rows.logits.get(start + k) };
-    let value = if label < 0 { f32::NAN } else { at(label as usize) };
-    running.store(value, batch, lane);
-    let predicted = running.predicts(value, |greatest| (0..label as usize).any(|k| at(k) == greatest));
-    batch.correct[lane] = f64::from(u8::from(predicted));
+    let logit = if label < 0 { f32::NAN } else { unsafe { rows.logits.get(start + label as usize) } };
+    running.store(label, logit, batch, lane);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Outputs, Rows, score};
+    use crate::row::SCORES;
+    use crate::values::Values;
+    use dither_cpu::simd::{Level, limit};
+
+    /// Scores of `classes` logits a row at one level of instructions, as bits.
+    fn bits(z: &[f32], classes: usize, labels: &[i64], level: Level) -> Vec<u64> {
+        limit(level);
+        let rows = labels.len();
+        let mut out = vec![0.0f64; SCORES * rows];
+        let mut columns = out.chunks_exact_mut(rows).map(|c| Some(c.as_mut_ptr()));
+        let outputs = Outputs(std::array::from_fn(|_| columns.next().expect("a column a score")));
+        let labels = Some(labels.as_ptr());
+        let given = Rows { logits: Values::F32(z.as_ptr()), rows, classes, stride: classes, labels };
+        // SAFETY: the arrays have these sizes.
+        unsafe { score(&given, &outputs, 1, &|| false) }.expect("nobody gives up");
+        // NaN has many forms, which processors choose among.
+        out.iter().map(|x| if x.is_nan() { u64::MAX } else { x.to_bits() }).collect()
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            ((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 40.0
+        };
+        for classes in [2, 3, 10, 255, 257, 1000, 2081] {
+            let mut z: Vec<f32> = (0..37 * classes).map(|_| next()).collect();
+            z[classes..classes + 2].fill(f32::NEG_INFINITY);
+            z[4 * classes - 1] = f32::NAN;
+            z[5 * classes] = 99.0; // tied below, in another piece where there are some
+            z[6 * classes - 1] = 99.0;
+            let labels: Vec<i64> = (0..37).map(|i| i % classes as i64).collect();
+            let plain = bits(&z, classes, &labels, Level::Baseline);
+            assert_eq!(plain, bits(&z, classes, &labels, Level::Avx2), "{classes}");
+            assert_eq!(plain, bits(&z, classes, &labels, Level::Avx512), "{classes}");
+        }
+    }
 }

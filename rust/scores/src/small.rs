@@ -1,6 +1,6 @@
 //! Rows of few classes: sixteen rows at a time, a lane each.
 
-use crate::expf::exp;
+use crate::expf::{bounded, exp};
 use crate::row::{Batch, ROWS};
 
 /// More classes than this are worth a pass of their own.
@@ -62,7 +62,7 @@ pub fn turn(z: &[f32], classes: usize, columns: &mut Columns) {
 pub fn reduce(columns: &Columns, classes: usize, labels: &[i64; ROWS], b: &mut Batch) {
     let columns = &columns[..classes];
     let (mut first, mut second) = ([f32::NEG_INFINITY; ROWS], [f32::NEG_INFINITY; ROWS]);
-    let (mut predicted, mut bad) = ([0i32; ROWS], [0.0f32; ROWS]);
+    let mut predicted = [0i32; ROWS];
     for (k, column) in columns.iter().enumerate() {
         for i in 0..ROWS {
             let x = column[i];
@@ -70,30 +70,24 @@ pub fn reduce(columns: &Columns, classes: usize, labels: &[i64; ROWS], b: &mut B
             second[i] = if below > second[i] { below } else { second[i] };
             predicted[i] = if x > first[i] { k as i32 } else { predicted[i] };
             first[i] = if x > first[i] { x } else { first[i] };
-            // Stays 0 unless x is NaN.
-            bad[i] += if x.is_nan() { f32::NAN } else { 0.0 };
         }
     }
-    let (mut sum, mut squares, mut weighted, mut ties) =
-        ([0.0f32; ROWS], [0.0f32; ROWS], [0.0f32; ROWS], [0.0f32; ROWS]);
-    for column in columns.iter() {
+    let (mut sum, mut squares, mut weighted) = ([0.0f32; ROWS], [0.0f32; ROWS], [0.0f32; ROWS]);
+    for (k, column) in columns.iter().enumerate() {
         for i in 0..ROWS {
-            // Bounded, so that 0 * d is 0 for -infinity.
-            let d = (first[i] - column[i]).min(200.0);
-            let top = d == 0.0;
-            let e = if top { 0.0 } else { exp(-d) };
-            ties[i] += if top { 1.0 } else { 0.0 };
+            let t = bounded(column[i] - first[i]);
+            let e = if predicted[i] == k as i32 { 0.0 } else { exp(t) };
             sum[i] += e;
-            squares[i] += e * e;
-            weighted[i] += e * d;
+            squares[i] = e.mul_add(e, squares[i]);
+            weighted[i] = e.mul_add(-t, weighted[i]);
         }
     }
     for i in 0..ROWS {
-        let others = f64::from(ties[i]) - 1.0;
-        b.first[i] = first[i] + bad[i];
+        // NaN among the logits has passed the comparisons by and stands in the sum, which is finite else.
+        b.first[i] = first[i] + 0.0 * sum[i];
         b.second[i] = second[i];
-        b.sum[i] = f64::from(sum[i]) + others;
-        b.squares[i] = f64::from(squares[i]) + others;
+        b.sum[i] = f64::from(sum[i]);
+        b.squares[i] = f64::from(squares[i]);
         b.weighted[i] = f64::from(weighted[i]);
     }
     // One by one: kept apart from the vector code above.

@@ -65,6 +65,23 @@ impl Values {
         scratch
     }
 
+    /// Ask for the cache line of an element, which may lie beyond the array.
+    #[inline(always)]
+    pub fn prefetch(&self, index: usize) {
+        let address = match self {
+            Values::F32(p) => p.wrapping_add(index).cast::<i8>(),
+            Values::Bf16(p) | Values::F16(p) => p.wrapping_add(index).cast(),
+            Values::F64(p) => p.wrapping_add(index).cast(),
+        };
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch reads nothing, whatever the address.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address)
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = address;
+    }
+
     /// # Safety
     /// `index` lies in the array.
     #[inline(always)]
