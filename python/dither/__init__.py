@@ -10,9 +10,10 @@ from dither.errors import MissingExtraError, UserError
 from dither.functions import cast, decode, encode, fake_quant, neighbours
 from dither.histograms import Histogram, histogram
 from dither.linalg import Accumulator, matmul
+from dither.packing import quantize
 from dither.quantizer import Quantizer
 from dither.statistics import error_stats
-from dither.tensor import QuantizedTensor, load_tensors, quantize, save_tensors
+from dither.tensor import QuantizedTensor, load_tensors, save_tensors
 from dither.threads import get_num_threads, set_num_threads
 from dither.transforms import hadamard
 

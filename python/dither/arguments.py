@@ -134,13 +134,7 @@ def output(x: np.ndarray, out: Any, out_dtype: Any) -> np.ndarray:
     """The array to write: `out` after its checks, or a new one."""
     if out is None:
         return fresh(x.shape, x.dtype if out_dtype is None else dtype_of(out_dtype))
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out= is a numpy array like the input, not {type(out).__name__}")
-    if out_dtype is not None and out.dtype != dtype_of(out_dtype):
-        raise UserError(f"out= holds {out.dtype} but out_dtype asks for {dtype_of(out_dtype)}")
-    if not word_of(out.dtype):
-        raise TypeError(f"out= holds {out.dtype}; use float32, float64, float16 or bfloat16")
-    _check_memory(x, out)
+    check_output(x.shape, out, out_dtype)
     if out is not x and np.shares_memory(out, x) and not _same_memory(out, x):
         raise UserError("out= overlaps the input in part: pass the input itself or separate memory")
     return out
@@ -150,6 +144,17 @@ def _same_memory(out: np.ndarray, x: np.ndarray) -> bool:
     return out.ctypes.data == x.ctypes.data and out.dtype == x.dtype
 
 
+def check_output(shape: tuple[int, ...], out: Any, out_dtype: Any) -> None:
+    """`out` can take a result of that shape, in the dtype that was asked for."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out= is a numpy array like the input, not {type(out).__name__}")
+    if out_dtype is not None and out.dtype != dtype_of(out_dtype):
+        raise UserError(f"out= holds {out.dtype} but out_dtype asks for {dtype_of(out_dtype)}")
+    if not word_of(out.dtype):
+        raise TypeError(f"out= holds {out.dtype}; use float32, float64, float16 or bfloat16")
+    _check_memory(shape, out)
+
+
 def fixed_output(x: np.ndarray, out: Any, dtype: str) -> np.ndarray:
     """The array of this dtype to write: `out` after its checks, or a new one."""
     if out is None:
@@ -157,15 +162,15 @@ def fixed_output(x: np.ndarray, out: Any, dtype: str) -> np.ndarray:
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
         have = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
         raise TypeError(f"out= is a numpy array of {dtype}, not {have}")
-    _check_memory(x, out)
+    _check_memory(x.shape, out)
     if np.shares_memory(out, x):
         raise UserError("out= overlaps the input: pass separate memory")
     return out
 
 
-def _check_memory(x: np.ndarray, out: np.ndarray) -> None:
-    if out.shape != x.shape:
-        raise UserError(f"out= has shape {out.shape}, the input {x.shape}")
+def _check_memory(shape: tuple[int, ...], out: np.ndarray) -> None:
+    if out.shape != shape:
+        raise UserError(f"out= has shape {out.shape}, the result {shape}")
     if not out.flags.writeable:
         raise UserError("out= is read-only: pass a writable array, for example a copy of it")
     if not is_plain(out):

@@ -8,8 +8,11 @@ by the number of blocks along it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
+from types import MappingProxyType
 
 from dither.errors import UserError
 from dither.quantizer import Quantizer
@@ -70,21 +73,26 @@ class Layout:
         return "fp32" if self.quantizer.scale_format == "fp32" else "u8"
 
     @property
-    def parts(self) -> dict[str, tuple[tuple[int, ...], str]]:
+    def parts(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
         """Shape and type word of every array that is held, by the name of the part."""
-        held = {"codes": (self.codes_shape, "u8")}
-        if self.scales_shape is not None:
-            held["scales"] = (self.scales_shape, self.scales_word or "")
-        if self.quantizer.tensor_scale:
-            held["tensor_scale"] = ((), "fp32")
-        if self.quantizer.zero_point:
-            held["zero_points"] = (self.scales_shape or (), "u8")
-        return held
+        return _parts(self)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all parts together."""
         return sum(prod(shape) * (4 if word == "fp32" else 1) for shape, word in self.parts.values())
+
+
+@lru_cache(maxsize=1024)
+def _parts(layout: Layout) -> Mapping[str, tuple[tuple[int, ...], str]]:
+    held = {"codes": (layout.codes_shape, "u8")}
+    if layout.scales_shape is not None:
+        held["scales"] = (layout.scales_shape, layout.scales_word or "")
+    if layout.quantizer.tensor_scale:
+        held["tensor_scale"] = ((), "fp32")
+    if layout.quantizer.zero_point:
+        held["zero_points"] = (layout.scales_shape or (), "u8")
+    return MappingProxyType(held)
 
 
 @dataclass(frozen=True, slots=True)

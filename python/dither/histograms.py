@@ -11,8 +11,8 @@ import numpy as np
 from dither import arrays, functions
 from dither.arguments import as_input, buffer, handler_of
 from dither.errors import UserError, suggest
+from dither.packing import quantize
 from dither.quantizer import Quantizer
-from dither.tensor import quantize
 
 KINDS = ("values", "exponents", "codes")
 

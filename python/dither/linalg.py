@@ -13,12 +13,22 @@ from typing import Any
 import numpy as np
 
 from dither import arrays
-from dither.arguments import WORDS, as_input, as_quantizer, buffer, dtype_of, fresh, handler_of
+from dither.arguments import (
+    as_input,
+    as_quantizer,
+    buffer,
+    check_output,
+    dtype_of,
+    fresh,
+    handler_of,
+    word_of,
+)
 from dither.arrays import CodedRows, Rows
 from dither.errors import UserError, suggest
 from dither.functions import fake_quant
 from dither.quantizer import Quantizer
-from dither.tensor import QuantizedTensor, Transposed
+from dither.tensor import QuantizedTensor
+from dither.transposed import Transposed
 
 ACCUMULATORS = ("fp32", "fp64", "bf16", "fp16")
 _WIDEST = 12
@@ -67,6 +77,7 @@ def matmul(
     qb: str | Quantizer | None = None,
     accumulate: str | Accumulator = "fp32",
     *,
+    out: Any = None,
     out_dtype: Any = None,
 ) -> Any:
     """a @ b from quantized operands, accumulated as stated.
@@ -82,8 +93,9 @@ def matmul(
             `"fp64"`: the same in fp64;
             `"bf16"`, `"fp16"`: acc = a b + acc, rounded once a product to that type;
             an `Accumulator`: a narrow adder over groups of products.
-        out_dtype: fp32 (default), fp64 (default for accumulate="fp64"), bf16 or fp16; the accumulator is
-            rounded to it once.
+        out: where to write: a C-contiguous array of the result's shape, apart from the operands.
+        out_dtype: fp32 (default), fp64 (default for accumulate="fp64"), bf16 or fp16, or that of `out`; the
+            accumulator is rounded to it once.
 
     Operands enter as the fp32 numbers that `fake_quant` or `dequantize` gives, scales included, so every
     product is exact before it is added. An element of the result depends on nothing but its row of `a` and
@@ -94,24 +106,29 @@ def matmul(
     Raises UserError for shapes that do not fit, TypeError for fp64 operands without a quantizer.
     """
     if (handler := handler_of(a) or handler_of(b)) is not None:
-        return handler.matmul(a, b, qa, qb, accumulate, out_dtype=out_dtype)
+        return handler.matmul(a, b, qa, qb, accumulate, out=out, out_dtype=out_dtype)
     how = check_accumulate(accumulate)
+    read = [*memory_of(a), *memory_of(b)]
     a, b = _operand(a, qa, -1), _operand(b, qb, -2)
-    dtype = dtype_of(out_dtype or ("fp64" if accumulate == "fp64" else "fp32"))
 
-    def product(a: Any, b: Any) -> np.ndarray:
-        c = fresh((a.shape[0], b.shape[1]), dtype)
+    def product(a: Any, b: Any, c: np.ndarray) -> None:
         if c.size:
             arrays.run_matmul(_rows(a), _rows(b.T), how, buffer(c))
-        return c
 
-    return multiply(a, b, product, lambda shape: fresh(shape, dtype))
+    def target(shape: tuple[int, ...]) -> np.ndarray:
+        if out is None:
+            return fresh(shape, dtype_of(out_dtype or ("fp64" if accumulate == "fp64" else "fp32")))
+        check_output(shape, out, out_dtype)
+        if any(np.shares_memory(out, part) for part in read):
+            raise UserError("out= overlaps an operand, which would be lost while it is read")
+        return out
+
+    return multiply(a, b, product, target)
 
 
-def multiply(
-    a: Any, b: Any, product: Callable[[Any, Any], Any], empty: Callable[[tuple[int, ...]], Any]
-) -> Any:
-    """The product of operands of any number of dimensions from that of matrices; numpy's rules for shapes."""
+def multiply(a: Any, b: Any, product: Callable[[Any, Any, Any], None], target: Callable[..., Any]) -> Any:
+    """The product of operands of any number of dimensions, written to `target(shape)` a matrix at a time;
+    numpy's rules for shapes."""
     if not (len(a.shape) and len(b.shape)):
         raise UserError("matmul multiplies vectors and matrices, not scalars")
     a_vector, b_vector = len(a.shape) == 1, len(b.shape) == 1
@@ -124,25 +141,22 @@ def multiply(
             f"matmul of shapes {tuple(a.shape)} and {tuple(b.shape)}: {a.shape[-1]} columns of a do not meet "
             f"{b.shape[-2]} rows of b"
         )
-    c = _batched(a, b, product, empty)
-    if b_vector:
-        c = c[..., 0]
-    return (c[..., 0] if b_vector else c[..., 0, :]) if a_vector else c
+    batch = _batch(a, b)
+    rows, columns = () if a_vector else (a.shape[-2],), () if b_vector else (b.shape[-1],)
+    c = target((*batch, *rows, *columns))
+    matrices = c.reshape((*batch, a.shape[-2], b.shape[-1]))
+    for i, j, k in zip(np.ndindex(batch), _places(a, batch), _places(b, batch), strict=True):
+        product(_matrix(a, j), _matrix(b, k), matrices[i])
+    return c
 
 
-def _batched(a: Any, b: Any, product: Callable[[Any, Any], Any], empty: Callable[..., Any]) -> Any:
-    if len(a.shape) == len(b.shape) == 2:
-        return product(a, b)
+def _batch(a: Any, b: Any) -> tuple[int, ...]:
     try:
-        batch = np.broadcast_shapes(tuple(a.shape[:-2]), tuple(b.shape[:-2]))
+        return np.broadcast_shapes(tuple(a.shape[:-2]), tuple(b.shape[:-2]))
     except ValueError:
         raise UserError(
             f"matmul of shapes {tuple(a.shape)} and {tuple(b.shape)}: the leading dimensions do not broadcast"
         ) from None
-    c = empty((*batch, a.shape[-2], b.shape[-1]))
-    for i, j, k in zip(np.ndindex(batch), _places(a, batch), _places(b, batch), strict=True):
-        c[i] = product(_matrix(a, j), _matrix(b, k))
-    return c
 
 
 def _places(x: Any, batch: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
@@ -156,6 +170,14 @@ def _matrix(x: Any, place: tuple[int, ...]) -> Any:
     if isinstance(x, Transposed):
         return _matrix(x.mT, place).T
     return x[place] if place else x
+
+
+def memory_of(x: Any) -> list[np.ndarray]:
+    """The arrays that an operand is read from."""
+    packed = x.base if isinstance(x, Transposed) else x
+    if isinstance(packed, QuantizedTensor):
+        return list(packed.parts().values())
+    return [x] if isinstance(x, np.ndarray) else []
 
 
 def check_accumulate(accumulate: Any) -> str | tuple[int, int, int | None]:
@@ -197,18 +219,17 @@ def _operand(x: Any, q: str | Quantizer | None, k_axis: int) -> Any:
     x = np.asarray(x)
     if q is not None and x.ndim:
         axis = -1 if x.ndim == 1 else k_axis
-        out_dtype = (
-            "fp32" if x.dtype.name == "float64" or not q.exact_in(WORDS[as_input(x).dtype.name]) else None
-        )
+        word = word_of(as_input(x).dtype)
+        out_dtype = "fp32" if word == "fp64" or not q.exact_in(word) else None
         return fake_quant(x, q, axis, out_dtype=out_dtype)
-    if x.dtype.name == "float64":
+    if word_of(x.dtype) == "fp64":
         raise TypeError(
             "operands of matmul are fp32, bf16 or fp16 numbers: convert float64 with x.astype('float32'), or "
             "give a quantizer"
         )
     strides = x.strides[-2:]
     usable = all(s >= 0 and s % x.itemsize == 0 for s in strides) and x.flags.aligned and x.dtype.isnative
-    return x if usable and x.dtype.name in WORDS else as_input(x)
+    return x if usable and word_of(x.dtype) else as_input(x)
 
 
 def _rows(x: Any) -> Rows | CodedRows:
@@ -218,7 +239,7 @@ def _rows(x: Any) -> Rows | CodedRows:
         return _rows(x.dequantize("fp32")) if coded is None else coded
     if isinstance(x, Transposed):
         return _rows(x.dequantize("fp32"))
-    word = WORDS[x.dtype.name]
+    word = word_of(x.dtype)
     strides = (x.strides[0] // x.itemsize, x.strides[1] // x.itemsize)
     return Rows(x.__array_interface__["data"][0], word, x.shape[0], x.shape[1], *strides, x)
 

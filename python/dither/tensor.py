@@ -18,15 +18,26 @@ from typing import Any
 import numpy as np
 
 from dither import arrays, storage
-from dither.arguments import NUMPY, WORDS, as_input, buffer, dtype_of, fresh, is_plain, randomness, routed
+from dither.arguments import (
+    NUMPY,
+    WORDS,
+    as_quantizer,
+    buffer,
+    check_output,
+    dtype_of,
+    fresh,
+    word_of,
+)
+from dither.arrays import Buffer
 from dither.blocks import Layout, cut
 from dither.checks import check_axis, warn_inexact
 from dither.errors import UserError, suggest
 from dither.quantizer import Quantizer
+from dither.transposed import Transposed
 
 
 class QuantizedTensor:
-    """A packed array; frozen. Made by `dither.quantize`.
+    """A packed array, made by `dither.quantize`, whose `out=` is the only thing that changes one.
 
     Args:
         quantizer: how the array was quantized.
@@ -41,7 +52,7 @@ class QuantizedTensor:
     """
 
     __array_ufunc__ = None  # arithmetic on values that must be made first is written out: np.asarray(t) * 2
-    __slots__ = ("_codes", "_dtype_word", "_layout", "_scales", "_tensor_scale", "_zero_points")
+    __slots__ = ("_dtype_word", "_held", "_layout")
 
     def __init__(
         self,
@@ -54,19 +65,19 @@ class QuantizedTensor:
         tensor_scale: float | np.floating | np.ndarray | None = None,
         zero_points: np.ndarray | None = None,
     ) -> None:
-        q = quantizer if isinstance(quantizer, Quantizer) else Quantizer(quantizer)
+        q = as_quantizer(quantizer)
         shape = tuple(int(n) for n in shape)
         self._layout = Layout(q, shape, check_axis(axis, len(shape)))
         if dtype_word not in WORDS.values():
             raise UserError(f"dtype_word= is one of {', '.join(WORDS.values())}, not {dtype_word!r}")
         self._dtype_word = dtype_word
-        self._codes: np.ndarray = _part(self._layout, "codes", codes)
-        self._scales = _part(self._layout, "scales", scales)
-        self._zero_points = _part(self._layout, "zero_points", zero_points)
         if (tensor_scale is None) == q.tensor_scale:
             have = "a" if q.tensor_scale else "no"
             raise UserError(f"{q} has {have} tensor scale, but tensor_scale= is {tensor_scale!r}")
-        self._tensor_scale = None if tensor_scale is None else np.float32(tensor_scale)
+        second = None if tensor_scale is None else np.asarray(tensor_scale, np.float32)
+        given = {"codes": codes, "scales": scales, "tensor_scale": second, "zero_points": zero_points}
+        parts = {name: _part(self._layout, name, part) for name, part in given.items()}
+        self._held: dict[str, np.ndarray] = {k: part for k, part in parts.items() if part is not None}
 
     @property
     def quantizer(self) -> Quantizer:
@@ -106,27 +117,27 @@ class QuantizedTensor:
     @property
     def codes(self) -> np.ndarray:
         """The element codes, uint8, read-only: see `dither.blocks` for where a code lies."""
-        return self._codes
+        return _locked(self._held["codes"])
 
     @property
     def scales(self) -> np.ndarray | None:
         """One scale a block, read-only: uint8 codes, or float32; None for a plain cast."""
-        return self._scales
+        return None if (scales := self._held.get("scales")) is None else _locked(scales)
 
     @property
     def tensor_scale(self) -> np.float32 | None:
         """The second-level scale, where the quantizer has one."""
-        return self._tensor_scale
+        return None if (scale := self._held.get("tensor_scale")) is None else np.float32(scale)
 
     @property
     def zero_points(self) -> np.ndarray | None:
         """One zero point a block, uint8, read-only; where the quantizer has them."""
-        return self._zero_points
+        return None if (zeros := self._held.get("zero_points")) is None else _locked(zeros)
 
     @property
     def nbytes(self) -> int:
         """Bytes held: codes, scales, tensor scale and zero points."""
-        return sum(part.nbytes for part in self.parts().values())
+        return sum(part.nbytes for part in self._held.values())
 
     @property
     def T(self) -> Transposed:
@@ -148,12 +159,10 @@ class QuantizedTensor:
         `out`: a contiguous array of the shape to write to instead, of any of the four float types.
         """
         y = _target(self, dtype, out)
-        warn_inexact(self.quantizer, WORDS[y.dtype.name])
-        parts = {
-            k: buffer(v, self._layout.parts[k][1]) for k, v in self.parts().items() if k != "tensor_scale"
-        }
-        tensor_scale = None if self._tensor_scale is None else float(self._tensor_scale)
-        arrays.run_dequantize(self._layout, parts, tensor_scale, self._dtype_word == "fp64", buffer(y))
+        warn_inexact(self.quantizer, word_of(y.dtype))
+        second, wide = self._held.get("tensor_scale"), self._dtype_word == "fp64"
+        tensor_scale = None if second is None else float(second)
+        arrays.run_dequantize(self._layout, buffers(self._layout, self._held), tensor_scale, wide, buffer(y))
         return y
 
     to_numpy = dequantize
@@ -176,7 +185,7 @@ class QuantizedTensor:
         parts = self.parts()
         for name in {"scales", "zero_points"} & parts.keys():
             parts[name] = parts[name][(*part.scales, ...)]
-        parts["codes"] = _row_bits(self._codes[(*part.codes, ...)], part.bits)
+        parts["codes"] = _locked(_row_bits(parts["codes"][(*part.codes, ...)], part.bits))
         return QuantizedTensor(self.quantizer, part.layout.shape, part.layout.axis, self._dtype_word, **parts)
 
     def __len__(self) -> int:
@@ -196,15 +205,9 @@ class QuantizedTensor:
     __hash__ = None  # type: ignore[assignment]
 
     def parts(self) -> dict[str, np.ndarray]:
-        """The arrays that are held, by name: codes, scales, tensor_scale and zero_points, as far as there
-        are."""
-        parts = {
-            "codes": self._codes,
-            "scales": self._scales,
-            "tensor_scale": self._tensor_scale,
-            "zero_points": self._zero_points,
-        }
-        return {name: np.asarray(part) for name, part in parts.items() if part is not None}
+        """The arrays that are held, by name, read-only: codes, scales, tensor_scale, zero_points, as far as
+        there are any."""
+        return {name: _locked(part) for name, part in self._held.items()}
 
     def save(self, path: str | Path, name: str = "tensor") -> None:
         """Write a safetensors file that describes itself: see `save_tensors`."""
@@ -224,7 +227,7 @@ class QuantizedTensor:
         return packed[name]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        parts = (self._codes, self._scales, self._tensor_scale, self._zero_points)
+        parts = (self._held.get(name) for name in storage.PARTS)
         return QuantizedTensor, (str(self.quantizer), self.shape, self.axis, self._dtype_word, *parts)
 
     def __repr__(self) -> str:
@@ -233,84 +236,6 @@ class QuantizedTensor:
             f"QuantizedTensor({str(self.quantizer)!r}, shape={self.shape}, axis={self.axis}, "
             f"of {self._dtype_word}, {self.nbytes} bytes: {held})"
         )
-
-
-class Transposed:
-    """A QuantizedTensor with its last two axes exchanged; a view, which `.T` or `.mT` takes back."""
-
-    __slots__ = ("base",)
-
-    def __init__(self, base: QuantizedTensor) -> None:
-        self.base = base
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the array."""
-        *rest, rows, columns = self.base.shape
-        return (*rest, columns, rows)
-
-    @property
-    def axis(self) -> int:
-        """The axis along which blocks run, counted from the front."""
-        last, axis = len(self.base.shape) - 1, self.base.axis
-        return {last: last - 1, last - 1: last}.get(axis, axis)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held, by the tensor that this is a view of."""
-        return self.base.nbytes
-
-    @property
-    def T(self) -> QuantizedTensor:
-        """The tensor itself."""
-        return self.base
-
-    mT = T
-
-    def dequantize(self, dtype: Any = None) -> np.ndarray:
-        """The values, as a transposed view of those of the tensor."""
-        return self.base.dequantize(dtype).swapaxes(-1, -2)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self.base.__array__(dtype, copy).swapaxes(-1, -2)
-
-    def __repr__(self) -> str:
-        return f"{self.base!r}.mT"
-
-
-@routed
-def quantize(
-    x: Any,
-    q: str | Quantizer,
-    axis: int = -1,
-    *,
-    seed: int | None = None,
-    stream: int = 0,
-    offset: int = 0,
-    random: Any = None,
-) -> Any:
-    """Store `x` in the format of `q`: codes at their true width and scales.
-
-    Arguments as for `fake_quant`, whose values (in x's dtype) are what `.dequantize()` of the result returns,
-    bit for bit.
-
-    Returns a QuantizedTensor, for a torch tensor a `dither.nn.packed.PackedTensor`. Raises UserError where an
-    element has no code (NaN under a plain cast to a format without one), and for a quantizer whose arrays
-    cannot be read back from their codes.
-    """
-    q = q if isinstance(q, Quantizer) else Quantizer(q)
-    x = as_input(x)
-    layout = storable(q, x.shape, axis)
-    bits = randomness(q, x, seed, stream, offset, random)
-    parts = {
-        name: fresh(shape, NUMPY[word])
-        for name, (shape, word) in layout.parts.items()
-        if name != "tensor_scale"
-    }
-    buffers = {name: buffer(part, layout.parts[name][1]) for name, part in parts.items()}
-    tensor_scale = arrays.run_quantize(layout, buffer(x), buffers, bits)
-    word = WORDS[x.dtype.name]
-    return QuantizedTensor(q, x.shape, layout.axis, word, **parts, tensor_scale=tensor_scale)
 
 
 def save_tensors(tensors: Mapping[str, QuantizedTensor | np.ndarray], path: str | Path) -> None:
@@ -345,15 +270,20 @@ def load_tensors(path: str | Path) -> dict[str, QuantizedTensor | np.ndarray]:
     return found
 
 
-def storable(q: Quantizer, shape: tuple[int, ...], axis: int) -> Layout:
-    """The layout of an array under `q`; UserError where it cannot be read back from its codes."""
-    if reason := arrays.unstorable(q):
-        raise UserError(f"{q} cannot be stored: {reason}; use dither.fake_quant")
-    return Layout(q, shape, check_axis(axis, len(shape)))
+def buffers(layout: Layout, held: Mapping[str, np.ndarray]) -> dict[str, Buffer]:
+    """The memory of all parts but the tensor scale."""
+    return {k: buffer(part, layout.parts[k][1]) for k, part in held.items() if k != "tensor_scale"}
+
+
+def _locked(part: np.ndarray) -> np.ndarray:
+    """A view that cannot be written through."""
+    view = part.view()
+    view.flags.writeable = False
+    return view
 
 
 def _part(layout: Layout, name: str, x: Any) -> Any:
-    """A read-only view of a part after its checks; None where the quantizer has none."""
+    """A part after its checks; None where the quantizer has none."""
     if name not in layout.parts:
         if x is not None:
             raise UserError(f"{layout.quantizer} has no {name}, but {name}= was given")
@@ -362,9 +292,7 @@ def _part(layout: Layout, name: str, x: Any) -> Any:
     if not isinstance(x, np.ndarray) or x.dtype != NUMPY[word] or x.shape != shape:
         have = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
         raise UserError(f"{name}= is a {NUMPY[word]} array of shape {shape}, not {have}")
-    view = np.require(x, requirements=["C", "A"]).view()
-    view.flags.writeable = False
-    return view
+    return np.require(x, requirements=["C", "A"])
 
 
 def _row_bits(codes: np.ndarray, bits: slice) -> np.ndarray:
@@ -379,13 +307,7 @@ def _target(t: QuantizedTensor, dtype: Any, out: Any) -> np.ndarray:
     """The array that `dequantize` writes: `out` after its checks, or a new one."""
     if out is None:
         return fresh(t.shape, dtype_of(t.dtype_word if dtype is None else dtype))
-    if not isinstance(out, np.ndarray) or out.dtype.name not in WORDS:
-        have = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
-        raise TypeError(f"out= is a float32, float64, float16 or bfloat16 array, not {have}")
-    if dtype is not None and out.dtype != dtype_of(dtype):
-        raise UserError(f"out= holds {out.dtype} but dtype asks for {dtype_of(dtype)}")
-    if out.shape != t.shape or not (out.flags.writeable and is_plain(out)):
-        raise UserError(f"out= is a writable, C-contiguous, native array of shape {t.shape}")
-    if any(np.shares_memory(out, part) for part in t.parts().values()):
+    check_output(t.shape, out, dtype)
+    if any(np.shares_memory(out, part) for part in t._held.values()):
         raise UserError("out= overlaps the codes or scales that it would be read from")
     return out

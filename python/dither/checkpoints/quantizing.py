@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dither import tensor as packed
+from dither import packing
 from dither.checkpoints import layouts
 from dither.checkpoints.job import SUMMARY, Job, check_free
 from dither.checkpoints.layouts.base import Layout, Part
@@ -218,7 +218,7 @@ def _quantized(
             f"{info.name!r} of {info.path} holds {bad} NaN or infinite values; repair it, or leave it as it "
             f"is with --exempt {info.name!r}"
         )
-    t = packed.quantize(x, q, seed=seed, stream=stream_of(info.name))
+    t = packing.quantize(x, q, seed=seed, stream=stream_of(info.name))
     arrays = how.encode(t, info)
     del t
     y = how.decode(arrays, info, q)

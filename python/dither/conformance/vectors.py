@@ -19,8 +19,9 @@ from dither.conformance import blockwise, casts
 from dither.conformance.case import Case
 from dither.errors import UserError
 from dither.files import replacing
+from dither.packing import quantize
 from dither.quantizer import Quantizer
-from dither.tensor import QuantizedTensor, quantize
+from dither.tensor import QuantizedTensor
 
 VERSION = 1
 """Raised when the meaning of a field changes; new lines alone do not raise it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,18 +42,24 @@ def dtype_of(word_or_dtype: Any) -> torch.dtype:
 
 
 def check_out(x: Tensor, out: Any, out_dtype: Any) -> None:
+    """`out` can take a result of x's shape; it is x itself or apart from it."""
+    check_result(x.shape, x.device, out, out_dtype)
+    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
+        raise UserError("out= takes no part in autograd: call under torch.no_grad() or without out=")
+    same = out.data_ptr() == x.data_ptr() and out.dtype == x.dtype and x.is_contiguous()
+    if not same and overlap(x, out):
+        raise UserError("out= overlaps the input in part: pass the input itself or separate memory")
+
+
+def check_result(shape: Sequence[int], device: torch.device, out: Any, out_dtype: Any) -> None:
+    """`out` can take a result of that shape, in the dtype that was asked for."""
     if not isinstance(out, Tensor):
         raise TypeError(f"out= is a tensor like the input, not {type(out).__name__}")
     if WORDS.get(out.dtype) not in _FLOATS:
         raise TypeError(f"out= holds {out.dtype}; use float32, float64, float16 or bfloat16")
     if out_dtype is not None and out.dtype != dtype_of(out_dtype):
         raise UserError(f"out= holds {out.dtype} but out_dtype asks for {dtype_of(out_dtype)}")
-    _check_memory(x, out)
-    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
-        raise UserError("out= takes no part in autograd: call under torch.no_grad() or without out=")
-    same = out.data_ptr() == x.data_ptr() and out.dtype == x.dtype and x.is_contiguous()
-    if not same and _overlap(x, out):
-        raise UserError("out= overlaps the input in part: pass the input itself or separate memory")
+    _check_memory(shape, device, out)
 
 
 def check_fixed_out(x: Tensor, out: Any, dtype: torch.dtype) -> None:
@@ -61,24 +68,28 @@ def check_fixed_out(x: Tensor, out: Any, dtype: torch.dtype) -> None:
         raise TypeError(
             f"out= is a tensor of {dtype}, not {out.dtype if isinstance(out, Tensor) else type(out).__name__}"
         )
-    _check_memory(x, out)
+    _check_memory(x.shape, x.device, out)
     if out.requires_grad:
         raise UserError("out= takes no part in autograd: detach it")
-    if _overlap(x, out):
+    if overlap(x, out):
         raise UserError("out= overlaps the input: pass separate memory")
 
 
-def _check_memory(x: Tensor, out: Tensor) -> None:
-    if out.shape != x.shape:
-        raise UserError(f"out= has shape {tuple(out.shape)}, the input {tuple(x.shape)}")
-    if out.device != x.device:
-        raise UserError(f"out= is on {out.device}, the input on {x.device}")
+def _check_memory(shape: Sequence[int], device: torch.device, out: Tensor) -> None:
+    if tuple(out.shape) != tuple(shape):
+        raise UserError(f"out= has shape {tuple(out.shape)}, the result {tuple(shape)}")
+    if out.device != device:
+        raise UserError(f"out= is on {out.device}, the input on {device}")
     if not (out.is_contiguous() and (not out.is_cpu or kernels.is_aligned(out))):
         raise UserError("out= must be contiguous and aligned: leave it out and copy the result")
 
 
-def _overlap(x: Tensor, out: Tensor) -> bool:
-    start, end = x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()
+def overlap(x: Tensor, out: Tensor) -> bool:
+    """Whether the contiguous `out` lies between the first and the last element of `x`."""
+    if x.device != out.device or x.is_meta or not (x.numel() and out.numel()):
+        return False
+    last = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+    start, end = x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
     return out.data_ptr() < end and start < out.data_ptr() + out.numel() * out.element_size()
 
 
@@ -90,9 +101,9 @@ def check_draws(
     offset: Any,
     random: Any,
     rng: Tensor | None,
-    out: Tensor | None = None,
+    *outputs: Tensor | None,
 ) -> tuple[Tensor | None, int, Tensor | None]:
-    """rng, offset and given bits of a stochastic quantizer, apart from `out`; nothing for the others."""
+    """rng, offset and given bits of a stochastic quantizer, apart from outputs; nothing for the others."""
     if q.rounding not in STOCHASTIC:
         return None, 0, None
     if rng is not None and (seed is not None or random is not None or stream != 0):
@@ -110,7 +121,7 @@ def check_draws(
             raise UserError(
                 f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads"
             )
-        if out is not None and _overlap(given, out):
+        if any(out is not None and overlap(given, out) for out in outputs):
             raise UserError("out= overlaps random=, whose integers would be lost while they are read")
         return None, 0, wide.to(x.device)
     if rng is not None:

@@ -6,20 +6,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dither import arrays
 from dither.arrays import CodedRows, Rows
 from dither.errors import UserError
-from dither.linalg import Accumulator, check_accumulate, check_quantizer, multiply
+from dither.linalg import Accumulator, check_accumulate, check_quantizer, memory_of, multiply
 from dither.linalg import _rows as numpy_rows
 from dither.nn import fresh, kernels
-from dither.nn.checks import check_input, dtype_of
+from dither.nn.checks import check_input, check_result, dtype_of, overlap
 from dither.nn.kernels import WORDS
 from dither.nn.packed import PackedTensor
 from dither.quantizer import Quantizer
-from dither.tensor import QuantizedTensor, Transposed
+from dither.tensor import QuantizedTensor
+from dither.transposed import Transposed
 
 
 def matmul(
@@ -29,6 +31,7 @@ def matmul(
     qb: str | Quantizer | None = None,
     accumulate: str | Accumulator = "fp32",
     *,
+    out: Tensor | None = None,
     out_dtype: torch.dtype | str | None = None,
 ) -> Tensor:
     """`dither.matmul` where an operand is a tensor; the other one may be a QuantizedTensor. The result is on
@@ -37,18 +40,34 @@ def matmul(
     devices = {x.device for x in (a, b) if isinstance(x, Tensor)}
     if len(devices) > 1:
         raise UserError(f"operands lie on different devices: {', '.join(sorted(map(str, devices)))}")
+    device = devices.pop() if devices else torch.device("cpu")
+    read = (a, b)
     a, b = _operand(a, qa, -1), _operand(b, qb, -2)
-    dtype = dtype_of(out_dtype or ("fp64" if accumulate == "fp64" else "fp32"))
 
-    def product(a: Any, b: Any) -> Tensor:
-        c = fresh.empty((a.shape[0], b.shape[1]), dtype)
+    def product(a: Any, b: Any, c: Tensor) -> None:
         if c.numel():
             arrays.run_matmul(_rows(a), _rows(b.T), how, kernels.buffer(c))
-        return c
+
+    def target(shape: tuple[int, ...]) -> Tensor:
+        if out is None:
+            return fresh.empty(shape, dtype_of(out_dtype or ("fp64" if accumulate == "fp64" else "fp32")))
+        check_result(shape, device, out, out_dtype)
+        if out.requires_grad:
+            raise UserError("out= takes no part in autograd: detach it")
+        if any(_overlap(x, out) for x in read):
+            raise UserError("out= overlaps an operand, which would be lost while it is read")
+        return out if out.is_cpu else fresh.empty(shape, out.dtype)
 
     with torch.no_grad():
-        c = multiply(a, b, product, lambda shape: fresh.empty(shape, dtype))
-    return c.to(devices.pop()) if devices else c
+        c = multiply(a, b, product, target)
+        return c.to(device) if out is None else out.copy_(c) if c is not out else out
+
+
+def _overlap(x: Any, out: Tensor) -> bool:
+    if isinstance(x, Tensor):
+        return any(overlap(part, out) for part in (x.parts.values() if isinstance(x, PackedTensor) else [x]))
+    memory = out.reshape(-1).view(torch.uint8).numpy() if out.is_cpu else None
+    return memory is not None and any(np.shares_memory(part, memory) for part in memory_of(x))
 
 
 def _operand(x: Any, q: str | Quantizer | None, k_axis: int) -> Any:

@@ -19,15 +19,17 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from dither import arrays
+from dither.arguments import as_quantizer
 from dither.blocks import Layout
 from dither.errors import UserError
 from dither.nn import kernels
-from dither.nn.checks import check_draws, check_input, dtype_of
+from dither.nn.checks import check_draws, check_input, dtype_of, overlap
 from dither.nn.fresh import empty
 from dither.nn.kernels import WORDS
+from dither.packing import check_packed_out, storable
 from dither.quantizer import Quantizer
 from dither.storage import PARTS
-from dither.tensor import QuantizedTensor, storable
+from dither.tensor import QuantizedTensor
 
 _DTYPES = {"u8": torch.uint8, "fp32": torch.float32}
 _aten = torch.ops.aten
@@ -256,15 +258,21 @@ def quantize(
     stream: int = 0,
     offset: int = 0,
     random: Any = None,
+    out: Any = None,
 ) -> PackedTensor:
-    """`dither.quantize` on a tensor: a PackedTensor on its device. (The work is done on the CPU.)"""
-    q = q if isinstance(q, Quantizer) else Quantizer(q)
+    """`dither.quantize` on a tensor: a PackedTensor on its device, or `out`, written over.
+
+    The work is done on the CPU."""
+    q = as_quantizer(q)
     word = check_input(x)
     layout = storable(q, tuple(x.shape), axis)
-    draws = check_draws(q, x, seed, stream, offset, random, None)
+    held = {} if out is None else _parts_to_write(layout, x, out)
+    draws = check_draws(q, x, seed, stream, offset, random, None, *held.values())
     device = "meta" if x.is_meta else "cpu"
     parts = {
-        name: torch.empty(shape, dtype=_DTYPES[word], device=device)
+        name: held[name]
+        if name in held and x.is_cpu
+        else torch.empty(shape, dtype=_DTYPES[word], device=device)
         for name, (shape, word) in layout.parts.items()
     }
     if not x.is_meta:
@@ -273,4 +281,20 @@ def quantize(
         tensor_scale = arrays.run_quantize(layout, values, buffers, kernels.draws(*draws))
         if tensor_scale is not None:
             parts["tensor_scale"].fill_(tensor_scale)
-    return PackedTensor(layout, word, x.dtype, {name: part.to(x.device) for name, part in parts.items()})
+    if out is None:
+        return PackedTensor(layout, word, x.dtype, {k: part.to(x.device) for k, part in parts.items()})
+    for name, part in held.items():
+        part.copy_(parts[name])  # nothing to do on the CPU
+    return out
+
+
+def _parts_to_write(layout: Layout, x: Tensor, out: Any) -> dict[str, Tensor]:
+    """The memory of `out` after the checks that it can take `x`."""
+    if not isinstance(out, PackedTensor):
+        raise TypeError(f"out= is a PackedTensor, as a first call returns it, not {type(out).__name__}")
+    check_packed_out(layout, WORDS[x.dtype], out.packing, out.source)
+    if out.device != x.device:
+        raise UserError(f"out= is on {out.device}, the input on {x.device}")
+    if x.is_cpu and not isinstance(x, PackedTensor) and any(overlap(x, part) for part in out.parts.values()):
+        raise UserError("out= overlaps the input, which would be lost while it is read")
+    return out.parts

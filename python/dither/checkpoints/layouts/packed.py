@@ -17,8 +17,9 @@ from dither.checkpoints.safetensors import Entry
 from dither.checkpoints.source import Checkpoint
 from dither.checkpoints.tensors import FLOATS, ITEM_BYTES, TensorInfo, count
 from dither.errors import UserError
+from dither.packing import storable
 from dither.quantizer import Quantizer
-from dither.tensor import QuantizedTensor, storable
+from dither.tensor import QuantizedTensor
 
 
 def stored_bytes(shape: tuple[int, ...], q: Quantizer) -> int:
