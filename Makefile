@@ -20,7 +20,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup build demo test test-rust test-python test-slow lint lint-rust lint-python format bench bench-numbers bench-fits bench-scores lock clean
+.PHONY: help setup build demo test test-rust test-python test-slow lint lint-rust lint-python format bench bench-numbers bench-fits bench-scores bench-optim lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -91,6 +91,9 @@ bench-fits: build  ## scaling-law fits against scipy: fails where a target is mi
 
 bench-scores: build  ## example scores against numpy, torch, scipy and reading the memory: fails where a row fails
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q --tb=line $(PYTEST_ARGS) benches/test_bench_scores.py
+
+bench-optim: build  ## optimizer steps against torch's fused AdamW and memcpy: fails where a row fails
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --tb=line $(PYTEST_ARGS) benches/test_bench_optim.py
 
 lock: $(STAMP)  ## write requirements.lock from what is installed in .venv
 	$(BIN)/python -m pip freeze --exclude-editable --exclude dither | grep -E '^[A-Za-z0-9._-]+==[^ ]+$$' > requirements.lock
