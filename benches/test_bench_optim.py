@@ -1,7 +1,8 @@
 """A step of AdamW with few bits against torch's fused AdamW and against moving the same bytes.
 
-One thread, CPU time, one process. `memcpy` moves as many bytes as the step reads and writes, half of them in and
-half out. It is no bound: a step updates most of its memory in place, and memcpy must first fetch what it overwrites.
+One thread, CPU time, one process. `memcpy` moves as many bytes as the step reads and writes, half of them in
+and half out. It is no bound: a step updates most of its memory in place, and memcpy must first fetch what it
+overwrites.
 
     make bench-optim
 """
