@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,21 +53,41 @@ class AdamW(torch.optim.Optimizer):
         seed: int = 0,
         maximize: bool = False,
     ) -> None:
-        self.seed = check_address(seed, 0, 0)[0]
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "rounding": rounding,
             "state": state, "maximize": maximize,
         }  # fmt: skip
+        self._begin(params, seed, defaults)
+
+    def _begin(self, params: Iterable[Any], seed: int, defaults: dict[str, Any]) -> None:
+        self.seed = check_address(seed, 0, 0)[0]
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; UserError for options and TypeError for parameters that cannot be used."""
         super().add_param_group(param_group)
         try:
-            _check(self.param_groups[-1])
+            self._check_group(self.param_groups[-1])
         except Exception:
             self.param_groups.pop()
             raise
+
+    def _check_group(self, group: Mapping[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
+            raise UserError(f"betas are two numbers in [0, 1), not {group['betas']}")
+        for name in ("lr", "eps", "weight_decay"):
+            if not float(group[name]) >= 0:
+                raise UserError(f"{name} is a number of at least 0, not {group[name]}")
+        if group["rounding"] not in ROUNDINGS:
+            near = suggest(str(group["rounding"]), ROUNDINGS)
+            raise UserError(f"unknown rounding {group['rounding']!r}{near}; known: {', '.join(ROUNDINGS)}")
+        stored.kinds(group["state"])
+        for parameter in group["params"]:
+            if parameter.dtype not in (torch.float32, torch.bfloat16):
+                raise TypeError(
+                    f"{type(self).__name__} works on fp32 and bf16 parameters, not on {parameter.dtype}"
+                )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -93,8 +113,8 @@ class AdamW(torch.optim.Optimizer):
             assert gradient is not None
             if gradient.is_sparse:
                 raise UserError(
-                    f"{self._name(number, parameter)} has a sparse gradient, which AdamW does not take; "
-                    "use torch.optim.SparseAdam for it, or nn.Embedding(sparse=False)"
+                    f"{self._name(number, parameter)} has a sparse gradient, which {type(self).__name__} "
+                    "does not take; use torch.optim.SparseAdam for it, or nn.Embedding(sparse=False)"
                 )
             packed = any(not isinstance(kind, str) for kind in stored.kinds(group["state"]))
             if packed and parameter.numel() >= stored.SMALLEST_PACKED:
@@ -136,16 +156,18 @@ class AdamW(torch.optim.Optimizer):
         for weight, work in written:
             weight.copy_(work)
 
-    def _state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    def _state(self, parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
         state = self.state[parameter]
         if not state:
-            first, second = stored.kinds(group["state"])
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state |= stored.allocate("exp_avg", parameter, first)
-            state |= stored.allocate("exp_avg_sq", parameter, second)
+            state |= self._allocate(parameter, group)
             if group["rounding"] == "kahan" and parameter.dtype == torch.bfloat16:
                 state["carry"] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
         return state
+
+    def _allocate(self, parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
+        first, second = stored.kinds(group["state"])
+        return stored.allocate("exp_avg", parameter, first) | stored.allocate("exp_avg_sq", parameter, second)
 
     def second_moment(self, parameter: Tensor) -> Tensor | None:
         """Adam's v of a parameter as a new fp32 tensor, whatever stores it; None before its first step."""
@@ -167,19 +189,3 @@ class AdamW(torch.optim.Optimizer):
                 if isinstance(value, Tensor):
                     device = "cpu" if name == "step" else parameter.device
                     self.state[parameter][name] = value.detach().clone().to(device)
-
-
-def _check(group: dict[str, Any]) -> None:
-    beta1, beta2 = group["betas"]
-    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
-        raise UserError(f"betas are two numbers in [0, 1), not {group['betas']}")
-    for name in ("lr", "eps", "weight_decay"):
-        if not float(group[name]) >= 0:
-            raise UserError(f"{name} is a number of at least 0, not {group[name]}")
-    if group["rounding"] not in ROUNDINGS:
-        near = suggest(str(group["rounding"]), ROUNDINGS)
-        raise UserError(f"unknown rounding {group['rounding']!r}{near}; known: {', '.join(ROUNDINGS)}")
-    stored.kinds(group["state"])
-    for parameter in group["params"]:
-        if parameter.dtype not in (torch.float32, torch.bfloat16):
-            raise TypeError(f"AdamW works on fp32 and bf16 parameters, not on {parameter.dtype}")

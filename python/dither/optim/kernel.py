@@ -126,16 +126,23 @@ def torch_step(
     u = -((m32 / (v32.sqrt() * c.root + c.eps)) * c.step + w * c.decay)
     m.copy_(m32)
     v.copy_(stochastic_bf16(v32, bits.address(SECOND)) if v.dtype == torch.bfloat16 else v32)
+    apply_(weight, u, state, rounding, bits)
+
+
+def apply_(weight: Tensor, change: Tensor, state: Mapping[str, Tensor], rounding: str, bits: Bits) -> None:
+    """weight += change (fp32), rounded once: by Kahan summation where the state has a carry, stochastically,
+    or to nearest."""
+    w = weight.float()
     if "carry" in state:
         carry = local(state["carry"])
-        y = u - carry.float()
+        y = change - carry.float()
         t = (w + y).bfloat16()
         carry.copy_((t.float() - w) - y)
         weight.copy_(t)
     elif rounding == "stochastic" and weight.dtype == torch.bfloat16:
-        weight.copy_(stochastic_bf16(w + u, bits.address(WEIGHT)))
+        weight.copy_(stochastic_bf16(w + change, bits.address(WEIGHT)))
     else:
-        weight.copy_(w + u)
+        weight.copy_(w + change)
 
 
 def stochastic_bf16(x: Tensor, address: tuple[int, int, int]) -> Tensor:

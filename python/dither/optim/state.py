@@ -25,6 +25,7 @@ from dither import arrays
 from dither.blocks import Layout
 from dither.errors import UserError, suggest
 from dither.nn import PackedTensor
+from dither.packing import quantize
 from dither.quantizer import Quantizer
 
 _DTYPES = {"u8": torch.uint8, "fp32": torch.float32}
@@ -122,6 +123,19 @@ def read(state: Mapping[str, Tensor], name: str, shape: Sequence[int], kind: Kin
     layout = Layout(kind, (math.prod(shape),), 0)
     parts = {part: state[f"{name}_{part}"] for part in layout.parts}
     return PackedTensor(layout, "fp32", torch.float32, parts).dequantize().view(tuple(shape))
+
+
+def write_(
+    state: Mapping[str, Tensor], name: str, value: Tensor, kind: Kind, address: tuple[int, int, int]
+) -> None:
+    """Store an fp32 moment as its kind says; codes are rounded with the bits of (seed, stream, offset)."""
+    if name in state:
+        state[name].copy_(value)
+        return
+    seed, stream, offset = address
+    packed = quantize(value.flatten(), kind, seed=seed, stream=stream, offset=offset)
+    state[f"{name}_codes"].copy_(packed.codes)
+    state[f"{name}_scales"].copy_(packed.scales)
 
 
 def local(tensor: Tensor) -> Tensor:
