@@ -98,9 +98,9 @@ def test_bf16_weights_are_a_cast_with_addressed_bits():
 
 
 def test_stochastic_rounding_moves_what_nearest_loses():
-    """Updates near 1/8 of a unit in the last place: to nearest hardly one moves; stochastically the projection
-    on the exact update is 1 within 5 deviations. A rounding's error has at most deviation ulp / 2, so the
-    projection's is at most ulp / (2 norm of the update)."""
+    """Updates near 1/8 of a unit in the last place: to nearest hardly one moves; stochastically the
+    projection on the exact update is 1 within 5 deviations. A rounding's error has at most deviation
+    ulp / 2, so the projection's is at most ulp / (2 norm of the update)."""
     ulp, g = 2.0**-7, gradients((64, 64), 1, torch.bfloat16)
 
     def moved(rounding):
