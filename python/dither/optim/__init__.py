@@ -1,4 +1,4 @@
-"""Optimizers whose weights or state are low precision.
+"""Optimizers whose weights or state are low precision, schedules and averages of weights.
 
 optimizer = dither.optim.AdamW(model.parameters(), lr=3e-4)                    # bf16 weights: stochastic
 optimizer = dither.optim.AdamW(model.parameters(), lr=3e-4, state="fp8")       # 2.03 bytes of state
@@ -10,6 +10,8 @@ from dither.errors import require
 require("torch", "torch")
 
 from dither.optim.adamw import AdamW  # noqa: E402
+from dither.optim.averaging import WeightAverage  # noqa: E402
 from dither.optim.muon import Muon, muon_groups, newton_schulz  # noqa: E402
+from dither.optim.schedules import Schedule  # noqa: E402
 
-__all__ = ["AdamW", "Muon", "muon_groups", "newton_schulz"]
+__all__ = ["AdamW", "Muon", "Schedule", "WeightAverage", "muon_groups", "newton_schulz"]

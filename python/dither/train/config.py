@@ -21,10 +21,10 @@ from typing import Any
 from dither import methods
 from dither.errors import UserError, suggest
 from dither.models.gpt import GPTConfig
+from dither.optim.schedules import SCHEDULES
 from dither.train.toml import build, read_toml, set_keys
 
 STDLIB = "stdlib"  # the source that is the running Python's own standard library
-SCHEDULES = ("cosine", "wsd", "constant")
 OPERANDS = ("fprop_x", "fprop_w", "dgrad_g", "dgrad_w", "wgrad_g", "wgrad_x")
 METHODS = ("none", *methods.names())
 
@@ -56,7 +56,7 @@ class DataConfig:
 class TrainConfig:
     """One step consumes `batch` sequences in `accumulate` equal microbatches. Exactly one of `steps` and
     `tokens` is given. `warmup` counts steps; `final_lr` is a fraction of `lr`; `decay` is the fraction of all
-    steps in which WSD decays. `clip` 0 switches clipping off, `checkpoint_every` 0 leaves one checkpoint at
+    steps in which `wsd` and `wsd_sqrt` decay (dither.optim.schedules). `clip` 0 switches clipping off, `checkpoint_every` 0 leaves one checkpoint at
     the end."""
 
     steps: int = 0
