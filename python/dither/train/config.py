@@ -55,9 +55,9 @@ class DataConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     """One step consumes `batch` sequences in `accumulate` equal microbatches. Exactly one of `steps` and
-    `tokens` is given. `warmup` counts steps; `final_lr` is a fraction of `lr`; `decay` is the fraction of all
-    steps in which `wsd` and `wsd_sqrt` decay (dither.optim.schedules). `clip` 0 switches clipping off, `checkpoint_every` 0 leaves one checkpoint at
-    the end."""
+    `tokens` is given. `schedule`: see dither.optim.schedules; `warmup` counts steps; `final_lr` is a fraction
+    of `lr`; `decay` is the fraction of all steps in which `wsd` and `wsd_sqrt` decay. `clip` 0 switches
+    clipping off, `checkpoint_every` 0 leaves one checkpoint at the end."""
 
     steps: int = 0
     tokens: int = 0

@@ -73,7 +73,7 @@ def test_what_cannot_be_used():
         WeightAverage([], "tails")
     with pytest.raises(UserError, match="decay"):
         WeightAverage([], decay=1.0)
-    with pytest.raises(UserError, match="nothing|no weights"), WeightAverage([torch.ones(2)]).applied():
+    with pytest.raises(UserError, match="no weights"), WeightAverage([torch.ones(2)]).applied():
         pass
 
 

@@ -74,7 +74,7 @@ def test_a_run_is_repeatable_and_accumulation_changes_rounding_only(tiny, tmp_pa
     assert a[0]["loss"] != seed[0]["loss"]
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "wsd", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "wsd", "wsd_sqrt", "constant"])
 def test_the_learning_rate_follows_the_schedule_and_clipping_bounds_the_norm(
     tiny, tmp_path, schedule
 ) -> None:
