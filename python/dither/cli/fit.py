@@ -12,7 +12,7 @@ import tyro
 
 from dither import laws
 from dither.cli.terminal import parse
-from dither.errors import UserError
+from dither.errors import UserError, require
 from dither.files import write_text
 from dither.laws import runs, table, validation
 
@@ -57,6 +57,8 @@ class Arguments:
     """of runs: the quantizer of the cast"""
     out: Annotated[str | None, tyro.conf.arg(metavar="FILE.json")] = None
     """write the fit card here"""
+    plot: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """draw the fit: pictures (PNG) and report.html in this folder"""
 
 
 def pairs(given: Sequence[str], option: str) -> dict[str, str]:
@@ -144,6 +146,14 @@ def main(arguments: Sequence[str]) -> int:
     if a.out is not None:
         write_text(Path(a.out), json.dumps(card, indent=1, default=float) + "\n")
         print(f"wrote {a.out}")
+    if a.plot is not None:
+        require("matplotlib", "plot")
+        from dither.report import laws as pictures
+
+        notes = tuple(f"left out: {reason}" for reason in left)
+        if card["not_calibrated"]:
+            notes = (f"intervals are not calibrated: {card['not_calibrated']}", *notes)
+        print(f"report: {pictures.write(fit, a.plot, n=min(a.bootstrap, 200) or 200, by=by, notes=notes)}")
     return 0 if fit.certificate.is_minimum else 1
 
 

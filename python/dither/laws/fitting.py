@@ -22,6 +22,17 @@ AnyLaw = SumLaw | FunctionLaw
 FARTHEST = 100.0
 """Predictions further than this factor beyond the largest run of the fit are refused unless asked for."""
 
+PLOTS = (
+    "residuals",
+    "extrapolation",
+    "starts",
+    "sensitivity",
+    "contours",
+    "reducible",
+    "tokens_per_parameter",
+)
+"""Pictures of `Fit.plot`: functions of a fit alone in `dither.laws.plots`."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -95,6 +106,18 @@ class Fit:
     ) -> dict[str, tuple[float, float]]:
         """Percentile bootstrap intervals of every parameter."""
         return self.bootstrap(n, by=by, seed=seed).interval(level)
+
+    def plot(self, name: str = "residuals", **options: Any) -> Any:
+        """A matplotlib figure of the fit: residuals, extrapolation, starts, sensitivity, contours, reducible,
+        tokens_per_parameter (see `dither.laws.plots`, which has those of other input). UserError for others.
+        """
+        from dither.laws import plots
+
+        if name not in PLOTS:
+            raise UserError(
+                f"no picture {name!r} of a fit{suggest(name, PLOTS)}; there are {', '.join(PLOTS)}"
+            )
+        return getattr(plots, name)(self, **options)
 
     def card(self) -> dict[str, Any]:
         """Everything needed to check the fit, as JSON takes it."""

@@ -39,16 +39,17 @@ class Approaches:
     cautions: tuple[str, ...]
 
 
+def budgets(C: Any) -> list[Any]:
+    """The rows of each budget, smallest first: runs whose compute is the same but for rounding."""
+    c = np.asarray(C, dtype=np.float64)
+    order = np.argsort(c)
+    return np.split(order, np.flatnonzero(np.diff(np.log(c[order])) > GROUP) + 1)
+
+
 def parabolas(N: Any, C: Any, loss: Any) -> list[Parabola]:
     """The minimum over N at every budget that has three sizes or more."""
     n, c, y = (np.asarray(v, dtype=np.float64) for v in (N, C, loss))
-    order = np.argsort(c)
-    edges = np.flatnonzero(np.diff(np.log(c[order])) > GROUP) + 1
-    return [
-        one
-        for part in np.split(order, edges)
-        if (one := _parabola(np.log(n[part]), c[part], y[part])) is not None
-    ]
+    return [one for part in budgets(c) if (one := _parabola(np.log(n[part]), c[part], y[part])) is not None]
 
 
 def _parabola(x: Floats, c: Floats, y: Floats) -> Parabola | None:

@@ -52,6 +52,15 @@ def test_a_table_gives_a_fit_and_a_card(table, tmp_path, capsys):
     assert card["predictions"][0]["rivals"] and card["validation"]["largest"]["held"]
 
 
+def test_a_fit_is_drawn_into_a_folder(table, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "pictures"
+    assert main(["fit", "chinchilla", table, *COLUMNS, "--bootstrap", "20", "--plot", str(folder)]) == 0
+    assert f"report: {folder / 'report.html'}" in capsys.readouterr().out
+    assert (folder / "residuals.png").read_bytes()[:4] == b"\x89PNG"
+    assert main(["fit", "chinchilla", table, *COLUMNS, "--bootstrap", "0", "--plot", table]) == 2
+
+
 def make_run(folder, n: float, d: float, loss: float, done: bool = True) -> None:
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"params": n, "train_tokens": 1e9, "corpus": "abc"}))

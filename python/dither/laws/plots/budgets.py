@@ -1,0 +1,184 @@
+"""What a compute budget buys: isoFLOP parabolas, envelopes, contours, tokens a parameter, reducible loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dither.errors import UserError
+from dither.laws.engine import Floats
+from dither.laws.fitting import Fit
+from dither.laws.isoflop import budgets, parabolas
+from dither.laws.planning import budget
+from dither.laws.plots.canvas import BAND, COLOURS, canvas, few_ticks, legend, meaning, shades
+
+FLOPS = "compute C (FLOPs)"
+LOSS = "loss (nats/token)"
+REFERENCES = {"Kaplan, .73": 0.73, "Chinchilla, .50": 0.5}
+"""Exponents of the optimal size over compute (2001.08361; 2203.15556, approach 1)."""
+
+
+def isoflop(N: Any, C: Any, loss: Any) -> Any:
+    """Loss over size at each budget with its parabola, and the optimal size and tokens over compute.
+
+    A star is a minimum inside its sizes; a hollow one has a caution (see `approaches`). UserError where fewer
+    than two budgets have three sizes.
+    """
+    n, c, y = (np.asarray(v, dtype=np.float64) for v in (N, C, loss))
+    found = parabolas(n, c, y)
+    if len(found) < 2:
+        raise UserError(f"{len(found)} budgets have three sizes or more; isoFLOP curves need two")
+    figure, ((left, right),) = canvas(1, 2)
+    groups = [at for at in budgets(c) if len(np.unique(np.round(np.log(n[at]), 6))) >= 3]
+    colours = shades([one.C for one in found])
+    for at, one, colour in zip(groups, found, colours, strict=True):
+        x = np.log(n[at])
+        fine = np.linspace(x.min(), x.max(), 60)
+        left.plot(n[at], y[at], "o", color=colour, markersize=3)
+        curve = np.polyval(np.polyfit(x - x.mean(), y[at], 2), fine - x.mean())
+        left.plot(np.exp(fine), curve, color=colour, label=f"{one.C:.1e}")
+        star = {"markerfacecolor": "none"} if one.cautions else {}
+        left.plot(one.N, one.loss, "*", color=colour, markersize=11, **star)
+    left.set(xscale="log", xlabel="N (parameters)", ylabel=LOSS, title="hollow star: do not trust it")
+    left.title.set_fontsize(9)
+    legend(left, title="FLOPs", title_fontsize=8, ncols=2)
+    flops = np.array([one.C for one in found])
+    size = np.array([one.N for one in found])
+    for values, colour, name in ((size, COLOURS[0], "N*"), (flops / (6 * size), COLOURS[1], "D*")):
+        _power(right, flops, values, colour, name)
+    middle = np.exp(np.log(flops).mean())
+    for (name, slope), style in zip(REFERENCES.items(), ("--", ":"), strict=True):
+        line = np.exp(np.log(size).mean()) * (flops / middle) ** slope
+        right.plot(flops, line, color="#777777", linestyle=style, linewidth=1, label=name)
+    right.set(xscale="log", yscale="log", xlabel=FLOPS, ylabel="N* (parameters), D* (tokens)")
+    right.yaxis.label.set_fontsize(8)
+    legend(right)
+    return figure
+
+
+def _power(axes: Any, flops: Floats, values: Floats, colour: str, name: str) -> None:
+    """Points and the line through their logarithms, with two standard errors of it."""
+    x, y = np.log(flops) - np.log(flops).mean(), np.log(values)
+    slope, level = np.polyfit(x, y, 1)
+    axes.plot(flops, values, "o", color=colour, markersize=4)
+    axes.plot(flops, np.exp(level + slope * x), color=colour, label=f"{name} ~ C^{slope:.3f}")
+    if len(x) > 2:
+        variance = np.sum((y - level - slope * x) ** 2) / (len(x) - 2)
+        error = 2 * np.sqrt(variance * (1 / len(x) + x**2 / np.sum(x**2)))
+        inside = level + slope * x
+        axes.fill_between(
+            flops, np.exp(inside - error), np.exp(inside + error), color=colour, alpha=BAND, lw=0
+        )
+
+
+def envelope(runs: Mapping[str, tuple[Any, Any]]) -> Any:
+    """Training curves over compute, name -> (FLOPs, losses), their lower envelope, and who is on it."""
+    if not runs:
+        raise UserError("give at least one training curve")
+    figure, ((axes,),) = canvas(width=6)
+    low = min(float(np.min(c)) for c, _ in runs.values())
+    high = max(float(np.max(c)) for c, _ in runs.values())
+    grid = np.geomspace(low, high, 200)
+    curves = []
+    for c, y in runs.values():
+        axes.plot(c, y, color="#9a9a9a", linewidth=0.7)
+        curves.append(np.interp(np.log(grid), np.log(c), y, left=np.inf, right=np.inf))
+    table = np.array(curves)
+    best, on = np.minimum.accumulate(table.min(axis=0)), table.argmin(axis=0)
+    axes.plot(grid, np.where(np.isfinite(best), best, np.nan), color=COLOURS[1], label="lower envelope")
+    shown = np.linspace(0, len(grid) - 1, 12).astype(int)
+    axes.plot(grid[shown], best[shown], "o", color=COLOURS[0], markersize=5, label="approach 1")
+    names = list(runs)
+    for k, i in enumerate(shown.tolist()):
+        if k == 0 or on[i] != on[shown[k - 1]]:
+            axes.annotate(names[on[i]], (grid[i], best[i]), (0, -12), textcoords="offset points", fontsize=7)
+    axes.set(xscale="log", xlabel=FLOPS, ylabel=LOSS)
+    axes.margins(x=0.1, y=0.1)
+    legend(axes)
+    return figure
+
+
+def _has_size_and_data(fit: Fit) -> None:
+    if set(fit.arrays) != {"N", "D"}:
+        raise UserError(
+            f"this picture needs a law of N and D alone; {fit.law.name} has {', '.join(fit.arrays)}"
+        )
+
+
+def contours(fit: Fit, *, held: Mapping[str, Any] | None = None) -> Any:
+    """The fitted loss over N and D: iso-loss lines, isoFLOP lines, the efficient frontier, the runs.
+
+    held: N, D of runs that the fit did not see. UserError where the law has other variables.
+    """
+    _has_size_and_data(fit)
+    figure, ((axes,),) = canvas(width=6.4, height=4.8)
+    every = [np.append(v, (held or {}).get(name, [])) for name, v in fit.arrays.items()]
+    n, d = (np.geomspace(v.min() / 1.5, v.max() * 1.5, 90) for v in every)
+    loss = fit.predict(N=n[None, :], D=d[:, None], far=True)
+    levels = np.quantile(loss, np.linspace(0, 1, 15))
+    filled = axes.contourf(n, d, loss, levels=np.unique(levels), cmap="viridis_r", alpha=0.75)
+    figure.colorbar(filled, ax=axes, label=LOSS, format="%.2f")
+    low, high = 6 * n[0] * d[0], 6 * n[-1] * d[-1]
+    for c in 10.0 ** np.arange(np.ceil(np.log10(low)), np.floor(np.log10(high)) + 1):
+        axes.plot(n, c / (6 * n), color="white", linewidth=0.8, linestyle="--")
+    best = [budget(fit.law, float(c))(**fit.params) for c in np.geomspace(low, high, 25)]
+    axes.plot([b["N"] for b in best], [b["D"] for b in best], color=COLOURS[1], label="efficient frontier")
+    axes.plot(fit.arrays["N"], fit.arrays["D"], "o", color="black", markersize=3, label="runs")
+    if held is not None:
+        axes.plot(held["N"], held["D"], "*", color=COLOURS[3], markersize=14, label="held out")
+    axes.set(xscale="log", yscale="log", xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))
+    axes.set(xlabel=meaning(fit.law, "N"), ylabel=meaning(fit.law, "D"), title="dashed: decades of 6 N D")
+    axes.title.set_fontsize(9)
+    axes.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def tokens_per_parameter(fit: Fit, *, n: int = 100, by: Any = None, seed: int = 0) -> Any:
+    """Optimal D/N over compute, up to 100 times that of the runs, with 80 and 95 % bands of `n` resamples."""
+    _has_size_and_data(fit)
+    flops = 6 * fit.arrays["N"] * fit.arrays["D"]
+    grid = np.geomspace(flops.min(), 100 * flops.max(), 13)
+    plans = [budget(fit.law, float(c)) for c in grid]
+
+    def ratios(**params: float) -> list[float]:
+        return [plan(**params)["tokens a parameter"] for plan in plans]
+
+    drawn = fit.bootstrap(n, by=by, seed=seed).of(ratios)
+    figure, ((axes,),) = canvas(width=6)
+    for level, alpha in ((95, BAND), (80, 2 * BAND)):
+        band = np.percentile(drawn, (50 - level / 2, 50 + level / 2), axis=0)
+        axes.fill_between(grid, *band, color=COLOURS[0], alpha=alpha, lw=0, label=f"{level} %")
+    axes.plot(grid, ratios(**fit.params), color=COLOURS[0], label="fit")
+    axes.axhline(20, color="#777777", linestyle=":", label="20 tokens a parameter")
+    axes.axvspan(flops.min(), flops.max(), color="#bbbbbb", alpha=0.3, lw=0, label="compute of the runs")
+    axes.set(xscale="log", yscale="log", xlabel=FLOPS, ylabel="optimal D/N (tokens per parameter)")
+    few_ticks(axes.yaxis)
+    legend(axes)
+    return figure
+
+
+def reducible(fit: Fit, *, ratios: int = 6) -> Any:
+    """L - E over compute, with the law's line at each of the ratios D/N: straight and parallel where
+    over-training costs the same at every budget (2403.08540)."""
+    _has_size_and_data(fit)
+    floor = fit.params.get("E", 0.0)
+    n, d = fit.arrays["N"], fit.arrays["D"]
+    ratio, flops = np.log(d / n), 6 * n * d
+    edges = np.unique(np.quantile(ratio, np.linspace(0, 1, ratios + 1)))
+    part = np.clip(np.searchsorted(edges, ratio, side="right") - 1, 0, max(len(edges) - 2, 0))
+    present = np.unique(part)
+    middle = np.array([np.exp(np.median(ratio[part == k])) for k in present])
+    figure, ((axes,),) = canvas(width=6)
+    for k, m, colour in zip(present, middle, shades(middle), strict=True):
+        mine = part == k
+        axes.plot(flops[mine], fit.loss[mine] - floor, "o", color=colour, markersize=4)
+        c = np.geomspace(flops[mine].min() / 1.3, flops[mine].max() * 1.3, 40)
+        size = np.sqrt(c / (6 * m))
+        line = fit.predict(N=size, D=m * size, far=True) - floor
+        axes.plot(c, line, color=colour, label=f"D/N near {m:.3g}")
+    axes.set(xscale="log", yscale="log", xlabel=FLOPS, ylabel="L - E (nats/token)")
+    few_ticks(axes.yaxis)
+    legend(axes)
+    return figure

@@ -1,0 +1,190 @@
+"""The pictures of laws: drawn without a warning, with as many series as there should be, axes with units."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from dither import laws
+from dither.errors import UserError
+
+pytest.importorskip("matplotlib")
+from dither.laws import plots
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+TRUTH = dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
+
+
+def sweep(noise=0.004, seed=0, budgets=6, **truth):
+    flops = np.repeat(np.geomspace(1e18, 1e21, budgets), 7)
+    N = np.sqrt(flops / 120) * np.tile(np.geomspace(1 / 4, 4, 7), budgets)
+    return laws.get("chinchilla").simulate({**TRUTH, **truth}, N=N, D=flops / (6 * N), noise=noise, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return laws.fit("chinchilla", sweep())
+
+
+def drawn(figure):
+    """Render it: what overflows or cannot be laid out warns here."""
+    figure.canvas.draw()
+    return figure
+
+
+def labelled(figure):
+    """What all axes say together."""
+    return " ".join(a.get_xlabel() + " " + a.get_ylabel() for a in figure.axes)
+
+
+def test_isoflop_has_a_star_a_budget_and_hollow_ones_where_it_is_not_to_be_trusted():
+    runs = sweep()
+    flops = 6 * runs["N"] * runs["D"]
+    figure = drawn(plots.isoflop(runs["N"], flops, runs["loss"]))
+    left, right = figure.axes
+    stars = [line for line in left.lines if line.get_marker() == "*"]
+    assert len(stars) == 6 and len(left.lines) == 18
+    assert len(right.lines) == 6  # two clouds, two lines, two references
+    assert "(FLOPs)" in labelled(figure) and "(tokens)" in labelled(figure)
+    small = runs["N"] < np.sqrt(flops / 120) / 1.2  # one side of the minimum only
+    figure = plots.isoflop(runs["N"][small], flops[small], runs["loss"][small])
+    hollow = [s for s in figure.axes[0].lines if s.get_marker() == "*" and s.get_markerfacecolor() == "none"]
+    assert hollow
+    with pytest.raises(UserError, match="need two"):
+        plots.isoflop(runs["N"][:7], flops[:7], runs["loss"][:7])
+
+
+def test_the_envelope_lies_on_the_lowest_curve():
+    c = np.geomspace(1e17, 1e20, 50)
+    curves = {f"{k} layers": (c * k, 2 + k * (c * k / 1e17) ** -0.3 / 2 + 0.3 / k) for k in (1, 4)}
+    figure = drawn(plots.envelope(curves))
+    assert len(figure.axes[0].lines) == 4
+    low = figure.axes[0].lines[2].get_ydata()
+    inside = np.interp(np.log(figure.axes[0].lines[2].get_xdata()), np.log(c), curves["1 layers"][1])
+    assert np.all(low[:100] <= inside[:100] + 1e-12)
+    assert "nats/token" in labelled(figure)
+
+
+def test_contours_show_the_frontier_the_runs_and_what_was_held_out(fit):
+    figure = drawn(plots.contours(fit, held={"N": [1e10], "D": [2e11]}))
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert names == ["efficient frontier", "runs", "held out"]
+    assert figure.axes[0].get_xlabel() == "N (parameters)"
+    frontier = next(x for x in figure.axes[0].lines if x.get_label() == "efficient frontier")
+    flops = 6 * frontier.get_xdata() * frontier.get_ydata()
+    slope = np.polyfit(np.log(flops), np.log(frontier.get_xdata()), 1)[0]
+    assert slope == pytest.approx(fit.params["beta"] / (fit.params["alpha"] + fit.params["beta"]), abs=1e-3)
+
+
+def test_residuals_are_those_of_the_fit_and_stand_beside_others(fit):
+    figure = drawn(plots.residuals(fit, other=TRUTH))
+    assert len(figure.axes) == 6
+    points = next(line for line in figure.axes[2].lines if line.get_marker() == "o")
+    np.testing.assert_allclose(points.get_ydata(), 100 * fit.residuals)
+    assert [t.get_text() for t in figure.axes[1].get_xticklabels()] == ["fit", "other"]
+    assert "(%)" in labelled(figure)
+
+
+def test_extrapolation_holds_out_the_largest_budget(fit):
+    figure = drawn(plots.extrapolation(fit, n=30))
+    star = next(line for line in figure.axes[0].lines if line.get_marker() == "*")
+    assert len(star.get_xdata()) == 7
+    rolling = sum(len(line.get_xdata()) for line in figure.axes[1].lines)
+    assert rolling == len(laws.validate(fit).rolling)
+    assert "mean error held out: 0." in figure.axes[0].get_title()
+    assert "(%)" in labelled(figure)
+
+
+def test_pairs_profiles_starts_and_sensitivity(fit):
+    figure = drawn(plots.pairs(fit.bootstrap(40), published=TRUTH))
+    assert len(figure.axes) == 15  # the lower triangle of five parameters
+    assert figure.axes[-1].get_xlabel() == "beta" and "ln A" in labelled(figure)
+    figure = drawn(plots.profiles(fit, ["E", "alpha"]))
+    assert [axes.get_xlabel() for axes in figure.axes] == ["E", "alpha"]
+    assert min(figure.axes[0].lines[0].get_ydata()) == pytest.approx(1, abs=2e-3)
+    figure = drawn(plots.starts(fit))
+    assert len(figure.axes[0].lines[0].get_xdata()) == fit.certificate.starts
+    figure = drawn(plots.sensitivity(fit))
+    assert [axes.get_xlabel() for axes in figure.axes] == ["exponent of N*(C)", "E (nats/token)"]
+    assert len(figure.axes[0].lines[1].get_xdata()) == len(laws.validate(fit).sensitivity)
+
+
+def test_tokens_per_parameter_and_reducible_loss(fit):
+    figure = drawn(plots.tokens_per_parameter(fit, n=20))
+    line = figure.axes[0].lines[0]
+    a = fit.params["alpha"] / (fit.params["alpha"] + fit.params["beta"])
+    slope = np.polyfit(np.log(line.get_xdata()), np.log(line.get_ydata()), 1)[0]
+    assert slope == pytest.approx(2 * a - 1, abs=1e-3)  # D* ~ C^a and N* ~ C^(1 - a)
+    figure = drawn(plots.reducible(fit))
+    assert len(figure.axes[0].lines) == 12
+    assert "L - E (nats/token)" in labelled(figure)
+
+
+def test_loss_to_loss_has_a_panel_a_map():
+    sets = {"code": sweep(E=0.8), "prose": sweep(E=2.1, seed=1), "web": sweep(E=1.9, seed=2)}
+    maps = {(y, x): laws.loss_to_loss(sets[x], sets[y]) for y in sets for x in sets if x != y}
+    figure = drawn(plots.loss_to_loss(maps, stars={("code", "prose"): (2.4, 1.1)}))
+    assert len([axes for axes in figure.axes if axes.collections]) == 6
+    assert len(figure.axes[1].lines) == 3  # curve, its extension, the star
+    assert "prose (nats/token)" in labelled(figure)
+    one = maps["code", "prose"]
+    figure = drawn(
+        plots.translated(one.pairs.y, {"translated": one.predict(one.pairs.x), "same": one.pairs.y})
+    )
+    assert figure.axes[1].get_title() == "same, R² = 1.000" and len(figure.axes) == 2
+
+
+def test_a_task_behind_a_loss_behind_compute(fit):
+    law = laws.get("task_error")
+    L = np.linspace(2.2, 3.4, 12)
+    below = laws.fit(law, law.simulate(dict(eps=0.857, k=2.2, gamma=0.71), L=L, noise=0.01))
+    figure = drawn(plots.task(below, chance=0.75, upstream=fit, n=20))
+    assert [len(axes.lines) for axes in figure.axes] == [3, 2]
+    text = labelled(figure)
+    assert "L (loss (nats/token))" in text and "(FLOPs)" in text and "error" in text
+
+
+def test_a_schedule_a_coverage_a_reward_and_bits():
+    rates = np.r_[np.full(500, 1e-3), np.linspace(1e-3, 1e-5, 500)]
+    steps = np.arange(10, 1001, 10)
+    loss = 2.5 + steps**-0.3
+    figure = drawn(plots.schedule(rates, steps, loss, loss * 1.01))
+    assert figure.axes[2].lines[1].get_ydata() == pytest.approx(100 * (1 / 1.01 - 1))
+    assert "(nats/token)" in labelled(figure)
+
+    p = np.random.default_rng(0).beta(0.4, 2.0, 120)
+    figure = drawn(plots.coverage(np.random.default_rng(1).binomial(200, p), 200))
+    assert len(figure.axes[0].lines) == 2 and len(figure.axes[1].patches) == 20
+    assert "samples a problem" in labelled(figure)
+
+    law = laws.get("rl_sigmoid")
+    c = np.geomspace(1e3, 1e5, 20)
+    found = laws.fit(law, law.simulate(dict(R0=0.2, A=0.61, Cmid=6e3, B=1.2), C=c, noise=0.01))
+    figure = drawn(plots.reward(found, excluded=([200, 500], [0.2, 0.21]), n=10))
+    assert len(figure.axes[0].lines) == 4 and "GPU hours" in labelled(figure)
+
+    figure = drawn(plots.bits(dict(gw=2.6745, ga=2.2102, gkv=0.9578)))
+    assert len(figure.axes[0].lines) == 4 and "bits" in labelled(figure)
+    with pytest.raises(UserError, match="gkv"):
+        plots.bits(dict(gw=1.0, ga=1.0))
+
+
+def test_a_fit_draws_itself_and_its_page(fit, tmp_path):
+    from dither.report import laws as page
+
+    assert len(fit.plot("reducible").axes) == 1
+    with pytest.raises(UserError, match="did you mean 'residuals'"):
+        fit.plot("residual plot")
+    with pytest.raises(UserError, match="N and D alone"):
+        plots.contours(laws.fit("compute_power", {"C": [1e18, 1e19, 1e20], "loss": [3.0, 2.0, 1.5]}))
+    written = page.write(fit, tmp_path / "fit", n=20, notes=("left out: a run",))
+    text = written.read_text()
+    assert text.count("<img") == 9 == len(list((tmp_path / "fit").glob("*.png")))
+    assert "left out: a run" in text and "inf" not in text.split("<img")[0]
