@@ -92,12 +92,13 @@ def word_of(dtype: np.dtype) -> str:
 def as_input(x: Any) -> np.ndarray:
     if hasattr(x, "mask") and isinstance(x, np.ma.MaskedArray):  # np.ma is not loaded before it is needed
         raise TypeError("a masked array has no place for its mask here; pass x.filled(value) or x.data")
-    x = np.asarray(x)
+    try:
+        x = np.asarray(x)
+    except ValueError as error:
+        raise UserError(f"the input is no array: {error}") from None
     if not word_of(x.dtype):
-        raise TypeError(
-            f"float32, float64, float16 and bfloat16 arrays can be quantized, not {x.dtype}; "
-            "convert with x.astype('float32')"
-        )
+        way = "; convert with x.astype('float32')" if x.dtype.kind in "biuf" else ""
+        raise TypeError(f"float32, float64, float16 and bfloat16 arrays can be quantized, not {x.dtype}{way}")
     return x if is_plain(x) else np.array(x, x.dtype.newbyteorder("="), order="C")
 
 
@@ -115,11 +116,13 @@ def dtype_of(word_or_dtype: Any) -> np.dtype:
     """A dtype word, or anything numpy takes for one, as one of the four dtypes."""
     if word_or_dtype == "bf16":
         return np.dtype(require("ml_dtypes", "safetensors").bfloat16)
-    dtype = np.dtype(
-        NUMPY.get(word_or_dtype, word_or_dtype) if isinstance(word_or_dtype, str) else word_or_dtype
-    )
-    if not word_of(dtype) or not dtype.isnative:
-        raise TypeError(f"out_dtype is one of fp32, fp64, fp16 and bf16, not {dtype}")
+    name = NUMPY.get(word_or_dtype, word_or_dtype) if isinstance(word_or_dtype, str) else word_or_dtype
+    try:
+        dtype = np.dtype(name)
+    except TypeError:
+        dtype = None
+    if dtype is None or not word_of(dtype) or not dtype.isnative:
+        raise TypeError(f"out_dtype is one of fp32, fp64, fp16 and bf16, not {word_or_dtype}")
     return dtype
 
 

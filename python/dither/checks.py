@@ -8,6 +8,7 @@ from typing import Any
 
 from dither.errors import UserError
 from dither.quantizer import Quantizer
+from dither.scaling import whole
 
 
 def check_axis(axis: Any, ndim: int) -> int:
@@ -27,7 +28,8 @@ def check_axis(axis: Any, ndim: int) -> int:
 def check_address(seed: Any, stream: Any, offset: Any) -> tuple[int, int, int]:
     """Seed and stream as unsigned 64-bit integers, and an offset to which a position can be added."""
     for name, value, bits in (("seed", seed, 64), ("stream", stream, 64), ("offset", offset, 63)):
-        if not hasattr(value, "__index__") or not 0 <= value.__index__() < 1 << bits:
+        number = whole(value)
+        if not isinstance(number, int) or not 0 <= number < 1 << bits:
             raise UserError(f"{name}= is an integer from 0 to 2**{bits} - 1, not {value!r}")
     return int(seed), int(stream), int(offset)
 

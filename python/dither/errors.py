@@ -22,8 +22,9 @@ class MissingExtraError(ImportError):
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `" (did you mean 'x'?)"` for the nearest of `known`, or "" when nothing is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    small = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), list(small), n=1, cutoff=0.6)
+    return f" (did you mean {small[near[0]]!r}?)" if near else ""
 
 
 def require(module: str, extra: str) -> ModuleType:

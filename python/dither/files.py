@@ -46,8 +46,18 @@ def sync(path: Path) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a name beside `path` to write to; on success it takes the place of `path`, on failure it is
-    removed."""
+    removed. Raises UserError where there is no file to be written."""
+    if path.exists() and not path.is_file():
+        raise UserError(
+            f"{path} is {'a folder' if path.is_dir() else 'no regular file'}: give the name of a file"
+        )
     aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        aside.touch()
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
     try:
         yield aside
         sync(aside)

@@ -119,6 +119,11 @@ def _get(name: str) -> Format:
     return Format(**info)
 
 
+def is_name(name: str) -> bool:
+    """Whether a format has that name."""
+    return _core.format_info(name) is not None
+
+
 def get(name: str | Format) -> Format:
     """The format of that name (a Format is returned unchanged). Raises UserError for an unknown name."""
     if isinstance(name, Format):
@@ -134,7 +139,10 @@ def codebook(values: Iterable[float]) -> Format:
     Values are taken as fp32 numbers. The name carries the table, so the print of a quantizer stays a full
     description. A block's scale maps its absmax to the largest value. Raises UserError for what is no table.
     """
-    given = [float(v) for v in values]
+    try:
+        given = [float(v) for v in values]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"a codebook is made of numbers, such as [-1, 0, 1]: {error}") from None
     with np.errstate(over="ignore"):
         listed = [float(np.float32(v)) for v in given]
     name = "codebook_" + "_".join(map(repr, listed))

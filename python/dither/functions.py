@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dither import arrays, formats
+from dither import arrays
 from dither.arguments import (
     NUMPY,
     as_cast,
@@ -26,7 +26,7 @@ from dither.arguments import (
 )
 from dither.checks import check_axis, warn_inexact
 from dither.formats import Format
-from dither.quantizer import Quantizer
+from dither.quantizer import Quantizer, format_of
 
 
 @routed
@@ -134,7 +134,7 @@ def decode(codes: Any, fmt: str | Format, *, out: Any = None) -> Any:
     the shape of the codes and that dtype. Raises UserError for a number beyond float64, which only formats
     that `exceeds_fp64` have (`Format.value` is exact there).
     """
-    fmt = formats.get(fmt)
+    fmt = format_of(fmt)
     word = arrays.code_dtype(fmt)
     codes = np.asarray(codes)
     if codes.dtype.kind not in "iu":

@@ -9,55 +9,21 @@ print.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from dither import formats
 from dither.errors import UserError, suggest
 from dither.formats import Format
-from dither.scaling import SCALE_FORMATS, resolve_scaling
+from dither.presets import PRESETS, presets_of
+from dither.scaling import SCALE_FORMATS, Block, block_of, resolve_scaling, whole
 from dither.scaling import one_of as _one_of
 
 STOCHASTIC = ("stochastic_a", "stochastic", "stochastic_c")  # P3109's StochasticA, B and C
 ROUNDINGS = ("nearest_even", "nearest_away", "toward_zero", "up", "down", "to_odd", *STOCHASTIC)
 OVERFLOWS = ("saturate", "ieee", "propagate")
-Block = int | tuple[int, int] | Literal["row", "column", "tensor"] | None
-
-
-def _mx(fmt: str) -> dict[str, Any]:
-    return {"format": fmt, "block": 32, "scale_format": "e8m0"}
-
-
-def _fp32_scale(fmt: str, block: Block) -> dict[str, Any]:
-    return {"format": fmt, "block": block, "scale_format": "fp32"}
-
-
-def _int_presets() -> dict[str, dict[str, Any]]:
-    blocks: dict[str, Block] = {"_g128": 128, "_g32": 32, "_row": "row", "_tensor": "tensor", "": 128}
-    names = ("int8", "int4", "int3", "int2")
-    return {fmt + suffix: _fp32_scale(fmt, block) for fmt in names for suffix, block in blocks.items()}
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    **{name: {"format": name} for name in ("fp32", "tf32", "bf16", "fp16")},
-    "fp8_e4m3": _fp32_scale("e4m3", "tensor"),
-    "fp8_e5m2": _fp32_scale("e5m2", "tensor"),
-    "fp8_1x128": _fp32_scale("e4m3", 128),
-    "fp8_128x128": _fp32_scale("e4m3", (128, 128)),
-    "mxfp8_e4m3": _mx("e4m3"),
-    "mxfp8_e5m2": _mx("e5m2"),
-    "mxfp6_e3m2": _mx("e3m2"),
-    "mxfp6_e2m3": _mx("e2m3"),
-    "mxfp4": _mx("e2m1"),
-    "mxint8": _mx("mxint8"),
-    "nvfp4": {"format": "e2m1", "block": 16, "scale_format": "e4m3", "tensor_scale": True},
-    "fp4_g32": _fp32_scale("e2m1", 32),
-    **_int_presets(),
-}
-"""Every preset as the parts it is made of. MX presets use the floor rule of OCP MX v1.0 section 6.3."""
 
 
 @dataclass(frozen=True, init=False, slots=True)
@@ -201,8 +167,17 @@ def _parts_of(preset: str | Quantizer | None) -> dict[str, Any]:
     if isinstance(preset, Quantizer):
         return {name: getattr(preset, name) for name in _FIELDS}
     if not isinstance(preset, str):
-        raise TypeError(f"a quantizer is named by a string or a Quantizer, not by {type(preset).__name__}")
+        wanted = "a preset name such as 'mxfp8_e4m3' or a dither.Quantizer"
+        if isinstance(preset, Format):
+            raise TypeError(f"{preset} is a format, not {wanted}: use dither.cast, or 'format={preset}'")
+        raise TypeError(f"a quantizer is {wanted}, not {type(preset).__name__}")
     name, _, overrides = preset.partition(":") if "=" not in preset.partition(":")[0] else ("", "", preset)
+    if name and name not in PRESETS and formats.is_name(name):
+        near = ", ".join(presets_of(name)) or f"none, write 'format={name},block=32,scale_format=fp32'"
+        raise UserError(
+            f"{name!r} is a format, not a quantizer: dither.cast(x, {name!r}) rounds to it without a scale, "
+            f"as the quantizer 'format={name}' does; presets with a scale: {near}"
+        )
     if name and name not in PRESETS:
         raise UserError(f"unknown preset {name!r}{suggest(name, PRESETS)}. Presets: {', '.join(PRESETS)}")
     parts = dict(PRESETS[name]) if name else {}
@@ -212,6 +187,22 @@ def _parts_of(preset: str | Quantizer | None) -> dict[str, Any]:
             raise UserError(f"{item!r} in the quantizer {preset!r} is not field=value{suggest(key, _FIELDS)}")
         parts[key] = _parse_value(key, value)
     return parts
+
+
+def format_of(given: Any) -> Format:
+    """The format of that name, or the error that says where a quantizer belongs."""
+    if isinstance(given, Quantizer):
+        raise TypeError(
+            f"{given} is a quantizer, where the format of one element is wanted: use dither.fake_quant or "
+            f"dither.quantize, or its format {given.format.name!r}"
+        )
+    name = given.partition(":")[0] if isinstance(given, str) else ""
+    if name in PRESETS and not formats.is_name(name):
+        raise UserError(
+            f"{given!r} is a quantizer, which has scales, not the format of one element: use "
+            f"dither.fake_quant(x, {given!r}) or dither.quantize, or its format {PRESETS[name]['format']!r}"
+        )
+    return formats.get(given)
 
 
 def _parse_value(key: str, value: str) -> Any:
@@ -227,24 +218,14 @@ def _parse_value(key: str, value: str) -> Any:
     return int(value) if key in ("block", "bits") and value.isdecimal() else value
 
 
-def whole(value: Any) -> Any:
-    """An integer of any library (numpy's too) as a plain int; everything else unchanged."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        return value
-    try:
-        return value.__index__()
-    except TypeError:  # an array, or numpy's bool
-        return value
-
-
 def _resolve(given: dict[str, Any]) -> dict[str, Any]:
     """All fields, defaults filled in and checked."""
     if given.get("format") is None:
         raise UserError(
             "a quantizer needs a preset name or at least format=, for example Quantizer('mxfp8_e4m3')"
         )
-    fmt = formats.get(given["format"])
-    block = _block_of(given.get("block"))
+    fmt = format_of(given["format"])
+    block = block_of(given.get("block"))
     parts = {"format": fmt, "block": block, **resolve_scaling(fmt, block, given)}
     microxcaling = parts["dialect"] == "microxcaling"
     rounding = given.get("rounding") or ("nearest_away" if microxcaling else "nearest_even")
@@ -269,27 +250,6 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
             f"{fmt.name} has neither infinity nor NaN, so it can only saturate: drop overflow={overflow!r}"
         )
     return parts | {"rounding": rounding, "bits": bits, "overflow": overflow}
-
-
-def _block_of(block: Any) -> Block:
-    """`block` after its checks; a tile may be given as text (`16x16`)."""
-    if isinstance(block, str) and (tile := re.fullmatch(r"(\d+)x(\d+)", block)):
-        block = (int(tile[1]), int(tile[2]))
-    if isinstance(block, list):
-        block = tuple(block)
-    block = tuple(map(whole, block)) if isinstance(block, tuple) else whole(block)
-    if isinstance(block, str):
-        _one_of("block", block, ("row", "column", "tensor"))
-        return block  # type: ignore[return-value]
-    sizes = block if isinstance(block, tuple) and len(block) == 2 else (block,)
-    if block is not None and not all(
-        isinstance(n, int) and not isinstance(n, bool) and 0 < n < 2**63 for n in sizes
-    ):
-        raise UserError(
-            "block= is a positive number of elements, a tile (rows, columns), 'row', 'column', 'tensor' or "
-            f"None, not {block!r}"
-        )
-    return block
 
 
 @lru_cache(maxsize=1024)

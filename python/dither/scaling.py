@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from dither import formats
 from dither.errors import UserError, suggest
 from dither.formats import Format
 
+Block = int | tuple[int, int] | Literal["row", "column", "tensor"] | None
 POWER_RULES = ("floor", "ceil", "rceil", "even", "mse", "static")
 VALUE_RULES = ("absmax", "rceil", "mse", "static")
 P3109_RULES = ("absmax", "floor", "ceil")
@@ -215,3 +216,34 @@ def _static_scale(fields: dict[str, Any]) -> float | None:
     if scale > limits.max or scale % quantum:
         raise UserError(f"{scale!r} is not a number of {scale_format}, in which the scales are stored")
     return float(scale)
+
+
+def block_of(block: Any) -> Block:
+    """`block` after its checks; a tile may be given as text (`16x16`)."""
+    if isinstance(block, str) and (tile := re.fullmatch(r"(\d+)x(\d+)", block)):
+        block = (int(tile[1]), int(tile[2]))
+    if isinstance(block, list):
+        block = tuple(block)
+    block = tuple(map(whole, block)) if isinstance(block, tuple) else whole(block)
+    if isinstance(block, str):
+        one_of("block", block, ("row", "column", "tensor"))
+        return block  # type: ignore[return-value]
+    sizes = block if isinstance(block, tuple) and len(block) == 2 else (block,)
+    if block is not None and not all(
+        isinstance(n, int) and not isinstance(n, bool) and 0 < n < 2**63 for n in sizes
+    ):
+        raise UserError(
+            "block= is a positive number of elements, a tile (rows, columns), 'row', 'column', 'tensor' or "
+            f"None, not {block!r}"
+        )
+    return block
+
+
+def whole(value: Any) -> Any:
+    """An integer of any library (numpy's too) as a plain int; everything else unchanged."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return value
+    try:
+        return value.__index__()
+    except TypeError:  # an array, or numpy's bool
+        return value

@@ -87,9 +87,17 @@ def add(entries: dict[str, Any], name: str, new: Mapping[str, Any]) -> None:
 
 def write(path: Path, tensors: Mapping[str, Any], described: Mapping[str, str], framework: str) -> None:
     """Write a file whole: aside, fsync, rename. `framework`: "numpy" or "torch", what the tensors are."""
-    library = require(f"safetensors.{framework}", "safetensors")
+    library, package = (
+        require(f"safetensors.{framework}", "safetensors"),
+        require("safetensors", "safetensors"),
+    )
     with files.disk_errors(path, "free some space and save again"), files.replacing(path) as aside:
-        library.save_file(dict(tensors), str(aside), metadata=dict(described))
+        try:
+            library.save_file(dict(tensors), str(aside), metadata=dict(described))
+        except package.SafetensorError as error:
+            if "Unknown dtype" not in str(error):
+                raise
+            raise UserError(f"{path} cannot hold these tensors: {error}") from error
 
 
 def read(path: Path, framework: str) -> tuple[dict[str, Stored], dict[str, Any], dict[str, str]]:

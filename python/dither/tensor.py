@@ -248,6 +248,11 @@ def save_tensors(tensors: Mapping[str, QuantizedTensor | np.ndarray], path: str 
     entries: dict[str, Any] = {}
     described = {}
     for name, tensor in tensors.items():
+        if not isinstance(name, str) or hasattr(tensor, "quantized"):
+            raise TypeError(
+                f"arrays are saved by name, a PackedTensor as its .quantized; not {name!r}, a "
+                f"{type(tensor).__name__}"
+            )
         if isinstance(tensor, QuantizedTensor):
             storage.add(entries, name, storage.flat(name, tensor.parts()))
             described[name] = storage.describe(tensor.layout, tensor.dtype_word, tensor.parts())

@@ -7,7 +7,7 @@ import sys
 from functools import lru_cache
 
 from dither.errors import UserError
-from dither.quantizer import whole
+from dither.scaling import whole
 
 _threads: int | None = None
 

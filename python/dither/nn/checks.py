@@ -22,7 +22,9 @@ _DTYPES = {word: dtype for dtype, word in WORDS.items() if word in _FLOATS}
 def check_input(x: Any) -> str:
     """The dtype word of a tensor that can be quantized."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"dither.nn.ops takes torch tensors, not {type(x).__name__}")
+        raise TypeError(
+            f"a {type(x).__name__} was given where a torch tensor is wanted; convert with torch.as_tensor(x)"
+        )
     if x.layout != torch.strided:
         raise TypeError(f"tensors of the layout {x.layout} cannot be quantized; convert with x.to_dense()")
     word = WORDS.get(x.dtype)
@@ -117,7 +119,7 @@ def check_draws(
                 f"not {given.dtype} of shape {tuple(given.shape)}"
             )
         wide = given.to(torch.int64)
-        if wide.numel() and not (0 <= int(wide.min()) and int(wide.max()) < 1 << q.bits):
+        if wide.numel() and not wide.is_meta and not (0 <= int(wide.min()) and int(wide.max()) < 1 << q.bits):
             raise UserError(
                 f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads"
             )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dither import arrays, formats
+from dither import arrays
 from dither.arguments import as_cast
 from dither.checks import check_axis
 from dither.errors import UserError
@@ -30,7 +30,7 @@ from dither.nn.linalg import matmul as matmul
 from dither.nn.packed import quantize as quantize
 from dither.nn.transforms import hadamard as hadamard
 from dither.nn.transforms import ms_eden as ms_eden
-from dither.quantizer import Quantizer
+from dither.quantizer import Quantizer, format_of
 from dither.statistics import finish_stats
 
 
@@ -163,7 +163,7 @@ def encode(
 
 def decode(codes: Tensor, fmt: str | Format, *, out: Tensor | None = None) -> Tensor:
     """`dither.decode` on a tensor: values as float32 (float64 where it takes that), on the codes' device."""
-    fmt = formats.get(fmt)
+    fmt = format_of(fmt)
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise TypeError(f"codes are integers, not {codes.dtype}")
     if out is not None:

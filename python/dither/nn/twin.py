@@ -21,7 +21,8 @@ from dither.nn.floatbits import Layout, layout_of, round_to_grid, scaled_constan
 from dither.nn.orders import dialect_scale, prescaled
 from dither.nn.philox import random_bits
 from dither.nn.scales import Factors, Power, block_scale
-from dither.quantizer import STOCHASTIC, Block, Quantizer
+from dither.quantizer import STOCHASTIC, Quantizer
+from dither.scaling import Block
 
 
 def covers(q: Quantizer) -> bool:

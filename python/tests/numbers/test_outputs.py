@@ -26,7 +26,7 @@ def parts_of(t):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_packed_array_is_written_over(array, preset):
-    q = SPECS.get(preset, preset)
+    q = SPECS[preset] if preset in SPECS else preset
     old, new = array(normal(3, 100)), array(normal(3, 100, seed=1) * 40)
     t = dither.quantize(old, q)
     places = {name: np.asarray(part).ctypes.data for name, part in parts_of(t).items()}
