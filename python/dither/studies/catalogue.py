@@ -1,0 +1,26 @@
+"""Which studies there are: every file of `dither.studies.papers`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from dither.errors import UserError, suggest
+from dither.studies import papers
+from dither.studies.study import Study
+
+
+def names() -> tuple[str, ...]:
+    """The names of all studies, sorted. Nothing is imported."""
+    return tuple(sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(papers.__path__)))
+
+
+def get(name: str) -> Study:
+    """The study of that name. UserError where there is none."""
+    if name not in names():
+        raise UserError(
+            f"there is no study {name!r}{suggest(name, names())}; `dither study --list` names them all"
+        )
+    study = importlib.import_module(f"dither.studies.papers.{name.replace('-', '_')}").STUDY
+    assert study.name == name, f"{study.name} stands in the file of {name}"
+    return study
