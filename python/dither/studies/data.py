@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ def image_source() -> str:
     return "fashion" if (FASHION / "train-images-idx3-ubyte.gz").is_file() else "digits"
 
 
+@lru_cache(maxsize=4)
 def images(source: str, train: int, test: int, seed: int = 0) -> Data:
     """Images in [0, 1], `train` and `test` of them drawn by `seed`: Fashion-MNIST (Debian's
     dataset-fashion-mnist; 28 x 28, averaged to 14 x 14), or scikit-learn's digits (1,797 of 8 x 8; two thirds
@@ -62,6 +64,7 @@ def _idx(name: str, header: int) -> np.ndarray:
         return np.frombuffer(file.read(), np.uint8, offset=header)
 
 
+@lru_cache(maxsize=4)
 def glosses(train: int, test: int, buckets: int = 2048, seed: int = 0) -> Data:
     """WordNet's glosses (Debian's wordnet-base) by lexicographer class (45), words hashed into `buckets`.
 

@@ -1,9 +1,9 @@
 """A study: claims and the rule that judges them, stated before anything runs.
 
 The rule (for all studies): a claim says that a quantity lies above (or below) a threshold. With its 95 %
-interval wholly on that side it is `reproduced here`, wholly on the other `opposite sign here`; an interval that
-holds the threshold is `underpowered`, with the least effect that would have been seen. What these data, sizes or
-machines cannot answer is `not testable here`, with the reason.
+interval wholly on that side it is `reproduced here`, wholly on the other `opposite sign here`; an interval
+that holds the threshold is `underpowered`, with the least effect that would have been seen. What these data,
+sizes or machines cannot answer is `not testable here`, with the reason.
 """
 
 from __future__ import annotations

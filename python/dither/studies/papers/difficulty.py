@@ -1,7 +1,7 @@
 """2401.01867 (Kwok, Anand, Frankle, Dziugaite, Rolnick): how reliable scores of difficulty are, whether they
-measure one thing, and whether a few examples tell architectures apart. Only the abstract and opening pages were
-read, so the claims are taken without numbers and the thresholds are ours, as are the models (MLP and CNN) and
-the 10 % of planted label errors.
+measure one thing, and whether a few examples tell architectures apart. Only the abstract and opening pages
+were read, so the claims are taken without numbers and the thresholds are ours, as are the models (MLP and
+CNN) and the 10 % of planted label errors.
 """
 
 from __future__ import annotations
