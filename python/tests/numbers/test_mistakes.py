@@ -60,8 +60,8 @@ def test_the_advice_names_presets_of_the_format():
         (lambda: dither.fake_quant(None, "mxfp4"), TypeError, "not object$"),
         (lambda: dither.fake_quant(X, "mxfp4", out_dtype="float8"), TypeError, "out_dtype is one of"),
         (lambda: dither.fake_quant(X, "mxfp4", out_dtype=torch.float32), TypeError, "out_dtype is one of"),
-        (lambda: dither.fake_quant(X, SR, seed=np.arange(2)), dither.UserError, "seed="),
-        (lambda: dither.fake_quant(X, SR, seed=1.5), dither.UserError, "seed="),
+        (lambda: dither.fake_quant(X, SR, seed=np.arange(2)), dither.UserError, "seed="),  # type: ignore[arg-type]
+        (lambda: dither.fake_quant(X, SR, seed=1.5), dither.UserError, "seed="),  # type: ignore[arg-type]
         (lambda: dither.matmul(torch.ones(3, 64), X.T), TypeError, "torch.as_tensor"),
         (lambda: dither.error_stats(META, "mxfp4"), dither.UserError, "meta device holds no values"),
         (lambda: dither.formats.codebook("abc"), dither.UserError, "made of numbers"),  # type: ignore[arg-type]
