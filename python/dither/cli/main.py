@@ -1,6 +1,7 @@
 """Dispatch `dither COMMAND ...` and turn what a user can cause into one clear message.
 
-Exit codes: 0 done, 1 done and the answer is no (`conformance`: violations), 2 the input cannot be used (or an
+Exit codes: 0 done, 1 done and the answer is no (`conformance`: violations,
+`sweep`: runs that failed), 2 the input cannot be used (or an
 extra is missing), 130 interrupted. A command module is imported only when it is called, so that `dither
 formats` starts without torch, and has one function `main(arguments) -> int`.
 """
@@ -19,6 +20,7 @@ from dither.errors import MissingExtraError, UserError, require, suggest
 COMMANDS = {
     "train": ("train one model from a TOML configuration", "torch", "train"),
     "compare": ("train the arms of one TOML file from the same start, and report them", "torch", "train"),
+    "sweep": ("train every run of a grid or list, on any number of cores and machines", "torch", "train"),
     "report": ("write the report of a run, a comparison or a table of scores", "numpy", "cli"),
     "quantize": ("write a checkpoint in a low-precision format, or turn it back", "numpy", "cli"),
     "inspect": ("what formats would do to a checkpoint, and the best mix under a budget", "numpy", "cli"),

@@ -138,6 +138,8 @@ def load(
     tree = dict(source) if isinstance(source, Mapping) else read_toml(source)
     if "arm" in tree:
         raise UserError(f"{where} lists the arms of a comparison; run it with `dither compare`")
+    if "grid" in tree or "run" in tree:
+        raise UserError(f"{where} lists the runs of a grid; train them with `dither sweep`")
     return from_dict(apply_overrides(tree, overrides or {}), where)
 
 
@@ -184,6 +186,11 @@ def check(config: RunConfig) -> None:
         raise UserError("train.seed and data.split_seed must be below 2^63")
     if train.batch % train.accumulate:
         raise UserError(f"train.accumulate = {train.accumulate} must divide train.batch = {train.batch}")
+    if (size := train.batch // train.accumulate * config.model.context) >= 1 << 31:
+        raise UserError(
+            f"a microbatch of train.batch / train.accumulate sequences would hold {size:,} tokens, more than "
+            "any memory takes; lower train.batch or raise train.accumulate"
+        )
     if not (train.lr > 0 and math.isfinite(train.lr) and train.eps > 0):
         raise UserError(f"train.lr = {train.lr} and train.eps = {train.eps} must be positive")
     if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
@@ -201,6 +208,10 @@ def check(config: RunConfig) -> None:
         raise UserError(f"data.token_dtype must be 'uint16' or 'uint32', not {data.token_dtype!r}")
     if data.tokenizer == "none" and not data.vocab:
         raise UserError("data.tokenizer = 'none' needs data.vocab, the number of token ids")
+    if data.tokenizer != "none" and data.vocab:
+        raise UserError(f"data.tokenizer = {data.tokenizer!r} has its own vocabulary; leave data.vocab out")
+    if data.tokenizer == "bytes" and data.end_of_document:
+        raise UserError("data.tokenizer = 'bytes' ends documents with its id 256; leave end_of_document out")
     if config.method.name not in METHODS:
         near = suggest(config.method.name, METHODS)
         raise UserError(f"method.name {config.method.name!r} is unknown{near}; known: {', '.join(METHODS)}")

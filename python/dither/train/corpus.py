@@ -91,10 +91,15 @@ def survey(documents: Iterator[Document], seen: set[bytes]) -> Survey:
         found.documents += 1
         found.ids |= document.tokens is not None
         found.groups[key] = found.groups.get(key, 0) + document.size
-        lines.append(hashlib.sha256(document.group.encode() + b"\0" + digest).digest())
+        lines.append(identity(document.group, digest))
     found.order = hashlib.sha256(b"".join(lines)).hexdigest()
     found.hash = hashlib.sha256(b"".join(sorted(lines))).hexdigest()
     return found
+
+
+def identity(group: str, digest: bytes) -> bytes:
+    """What a kept document adds to `Survey.order`."""
+    return hashlib.sha256(group.encode() + b"\0" + digest).digest()
 
 
 def read(

@@ -253,7 +253,8 @@ class Run:
         write_parquet(self.path)
         if self.scores is not None:
             self.scores.table(self.path.resolve().name, provenance(self.config)).save(self.path / SCORES)
-        final = [{key: finite(value) for key, value in row.items()} for row in rows]
+        tokens = self.step * self.config.train.batch * self.config.model.context
+        final = [{"tokens": tokens} | {key: finite(value) for key, value in row.items()} for row in rows]
         summary = {**self.info, "steps": self.step, "final": final, "peak_rss_mib": peak_memory_mib()}
         write_json(self.path / SUMMARY, summary)
         return summary

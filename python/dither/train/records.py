@@ -87,6 +87,17 @@ def read(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1] if line]
 
 
+def last_row(run_dir: Path) -> dict[str, Any] | None:
+    """The last whole row of a run, without reading the others; None where there is none yet."""
+    try:
+        with (run_dir / JSONL).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            lines = file.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return None
+    return json.loads(lines[-1]) if lines else None
+
+
 def write_parquet(run_dir: Path) -> None:
     """Write all rows as one table with the columns of COLUMNS."""
     require("pyarrow", "train")

@@ -106,7 +106,7 @@ class RunDirectory:
         """The recorded configuration. Raises UserError where `config` differs in a key that matters."""
         self._remove_leftovers()
         if not (self.path / CONFIG).exists():
-            if config is None or any(p.name != LOCK for p in self.path.iterdir()):
+            if config is None or self._made or any(p.name != LOCK for p in self.path.iterdir()):
                 raise UserError(f"{self.path} holds no run to resume (no {CONFIG}); start it without resume")
             # killed before its first file was written
             return configuration.resolve(config, torch.get_num_threads())

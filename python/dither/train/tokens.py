@@ -237,10 +237,13 @@ def _pieces(
     for sources, survey in ((data.validation_sources, held_out), (data.sources, found)):
         if survey is None:
             continue
-        documents = corpus.read(sources, data, tokenizer.end)
-        for document, key in zip(documents, survey.keys, strict=True):
-            if key is None:
+        read, count = hashlib.sha256(), 0
+        for document in corpus.read(sources, data, tokenizer.end):
+            key = survey.keys[count] if count < len(survey.keys) else None
+            count += 1
+            if key is None:  # a copy; documents beyond those surveyed are found below
                 continue
+            read.update(corpus.identity(document.group, document.digest()))
             if document.text is not None:
                 ids, width = tokenizer.encode(document.text)
                 if unknown:  # bits per byte of a part of the tokens would mean nothing
@@ -261,6 +264,11 @@ def _pieces(
                 yield "validation", ids[cut:], width[cut:]
             else:
                 yield "train", ids, width
+        if count != len(survey.keys) or read.hexdigest() != survey.order:
+            raise UserError(
+                f"a file of {', '.join(sources)} changed while it was read; start again when nothing writes "
+                "there"
+            )
 
 
 def _write(folder: Path, pieces: Iterator[Piece], meta: dict[str, Any], vocab: int) -> None:
