@@ -13,6 +13,7 @@ from dither.laws.forecast import Prediction, predict_interval
 from dither.laws.isoflop import approaches
 from dither.laws.law import FunctionLaw, Law, Parameter, SumLaw
 from dither.laws.loss_to_loss import LossMap, loss_to_loss
+from dither.laws.mixtures import best_mixture, filtered_error, mixing
 from dither.laws.planning import Crossover, Decision, budget, crossover, decide
 from dither.laws.runs import read_runs
 from dither.laws.schedules import Schedule, annealing, multi_power
@@ -39,13 +40,16 @@ __all__ = [
     "Validation",
     "annealing",
     "approaches",
+    "best_mixture",
     "beta_binomial",
     "budget",
     "crossover",
     "decide",
+    "filtered_error",
     "fit",
     "get",
     "loss_to_loss",
+    "mixing",
     "multi_power",
     "names",
     "pass_at_k",

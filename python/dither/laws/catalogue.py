@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dither.laws import formulas, precision, sums, tasks
+from dither.laws import formulas, precision, structure, sums, tasks
 from dither.laws.law import FunctionLaw, SumLaw
 
 LAWS: dict[str, SumLaw | FunctionLaw] = {
@@ -10,6 +10,7 @@ LAWS: dict[str, SumLaw | FunctionLaw] = {
     for law in (
         *sums.LAWS,
         *formulas.LAWS,
+        *structure.LAWS,
         *precision.SUMS,
         *precision.FORMULAS,
         *tasks.SUMS,

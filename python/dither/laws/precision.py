@@ -9,7 +9,7 @@ import numpy as np
 
 from dither.laws.engine import Floats
 from dither.laws.formulas import ND, function_law
-from dither.laws.sums import exponent, log, scale, straight
+from dither.laws.straight import exponent, log, scale, straight
 
 
 def effective_size(

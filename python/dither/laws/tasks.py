@@ -10,7 +10,7 @@ import numpy as np
 
 from dither.laws.formulas import function_law
 from dither.laws.law import Parameter
-from dither.laws.sums import scale, straight
+from dither.laws.straight import scale, straight
 
 TASK_ERROR = function_law(
     "task_error",

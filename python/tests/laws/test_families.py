@@ -30,12 +30,20 @@ VARIABLES: dict[str, np.ndarray] = {
     "Dq": np.geomspace(1e7, 9e8, 4),
     "L": np.linspace(1.2, 5, 30),
     "k": np.geomspace(1, 1e4, 20),
+    "Nnv": np.geomspace(3e7, 3e9, 7),
+    "Nv": np.geomspace(1e6, 3e8, 6),
+    "LT": np.linspace(1.9, 2.6, 4),
+    "LS": np.linspace(2.0, 3.2, 4),
+    "batch": np.geomspace(3e4, 1e8, 15),
 }
 OWN = {
     ("kaplan_steps", "S"): np.geomspace(1e3, 1e6, 7),
     ("parscale", "P"): np.array([1.0, 2, 4, 8]),
     ("qat_share", "N"): np.geomspace(1e7, 5e8, 4),
     ("task_error", "L"): np.linspace(1.8, 5, 30),
+    ("vocabulary", "H"): np.geomspace(4e9, 4e11, 6),
+    ("distillation", "N"): np.geomspace(1e8, 1e10, 5),
+    ("distillation", "D"): np.geomspace(1e9, 1e12, 5),
     ("rl_sigmoid", "C"): np.geomspace(1e2, 1e5, 30),
 }
 """Values of a variable that are a law's own."""
@@ -85,6 +93,24 @@ LAWS: dict[str, tuple[str, dict[str, float]]] = {
         dict(a=0.3, b=20.0, c0=0.15, c1=0.3, d=1e5, f=0.4),
     ),
     "m3": ("b*(1/x + g)**c + e", dict(b=5.0, g=1e-5, c=0.3, e=0.5)),
+    "moe_sparsity": (
+        "e + a*N**-alpha + b*D**-beta + c*(1-S)**-l + d*(1-S)**-m*N**-g",
+        dict(a=300.0, b=1500.0, c=0.04, d=40.0, e=1.6, alpha=0.4, beta=0.36, l=0.6, m=-0.7, g=0.2),
+    ),
+    "vocabulary": (
+        "E - A1*Nnv**-a - A2*Nv**-b - B*H**-a",
+        dict(A1=200.0, A2=20.0, B=500.0, E=5.5, a=0.4, b=0.35),
+    ),
+    "distillation": (
+        "LT + LT**-c0*(1 + (LT/(LS*d1))**(1/f1))**(-c1*f1)*(A*N**-alpha + B*D**-beta)**gamma",
+        dict(c0=1.2, c1=0.6, d1=0.9, f1=0.25, A=400.0, B=1500.0, alpha=0.42, beta=0.38, gamma=0.7),
+    ),
+    "bnsl_2": (
+        "a + b*x**-c0*(1 + (x/d1)**(1/f1))**(-c1*f1)*(1 + (x/d2)**(1/f2))**(-c2*f2)",
+        dict(a=0.2, b=10.0, c0=0.1, c1=0.25, d1=1e3, f1=0.3, c2=-0.1, d2=1e6, f2=0.3),
+    ),
+    "critical_batch": ("Dmin*(1 + batch/Bcrit)", dict(Dmin=2e10, Bcrit=3e6)),
+    "timescale": ("c*(D/N)**m", dict(c=1.1, m=-0.5)),
     "parscale": (
         "E + (A/(N*(k*np.log(P) + 1)))**alpha",
         dict(A=2e7, k=0.35, E=0.9, alpha=0.2),
@@ -114,7 +140,7 @@ LAWS: dict[str, tuple[str, dict[str, float]]] = {
         dict(a=-0.082, b=-0.108, c=0.009, d=1.104, start=1.847, most=314.478),
     ),
 }
-RIDGES = {"bnsl", "routed"}
+RIDGES = {"bnsl", "bnsl_2", "routed"}
 """Laws whose curve the data determine, but hardly the parameters."""
 ELSEWHERE = {"data_constrained", "m4", "farseer", "qat_loss"}
 """Laws that have a test of their own."""

@@ -73,6 +73,10 @@ def test_bits_for_compute_are_least():
     assert 1 < found["bits"] < 16
     assert found["bits"] == pytest.approx(planning.bits_for_compute(1e24)(**constants)["bits"], rel=1e-4)
     assert found["N"] * found["D"] * 6 * found["bits"] / 16 == pytest.approx(1e21)
+    x = found["bits"] / np.array([2.6745, 2.2102, 0.9578])
+    assert np.sum(x / np.expm1(x)) == pytest.approx(1, abs=1e-5) and found["bits"] == pytest.approx(
+        3.47, abs=0.01
+    )
     for bits, size in ((0.9, 1.0), (1.1, 1.0), (1.0, 0.9), (1.0, 1.1)):
         p, n = found["bits"] * bits, found["N"] * size
         point = dict(N=n, D=1e21 * 16 / (6 * n * p), Pw=p, Pa=p, Pkv=p)
