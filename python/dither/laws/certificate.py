@@ -65,7 +65,9 @@ def certify(
     free = ~fixed & ~active
     scale = np.sqrt(np.maximum(np.diag(hessian)[free], np.finfo(float).tiny))
     unit = hessian[np.ix_(free, free)] / np.outer(scale, scale)
-    eigenvalues = np.linalg.eigvalsh(unit) if free.any() else np.ones(1)
+    # Where a parameter ran to infinity there is no Hessian, and so no certificate.
+    none = np.full(max(len(unit), 1), 1.0 if not free.any() else np.nan)
+    eigenvalues = np.linalg.eigvalsh(unit) if free.any() and np.isfinite(unit).all() else none
     values = optima.value[0]
     return Certificate(
         ending=ENDINGS[optima.ending[0, which]],

@@ -188,3 +188,60 @@ def test_nothing_pairs():
     x = made()
     with pytest.raises(UserError, match="0 runs pair on N, D"):
         laws.loss_to_loss(x, {**x, "D": x["D"] * 1.5})
+
+
+HELLASWAG = "eval/downstream_ce_loss/hellaswag_test_ce_loss"
+TEST_TO_TEST = {  # HellaSwag, from Edu: kappa, K, prediction for 1e21 FLOPs, what was measured there
+    "FineWeb": (1.05, 0.98, 2.2096, 2.2099),
+    "PP2": (0.74, 1.60, 2.7707, 2.8258),
+    "Slim": (0.95, 1.11, 2.2535, 2.2778),
+    "Smol": (0.99, 1.01, 2.2430, 2.2465),
+    "Star": (0.74, 1.64, 2.8643, 2.9077),
+}
+TRAIN_TO_TEST = {  # of Edu: kappa, K, E, prediction, measured
+    "hellaswag": (1.08, 0.93, 2.12, 2.2475, 2.2619),
+    "mmlu_humanities": (0.96, 1.14, 2.79, 2.9813, 2.9282),
+    "mmlu_stem": (0.53, 2.35, 1.41, 2.2963, 2.3934),
+}
+
+
+def large(name: str, column: str) -> float:
+    """A loss of the run of 1e21 FLOPs."""
+    (row,) = (r for r in read("loss-to-loss/extrapolation.csv") if r["data"] == CORPORA[name])
+    return float(row[column])
+
+
+def test_test_to_test_maps():
+    edu = corpus("Edu", HELLASWAG)
+    floor = laws.fit("kaplan_e", edu).params["E"]
+    for name, (kappa, scale, predicted, measured) in TEST_TO_TEST.items():
+        found = laws.loss_to_loss(edu, corpus(name, HELLASWAG), on=("D",), E_x=floor)
+        assert (found.kappa, found.K) == pytest.approx((kappa, scale), abs=0.0055), name
+        assert found.predict(large("Edu", HELLASWAG)) == pytest.approx(predicted, abs=1e-4), name
+        assert large(name, HELLASWAG) == pytest.approx(measured, abs=1e-4)
+
+
+def test_train_to_test_maps(tables, fits):
+    floor = fits["Edu"].params["E"]
+    for name, (kappa, scale, e_y, predicted, measured) in TRAIN_TO_TEST.items():
+        column = f"eval/downstream_ce_loss/{name}_test_ce_loss"
+        found = laws.loss_to_loss(tables["Edu"], corpus("Edu", column), on=("D",), E_x=floor)
+        assert (found.kappa, found.K, found.E_y) == pytest.approx((kappa, scale, e_y), abs=0.0055), name
+        assert found.predict(large("Edu", "val_loss")) == pytest.approx(predicted, abs=1e-4), name
+        assert large("Edu", column) == pytest.approx(measured, abs=1e-4)
+
+
+def test_arc_easy_does_not_identify_its_floor():
+    """The published E is .07; the optimum lies at 0, no worse."""
+    table = corpus("Edu", "eval/downstream_ce_loss/arc_easy_test_ce_loss")
+    free = laws.fit("kaplan_e", table)
+    held = laws.fit("kaplan_e", table, fixed={"E": 0.07})
+    assert free.params["E"] < 0.07
+    assert free.value <= held.value < free.value * 1.01
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_metric_that_rises_with_size_is_no_certified_law():
+    table = corpus("Edu", "eval/downstream/arc_easy_test_acc")
+    fit = laws.fit("kaplan_e", table)
+    assert not fit.certificate.is_minimum and fit.cautions
