@@ -1,11 +1,13 @@
 //! Shapley values of training examples under a k-nearest-neighbour classifier (Jia et al., 1908.08619, theorem 1).
 
 use crate::sort::{Sorter, position};
+use dither_cpu::dispatch;
 use dither_cpu::threads::for_each;
 use std::sync::Mutex;
 
-/// Test examples summed in one go: sums are formed in the same order for any number of threads.
-const CHUNK: usize = 16;
+/// Test examples summed in one go: sums are formed in the same order for any number of threads, and their memory is
+/// asked for seldom.
+const CHUNK: usize = 64;
 
 /// Add to `values` (examples) the sum over the test examples of each one's Shapley value.
 ///
@@ -22,15 +24,17 @@ pub fn add(
     give_up: &dyn Fn() -> bool,
 ) -> bool {
     let n = labels.len();
+    // min(k, j) / (k j) of the j-th nearest: what a change of the label there is worth.
+    let worth: Vec<f64> = (1..=n).map(|j| k.min(j) as f64 / (k as f64 * j as f64)).collect();
+    let codes = Codes::of(labels);
     let chunks = tests.len().div_ceil(CHUNK);
     let sums: Vec<Mutex<Vec<f64>>> = (0..chunks).map(|_| Mutex::default()).collect();
     let complete = for_each(chunks, threads, give_up, |chunk| {
-        let (mut right, mut sum, mut sorter) = (Vec::with_capacity(n), vec![0.0; n], Sorter::default());
+        let (mut right, mut sum, mut sorter) = (vec![0; n], vec![0.0; n], Sorter::default());
         let first = chunk * CHUNK;
         for (row, test) in distances[first * n..].chunks_exact(n).zip(&tests[first..]).take(CHUNK) {
-            right.clear();
-            right.extend(labels.iter().map(|label| u8::from(label == test)));
-            one(sorter.sort(row), &right, k, &mut sum);
+            compare(&codes.labels, codes.code(*test), &mut right);
+            one(sorter.sort(row), &right, &worth, &mut sum);
         }
         *sums[chunk].lock().unwrap_or_else(|e| e.into_inner()) = sum;
     });
@@ -41,20 +45,48 @@ pub fn add(
     complete
 }
 
+/// Labels as small numbers: they are compared with every test's.
+struct Codes {
+    labels: Vec<u32>,
+    known: Vec<i64>,
+}
+
+impl Codes {
+    fn of(labels: &[i64]) -> Codes {
+        let mut known = labels.to_vec();
+        known.sort_unstable();
+        known.dedup();
+        let mut codes = Codes { labels: Vec::new(), known };
+        codes.labels = labels.iter().map(|label| codes.code(*label)).collect();
+        codes
+    }
+
+    /// A number that no label has, if it is none of the labels.
+    fn code(&self, label: i64) -> u32 {
+        self.known.binary_search(&label).map_or(u32::MAX, |place| place as u32)
+    }
+}
+
+#[inline(always)]
+fn compare_body(labels: &[u32], label: u32, right: &mut [u8]) {
+    for (right, one) in right.iter_mut().zip(labels) {
+        *right = u8::from(*one == label);
+    }
+}
+
+dispatch! { fn compare(labels: &[u32], label: u32, right: &mut [u8]) = compare_body; }
+
 /// `right`: whether an example has the test's label.
-fn one(sorted: &[u64], right: &[u8], k: usize, sum: &mut [f64]) {
-    let (n, k) = (sorted.len(), k as f64);
-    let right = |j: usize| f64::from(right[position(sorted[j - 1])]);
-    let mut s = right(n) * k.min(n as f64) / (k * n as f64);
-    sum[position(sorted[n - 1])] += s;
-    let mut next = right(n);
-    for j in (1..n).rev() {
-        let this = right(j);
-        if this != next {
-            s += (this - next) / k * (k.min(j as f64) / j as f64);
-        }
+fn one(sorted: &[u64], right: &[u8], worth: &[f64], sum: &mut [f64]) {
+    let (mut s, mut next) = (0.0, 0.0);
+    assert!(right.len() == sorted.len() && sum.len() == sorted.len());
+    for (item, worth) in sorted.iter().zip(worth).rev() {
+        // SAFETY: items are the positions of as many numbers.
+        let (right, sum) = unsafe { (right.get_unchecked(position(*item)), sum.get_unchecked_mut(position(*item))) };
+        let this = f64::from(*right);
+        s += (this - next) * worth;
         next = this;
-        sum[position(sorted[j - 1])] += s;
+        *sum += s;
     }
 }
 
