@@ -6,6 +6,8 @@ CNN) and the 10 % of planted label errors.
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 
 from dither.report.score_pictures import agreement, manhattan
@@ -45,7 +47,8 @@ def measure(context: Context) -> Outcome:
         "fingerprint": proportion(fingers["el2n_mean"].accuracy[1], 2 * len(context.seeds)),
     }
     names, matrix = score_correlations({name: mlp[name] for name in SCORES})
-    smallest = 1 / bias.permutations * 2
+    every = comb(2 * len(context.seeds), len(context.seeds)) == bias.permutations
+    smallest = 2 / bias.permutations if every else 1 / (bias.permutations + 1)
     figures = {
         "r1 of every score: the rank correlation of two runs of the MLP": intervals(reliable, "r1"),
         "Rank correlation of scores from independent runs of the MLP, high is hard": agreement(names, matrix),
