@@ -1,19 +1,20 @@
 //! Addressed random bits for runs of neighbouring elements (see `dither_numerics::random` for the address).
 //!
-//! The kernels take the N bits `R` of an element as the fraction `(2R + 1) / 2^(N+1)`, 32 bits after the point, whatever
-//! N is: the number that P3109's StochasticB adds to what is rounded off (for N = 32 its last bit is left out and
-//! the kernel adds it).
+//! The kernels take the N bits `R` of an element as the fraction that is added to what is rounded off, 32 bits after the
+//! point, whatever N is: `(2R + 1) / 2^(N+1)` for P3109's StochasticB (for N = 32 its last bit is left out and the kernel
+//! adds it), `R / 2^N` for A and C.
 //!
 //! Sixteen counters are advanced side by side (`philox`), and every word serves sixteen neighbours at each of its
 //! shifts: a tile needs no exchange between lanes.
 
 use crate::philox::{Philox, tile_len};
+use dither_numerics::Rounding;
 use dither_numerics::quantizer::Randomness;
 
-/// `R` as the fraction that the kernels add.
+/// `R` as the fraction that the kernels add; `half`: what is set below it.
 #[inline(always)]
-pub fn fraction(bits: u32, n: u32) -> u32 {
-    bits << (32 - n) & !below(n) | half(n)
+pub fn fraction(bits: u32, n: u32, half: u32) -> u32 {
+    bits << (32 - n) & !below(n) | half
 }
 
 /// `R` of a fraction.
@@ -33,8 +34,9 @@ pub fn below(n: u32) -> u32 {
     if n == 32 { 0 } else { u32::MAX >> n }
 }
 
+/// What StochasticB adds below `R`.
 #[inline(always)]
-pub fn half(n: u32) -> u32 {
+fn half(n: u32) -> u32 {
     if n == 32 { 0 } else { 1 << (31 - n) }
 }
 
@@ -43,22 +45,30 @@ pub fn half(n: u32) -> u32 {
 pub struct Draws<'a> {
     source: Randomness<'a>,
     n: u32,
+    half: u32,
     philox: Philox,
 }
 
 impl<'a> Draws<'a> {
-    /// `n`: random bits an element; 0 where nothing is stochastic.
-    pub fn new(source: Randomness<'a>, n: u32) -> Self {
+    pub fn new(source: Randomness<'a>, rounding: Rounding) -> Self {
+        let n = rounding.random_bits();
+        let half = if let Rounding::Stochastic(n) = rounding { half(n) } else { 0 };
         let (seed, stream) = match source {
             Randomness::Addressed { seed, stream, .. } => (seed, stream),
             _ => (0, 0),
         };
-        Draws { source, n, philox: Philox::new(seed, stream) }
+        Draws { source, n, half, philox: Philox::new(seed, stream) }
     }
 
     /// Whether anything is drawn.
     pub fn any(&self) -> bool {
         self.n > 0
+    }
+
+    /// What is set below the random bits of a fraction.
+    #[cfg(target_arch = "x86_64")]
+    pub fn half(&self) -> u32 {
+        self.half
     }
 
     /// For a run that starts with a tile: the words' source and that tile.
@@ -102,7 +112,7 @@ impl Reader<'_> {
             Randomness::Given(bits) => {
                 let bits = &bits[start..start + out.len()];
                 for (f, bits) in out.iter_mut().zip(bits) {
-                    *f = fraction(*bits, self.draws.n);
+                    *f = fraction(*bits, self.draws.n, self.draws.half);
                 }
             }
             Randomness::Addressed { offset, .. } => self.addressed(offset.wrapping_add(start as u64), out),
@@ -110,19 +120,20 @@ impl Reader<'_> {
     }
 
     fn addressed(&mut self, mut index: u64, mut out: &mut [u32]) {
-        let size = tile_len(self.draws.n);
+        let Draws { n, half, philox, .. } = self.draws;
+        let size = tile_len(*n);
         while !out.is_empty() {
             let (tile, at) = (index / size as u64, (index % size as u64) as usize);
             // Index 2^64 is index 0, which need not be the end of a tile.
             let to_wrap = usize::try_from(u64::MAX - index).map_or(usize::MAX, |n| n.saturating_add(1));
             let whole = if at == 0 { out.len().min(to_wrap) / size * size } else { 0 };
             let run = if whole > 0 {
-                self.draws.philox.fractions(tile, self.draws.n, &mut out[..whole]);
+                philox.fractions(tile, *n, *half, &mut out[..whole]);
                 whole
             } else {
                 if self.tile != Some(tile) {
                     self.values.resize(size, 0);
-                    self.draws.philox.fractions(tile, self.draws.n, &mut self.values);
+                    philox.fractions(tile, *n, *half, &mut self.values);
                     self.tile = Some(tile);
                 }
                 let run = (size - at).min(out.len()).min(to_wrap);
@@ -146,7 +157,7 @@ mod tests {
             // The second offset wraps at 2^64, inside a tile where n is not a power of two.
             for offset in [(1u64 << 40) + 7, 0, u64::MAX - 300] {
                 let (seed, stream) = (0x1234_5678_9abc_def0, u64::MAX - 3);
-                let draws = Draws::new(Randomness::Addressed { seed, stream, offset }, n);
+                let draws = Draws::new(Randomness::Addressed { seed, stream, offset }, Rounding::Stochastic(n));
                 let mut reader = draws.reader();
                 for (start, len) in [(0usize, 5usize), (3, 1000), (64, 64), (0, 10_000), (5000, 3), (1, 0)] {
                     let mut out = vec![0; len];
@@ -154,7 +165,7 @@ mod tests {
                     for (i, f) in out.iter().enumerate() {
                         let index = offset.wrapping_add((start + i) as u64);
                         let bits = random_bits(seed, stream, index, n);
-                        assert_eq!(*f, fraction(bits, n), "n={n} {start}+{i}");
+                        assert_eq!(*f, fraction(bits, n, half(n)), "n={n} {start}+{i}");
                         assert_eq!(integer(*f, n), bits);
                     }
                 }
@@ -167,9 +178,9 @@ mod tests {
         for n in 1..=31u32 {
             for bits in [0, 1, (1u32 << n) - 1, 0x5555_5555 & ((1 << n) - 1)] {
                 let exact = (2 * u64::from(bits) + 1) << 32 >> (n + 1);
-                assert_eq!(u64::from(fraction(bits, n)), exact);
+                assert_eq!(u64::from(fraction(bits, n, half(n))), exact);
             }
         }
-        assert_eq!(fraction(0xdead_beef, 32), 0xdead_beef);
+        assert_eq!(fraction(0xdead_beef, 32, half(32)), 0xdead_beef);
     }
 }

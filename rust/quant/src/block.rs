@@ -28,7 +28,9 @@ macro_rules! by_mode {
             element::TOWARD_ZERO => $f::<$number, { element::TOWARD_ZERO }>($($argument),*),
             element::UP => $f::<$number, { element::UP }>($($argument),*),
             element::DOWN => $f::<$number, { element::DOWN }>($($argument),*),
+            element::TO_ODD => $f::<$number, { element::TO_ODD }>($($argument),*),
             element::STOCHASTIC => $f::<$number, { element::STOCHASTIC }>($($argument),*),
+            element::STOCHASTIC_NEAREST => $f::<$number, { element::STOCHASTIC_NEAREST }>($($argument),*),
             _ => $f::<$number, { element::STOCHASTIC_FINE }>($($argument),*),
         }
     };

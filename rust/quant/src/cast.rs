@@ -41,7 +41,12 @@ impl Cast {
         let over = |negative: bool| bits(overflow(f, q, if negative { -f.max * 4.0 } else { f.max * 4.0 }));
         Some(Cast {
             mode: method.mode,
-            shape: Shape { mbits: f.mbits, n: method.n, zero: if f.has_neg_zero() { -0.0 } else { 0.0 } },
+            shape: Shape {
+                mbits: f.mbits,
+                n: method.n,
+                last: method.last,
+                zero: if f.has_neg_zero() { -0.0 } else { 0.0 },
+            },
             wide,
             emin: ((f.emin + 127) as u32) << 23,
             max: bits(f.max),
@@ -83,7 +88,9 @@ impl Cast {
             element::TOWARD_ZERO => run::<f32, { element::TOWARD_ZERO }>(x, y, past, random, self),
             element::UP => run::<f32, { element::UP }>(x, y, past, random, self),
             element::DOWN => run::<f32, { element::DOWN }>(x, y, past, random, self),
+            element::TO_ODD => run::<f32, { element::TO_ODD }>(x, y, past, random, self),
             element::STOCHASTIC => run::<f32, { element::STOCHASTIC }>(x, y, past, random, self),
+            element::STOCHASTIC_NEAREST => run::<f32, { element::STOCHASTIC_NEAREST }>(x, y, past, random, self),
             _ => run::<f32, { element::STOCHASTIC_FINE }>(x, y, past, random, self),
         }
     }
@@ -153,7 +160,10 @@ fn one<const M: u8, const HOW: u8>(x: f32, cast: &Cast, random: u32) -> f32 {
     let rounded = if HOW == WIDE {
         // Exponent and fraction together are one integer in the same order as the values.
         let k = 23 - cast.shape.mbits;
-        let finite = a.min(0x7f7f_ffff);
+        let mut finite = a.min(0x7f7f_ffff);
+        if M == element::STOCHASTIC_NEAREST {
+            finite = element::decide_wide::<{ element::NEAREST_EVEN }>(finite, k - cast.shape.n, false, 0);
+        }
         element::decide_wide::<M>(finite, k, sign != 0, random)
     } else {
         let clamped = f32::from_bits(a.min(cast.clamp) | sign);

@@ -85,7 +85,7 @@ pub unsafe fn encode(
     let _standard = Standard::enter();
     let cut = Layout { outer: 1, axis: len, inner: 1 }.cut(None);
     let first_bad = AtomicUsize::new(usize::MAX);
-    let draws = Draws::new(source, random_width(q));
+    let draws = Draws::new(source, q.rounding);
     let fast = Fast::new(q, codes).filter(|_| !x.is_f64());
     pool::for_each(cut.units(), threads_for(len, threads), |u| {
         let unit = cut.unit(u);

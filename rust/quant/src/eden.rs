@@ -20,6 +20,7 @@ use crate::layout::Layout;
 use crate::pool;
 use crate::simd::dispatch;
 use crate::turned::{COLUMNS, Runs};
+use dither_numerics::Rounding;
 use dither_numerics::quantizer::Randomness;
 
 pub const ROTATION: usize = 128;
@@ -41,7 +42,7 @@ pub unsafe fn ms_eden(layout: &Layout, x: Memory, y: MemoryMut, seed: u64, strea
     // SAFETY: the caller's contract.
     let peak = unsafe { absmax(x, layout, threads) } as f32;
     let decode = (peak / BOUND).max(f32::from_bits(1));
-    let draws = Draws::new(Randomness::Addressed { seed, stream, offset: 0 }, BITS);
+    let draws = Draws::new(Randomness::Addressed { seed, stream, offset: 0 }, Rounding::Stochastic(BITS));
     let Layout { outer, axis, inner } = *layout;
     let (along, across) = (axis / ROTATION, inner.div_ceil(COLUMNS));
     pool::for_each(outer * across * along, threads, |task| {
@@ -78,8 +79,8 @@ const E2M1: (u32, u32) = (127 << 23, 6f32.to_bits());
 
 #[inline(always)]
 fn rotated_body(x: &[f32; ROTATION], y: &mut [f32; ROTATION], decode: f32, fractions: &[u32]) {
-    let scale_shape = Shape { mbits: 3, n: BITS, zero: -0.0 };
-    let shape = Shape { mbits: 1, n: 0, zero: -0.0 };
+    let scale_shape = Shape { mbits: 3, n: BITS, last: 0, zero: -0.0 };
+    let shape = Shape { mbits: 1, n: 0, last: 0, zero: -0.0 };
     let mut scales = [0f32; BLOCKS];
     let (mut signal, mut kept) = ([0f64; ROTATION], [0f64; ROTATION]);
     let blocks = x.as_chunks::<BLOCK>().0.iter().zip(y.as_chunks_mut::<BLOCK>().0).zip(&mut scales);

@@ -14,9 +14,12 @@ pub const DOWN: u8 = 4;
 pub const STOCHASTIC: u8 = 5;
 /// Stochastic, with more random bits than fp32 has digits below the grid's.
 pub const STOCHASTIC_FINE: u8 = 6;
+/// Stochastic, after what is rounded off has been rounded to as many digits as there are random bits (StochasticC).
+pub const STOCHASTIC_NEAREST: u8 = 7;
+pub const TO_ODD: u8 = 8;
 
 pub const fn is_stochastic(mode: u8) -> bool {
-    mode == STOCHASTIC || mode == STOCHASTIC_FINE
+    matches!(mode, STOCHASTIC | STOCHASTIC_FINE | STOCHASTIC_NEAREST)
 }
 
 use crate::stochastic::{self, Spacing};
@@ -31,6 +34,8 @@ pub struct Shape {
     pub mbits: u32,
     /// Random bits an element (stochastic rounding).
     pub n: u32,
+    /// Added below the last digit of a random fraction: 1 for the half of StochasticB with 32 bits, else 0.
+    pub last: u32,
     /// Added at the end: -0.0 keeps the sign of zero, +0.0 (integers) drops it.
     pub zero: f32,
 }
@@ -41,16 +46,23 @@ pub fn round<const M: u8>(x: f32, emin: u32, max: u32, shape: Shape, random: u32
     let b = x.to_bits();
     let magnitude = if M == NEAREST_EVEN {
         // The largest value lies on the grid, so clamping first is as good as last and keeps the sums in range.
-        let a = (b & MAGNITUDE).min(max);
-        let c = f32::from_bits((a & EXPONENT).max(emin).wrapping_add(((23 - shape.mbits) << 23) | 0x0040_0000));
-        ((f32::from_bits(a) + c) - c).to_bits()
+        nearest((b & MAGNITUDE).min(max), emin, shape.mbits)
     } else if is_stochastic(M) {
-        let spacing = Spacing { k: 23 - shape.mbits, n: shape.n };
-        stochastic::round(M == STOCHASTIC_FINE, b & MAGNITUDE, emin, spacing, random).min(max)
+        let spacing = Spacing { k: 23 - shape.mbits, last: shape.last };
+        let a = b & MAGNITUDE;
+        let a = if M == STOCHASTIC_NEAREST { nearest(a.min(max), emin, shape.mbits + shape.n) } else { a };
+        stochastic::round(M == STOCHASTIC_FINE, a, emin, spacing, random).min(max)
     } else {
         by_significand::<M>(b, emin, shape).min(max)
     };
     f32::from_bits(magnitude | (b & SIGN)) + shape.zero
+}
+
+/// The bits of the magnitude with the bits `a` with `digits` (21 at most) after those of its exponent, ties to even.
+#[inline(always)]
+fn nearest(a: u32, emin: u32, digits: u32) -> u32 {
+    let c = f32::from_bits((a & EXPONENT).max(emin).wrapping_add(((23 - digits) << 23) | 0x0040_0000));
+    ((f32::from_bits(a) + c) - c).to_bits()
 }
 
 #[inline(always)]
@@ -79,6 +91,7 @@ fn decide<const M: u8>(significand: u32, discarded: u32, negative: bool) -> u32 
         NEAREST_AWAY => (significand + half) >> k,
         TOWARD_ZERO => significand >> k,
         UP => (significand + if negative { 0 } else { rest }) >> k,
+        TO_ODD => significand >> k | u32::from(significand & rest != 0),
         _ => (significand + if negative { rest } else { 0 }) >> k,
     }
 }
@@ -96,6 +109,7 @@ pub fn decide_wide<const M: u8>(a: u32, k: u32, negative: bool, random: u32) -> 
         NEAREST_AWAY => (a + half) >> k,
         TOWARD_ZERO => a >> k,
         UP => (a + if negative { 0 } else { rest }) >> k,
+        TO_ODD => a >> k | u32::from(a & rest != 0),
         _ => (a + if negative { rest } else { 0 }) >> k,
     };
     whole << k

@@ -93,7 +93,7 @@ pub(crate) unsafe fn along(
     // SAFETY: the caller's contract.
     let whole = unsafe { Whole::of(q, x, layout, threads) };
     let cut = layout.cut(q.scaling.as_ref().map(|s| s.block));
-    let draws = Draws::new(source, random_width(q));
+    let draws = Draws::new(source, q.rounding);
     if x.is_f64() {
         pool::for_each(cut.units(), threads, |i| {
             let unit = cut.unit(i);

@@ -7,7 +7,7 @@
 
 use crate::bits::Draws;
 use crate::dtype::{Memory, MemoryMut};
-use crate::fake_quant::{Whole, along, random_width, through_f32};
+use crate::fake_quant::{Whole, along, through_f32};
 use crate::found::{self, Found};
 use crate::layout::Layout;
 use crate::moments::{Spread, Stats, tree};
@@ -230,7 +230,7 @@ unsafe fn neighbouring(
 ) {
     // SAFETY: the caller's contract.
     let found = Found::new(q, unsafe { tensor_scale::<f32>(q, layout, x, threads) });
-    let draws = Draws::new(source, random_width(q));
+    let draws = Draws::new(source, q.rounding);
     let arrays = Arrays::new(x, y, &draws, layout.len(), false);
     let cut = match q.scaling.as_ref().map(|s| s.block) {
         Some(Block::Tensor) => layout.flat().cut(Some(Block::Row)),
@@ -255,7 +255,7 @@ unsafe fn neighbouring(
 unsafe fn boxes(q: &Quantizer, layout: &Layout, x: Memory, y: MemoryMut, source: Randomness<'_>, threads: usize) {
     // SAFETY: the caller's contract.
     let found = Found::new(q, unsafe { tensor_scale::<f32>(q, layout, x, threads) });
-    let (boxes, draws) = (Boxes::new(q, layout), Draws::new(source, random_width(q)));
+    let (boxes, draws) = (Boxes::new(q, layout), Draws::new(source, q.rounding));
     pool::for_each(boxes.len(), threads, |b| {
         let runs = boxes.runs(b);
         // SAFETY: runs lie in the array.

@@ -26,6 +26,7 @@ use crate::pool;
 use crate::simd::dispatch;
 use crate::stream;
 use dither_numerics::Block;
+use dither_numerics::Rounding;
 use dither_numerics::quantizer::Randomness;
 use dither_numerics::random::random_bits;
 use std::ops::{Add, Mul, Sub};
@@ -96,7 +97,7 @@ impl Rotation {
     /// # Safety
     /// As for [`hadamard`].
     unsafe fn rows(&self, layout: &Layout, x: Memory, y: MemoryMut, threads: usize) {
-        let draws = Draws::new(Randomness::None, 0);
+        let draws = Draws::new(Randomness::None, Rounding::NearestEven);
         let arrays = Arrays::new(x, y, &draws, layout.len(), false);
         let cut = layout.cut(Some(Block::Size(self.d)));
         pool::for_each(cut.units(), threads, |u| {

@@ -30,6 +30,8 @@ pub struct Method {
     pub mode: u8,
     /// Random bits an element.
     pub n: u32,
+    /// Of [`Shape`].
+    pub last: u32,
     /// Whether the kernels give what the truth gives; if not, every element is left to the truth.
     pub exact: bool,
 }
@@ -42,14 +44,20 @@ impl Method {
             Rounding::TowardZero => (element::TOWARD_ZERO, true),
             Rounding::Up => (element::UP, true),
             Rounding::Down => (element::DOWN, true),
-            Rounding::Stochastic(n) if stochastic::is_fine(f.mbits, n) => (element::STOCHASTIC_FINE, true),
-            Rounding::Stochastic(_) => (element::STOCHASTIC, true),
-            Rounding::ToOdd => (element::TOWARD_ZERO, false),
-            Rounding::StochasticA(_) | Rounding::StochasticC(_) => (element::STOCHASTIC, false),
+            // Without fraction bits all significands are odd.
+            Rounding::ToOdd => (element::TO_ODD, f.mbits > 0 && !f.even_by_exponent()),
+            // fp32 has no digits that C would round away.
+            Rounding::StochasticC(n) if f.emin == -126 && n + f.mbits >= 23 => (element::STOCHASTIC, true),
+            Rounding::StochasticC(n) => (element::STOCHASTIC_NEAREST, n + f.mbits <= 21),
+            Rounding::Stochastic(n) | Rounding::StochasticA(n) if stochastic::is_fine(f.mbits, n) => {
+                (element::STOCHASTIC_FINE, true)
+            }
+            Rounding::Stochastic(_) | Rounding::StochasticA(_) => (element::STOCHASTIC, true),
         };
         // A symmetric grid: no table, no two's complement with its most negative number.
         let grid = f.kind != Kind::Codebook && f.signed && f.min == -f.max && f.mbits <= 20;
-        Method { mode, n: rounding.random_bits(), exact: known && grid }
+        let last = u32::from(rounding == Rounding::Stochastic(32));
+        Method { mode, n: rounding.random_bits(), last, exact: known && grid }
     }
 }
 
@@ -166,7 +174,12 @@ impl<'a> Job<'a> {
         Job {
             quantizer,
             way: quantizer.scaling.as_ref().map_or(Way::Truth, |s| Way::new(s, grid, scale_grid)),
-            shape: Shape { mbits: f.mbits.min(20), n: method.n, zero: if signed_zero { -0.0 } else { 0.0 } },
+            shape: Shape {
+                mbits: f.mbits.min(20),
+                n: method.n,
+                last: method.last,
+                zero: if signed_zero { -0.0 } else { 0.0 },
+            },
             mode: method.mode,
             tensor,
             grid,
@@ -236,7 +249,7 @@ impl<'a> Job<'a> {
     #[inline(always)]
     fn torchao(&self, absmax: &[u32], first: &mut [u32], second: &mut [u32]) -> Option<Pair> {
         let grid = self.scale_grid?;
-        let shape = Shape { mbits: grid.mbits, n: 0, zero: 0.0 };
+        let shape = Shape { mbits: grid.mbits, n: 0, last: 0, zero: 0.0 };
         let (low, high) = (f32::from_bits(grid.emin), f32::from_bits(grid.max));
         let (max, whole) = (self.quantizer.format.max as f32, self.tensor.map_or(1.0, |t| t.decode));
         let inverse = 1.0 / whole;
@@ -286,7 +299,7 @@ impl<'a> Job<'a> {
     #[inline(always)]
     fn rounded(&self, absmax: &[u32], aim: f32, first: &mut [u32], second: &mut [u32]) -> Option<Pair> {
         let grid = self.scale_grid?;
-        let shape = Shape { mbits: grid.mbits, n: 0, zero: 0.0 };
+        let shape = Shape { mbits: grid.mbits, n: 0, last: 0, zero: 0.0 };
         let round = |wanted: f32| element::round::<{ element::NEAREST_EVEN }>(wanted, grid.emin, grid.max, shape, 0);
         let ordinary = |a: u32| (a != 0) & (a < 0x7f80_0000);
         let Some(t) = &self.tensor else {
@@ -330,7 +343,7 @@ impl<'a> Job<'a> {
             Some(t) => (a * t.multiplier * aim).min(f32::MAX),
             None => a / max * aim,
         };
-        let shape = Shape { mbits: grid.mbits, n: 0, zero: 0.0 };
+        let shape = Shape { mbits: grid.mbits, n: 0, last: 0, zero: 0.0 };
         let block = if up {
             element::round::<{ element::UP }>(wanted, grid.emin, grid.max, shape, 0)
         } else {

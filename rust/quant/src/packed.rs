@@ -113,7 +113,7 @@ unsafe fn quantize_as<T: Element>(
         unsafe { parts.set_scale(q, 0, scale) };
     }
     let first_bad = AtomicUsize::new(usize::MAX);
-    let draws = Draws::new(source, random_width(q));
+    let draws = Draws::new(source, q.rounding);
     #[cfg(target_arch = "x86_64")]
     let packer = Packer::new(q, &whole).filter(|_| !x.is_f64());
     pool::for_each(cut.units(), threads, |u| {

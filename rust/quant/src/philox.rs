@@ -40,13 +40,13 @@ impl Philox {
 
     /// The fractions (see `bits`) of whole tiles from `tile` on: `32 / n` elements a word, the top bits of
     /// `word << shift` and below them `half`.
-    pub fn fractions(&self, tile: u64, n: u32, out: &mut [u32]) {
+    pub fn fractions(&self, tile: u64, n: u32, half: u32, out: &mut [u32]) {
         #[cfg(target_arch = "x86_64")]
         match level() {
             // SAFETY: `level` never exceeds what was found on this processor.
-            Level::Avx512 => return unsafe { x86::fractions_avx512(self, tile, n, out) },
+            Level::Avx512 => return unsafe { x86::fractions_avx512(self, tile, n, half, out) },
             // SAFETY: as above.
-            Level::Avx2 => return unsafe { x86::fractions_avx2(self, tile, n, out) },
+            Level::Avx2 => return unsafe { x86::fractions_avx2(self, tile, n, half, out) },
             Level::Baseline => {}
         }
         for (t, out) in out.chunks_exact_mut(tile_len(n)).enumerate() {
@@ -54,7 +54,7 @@ impl Philox {
             for (word, out) in words.iter().zip(out.chunks_exact_mut(tile_len(n) / 4)) {
                 for (k, out) in out.chunks_exact_mut(LANES).enumerate() {
                     for (f, word) in out.iter_mut().zip(word) {
-                        *f = fraction(word >> (n * k as u32), n);
+                        *f = fraction(word >> (n * k as u32), n, half);
                     }
                 }
             }
@@ -118,7 +118,7 @@ mod x86 {
     #![allow(unsafe_op_in_unsafe_fn)]
 
     use super::{LANES, MULTIPLIERS, Philox, Words, tile_len};
-    use crate::bits::{below, half};
+    use crate::bits::below;
     use crate::lanes::Lanes;
     use std::arch::{asm, x86_64::*};
 
@@ -399,22 +399,22 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
-    pub fn fractions_avx512(philox: &Philox, tile: u64, n: u32, out: &mut [u32]) {
+    pub fn fractions_avx512(philox: &Philox, tile: u64, n: u32, half: u32, out: &mut [u32]) {
         // SAFETY: this function enables the instruction set.
-        unsafe { fractions::<__m512i>(philox, tile, n, out) };
+        unsafe { fractions::<__m512i>(philox, tile, n, half, out) };
     }
 
     #[target_feature(enable = "avx2")]
-    pub fn fractions_avx2(philox: &Philox, tile: u64, n: u32, out: &mut [u32]) {
+    pub fn fractions_avx2(philox: &Philox, tile: u64, n: u32, half: u32, out: &mut [u32]) {
         // SAFETY: this function enables the instruction set.
-        unsafe { fractions::<__m256i>(philox, tile, n, out) };
+        unsafe { fractions::<__m256i>(philox, tile, n, half, out) };
     }
 
     /// # Safety
     /// [`Lanes`]'s contract.
     #[inline(always)]
-    unsafe fn fractions<V: Products>(philox: &Philox, tile: u64, n: u32, out: &mut [u32]) {
-        let (kept, half) = (V::splat(!below(n)), V::splat(half(n)));
+    unsafe fn fractions<V: Products>(philox: &Philox, tile: u64, n: u32, half: u32, out: &mut [u32]) {
+        let (kept, half) = (V::splat(!below(n)), V::splat(half));
         let mut tiles = Tiles::<V>::new(philox, tile);
         for out in out.chunks_exact_mut(tile_len(n)) {
             let mut words = [[0; LANES]; 4];

@@ -89,7 +89,7 @@ fn one_body(x: &mut [f32; BLOCK], trusted: &mut [u8; BLOCK]) {
         return;
     }
     let s = f32::from_bits(deviation.to_bits() & 0x7f80_0000);
-    let shape = Shape { mbits: 1, n: 0, zero: -0.0 };
+    let shape = Shape { mbits: 1, n: 0, last: 0, zero: -0.0 };
     for i in 0..BLOCK {
         trusted[i] = u8::from(x[i].abs() < 6.0 * s);
         x[i] = element::round::<NEAREST_EVEN>(x[i] / s, 127 << 23, 6f32.to_bits(), shape, 0) * s;

@@ -187,7 +187,7 @@ impl Job<'_> {
         let mut before = vec![0f64; unit.len];
         // SAFETY: units lie in the array.
         unsafe { self.x.load_f64(unit.start, &mut before) };
-        let random = Draws::new(self.source, random_width(self.q)).run(unit.start, unit.len);
+        let random = Draws::new(self.source, self.q.rounding).run(unit.start, unit.len);
         let mut after: Vec<f64> = Vec::new();
         if !wide {
             let narrow: Vec<f32> = before.iter().map(|x| *x as f32).collect();

@@ -1,4 +1,4 @@
-//! Stochastic rounding of one fp32 magnitude, branch-free: P3109's StochasticB, equal to the truth bit for bit.
+//! Stochastic rounding of one fp32 magnitude, branch-free: P3109's StochasticB (and A and C), equal to the truth bit for bit.
 //!
 //! B takes the spacing `u` of the grid at `|x|` and rounds away iff `floor(v 2^(N+1)) + 2R + 1 >= 2^(N+1)`, `v` being
 //! what `|x| / u` has after the point. Since `floor((floor(z) + i) / m) = floor((z + i) / m)` for integers `i` and `m`,
@@ -13,6 +13,9 @@
 //! should. Below the smallest normal number `2^emin` the spacing no longer shrinks: adding `2^emin` moves such a number
 //! into the binade `[2^emin, 2^(emin+1))`, whose spacing is the same; this addition cuts off too (`truncated_sum`), and
 //! the subtraction afterwards is exact.
+//!
+//! A adds `R / 2^N` instead. C does so after `v` has been rounded to N bits, ties to even: where that is not what A does
+//! anyway, and fp32 has the bits, the magnitude is rounded to them first (`element`).
 //!
 //! What that addition cuts off lies below `2^(emin-23)`, so it can matter only if the random fraction reaches there:
 //! for `N + 1 > k` (`fine`, a constant of the kernel) it is carried over.
@@ -51,8 +54,8 @@ pub fn cast(x: &[f32], y: &mut [f32], fractions: &[u32], cast: &Cast) -> usize {
 pub struct Spacing {
     /// Low bits of an fp32 significand that the grid does not have: 3 to 22.
     pub k: u32,
-    /// Random bits an element.
-    pub n: u32,
+    /// Added below the last digit of a random fraction (see `element::Shape`).
+    pub last: u32,
 }
 
 /// Whether the random fraction reaches below fp32's own digits.
@@ -102,6 +105,6 @@ fn carry(rest: f32, emin: u32, spacing: Spacing, fraction: u32) -> u32 {
     let j = 33 - spacing.k;
     let (unit, finer) = (f32::from_bits(0x7f00_0000u32.wrapping_sub(emin)), f32::from_bits((127 + 23 + j) << 23));
     let rest = (rest * unit * finer) as i32 as u32;
-    let random = (fraction << spacing.k >> spacing.k) << 1 | u32::from(spacing.n == 32);
+    let random = (fraction << spacing.k >> spacing.k) << 1 | spacing.last;
     (rest + random) >> j
 }

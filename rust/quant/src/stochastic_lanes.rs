@@ -5,7 +5,7 @@
 
 use crate::block;
 use crate::cast::Cast;
-use crate::element::{self, Shape};
+use crate::element::{STOCHASTIC, STOCHASTIC_FINE, STOCHASTIC_NEAREST, Shape};
 use crate::job::{Fast, Job};
 use crate::lanes::Lanes;
 use crate::simd::{Level, level};
@@ -35,14 +35,16 @@ pub fn scaled(x: &[f32], y: &mut [f32], fractions: &[u32], scaling: Scaling, job
         return 0;
     }
     assert!(y.len() >= done && fractions.len() >= done);
-    let (x, fine) = (&x[..done], job.mode == element::STOCHASTIC_FINE);
+    let (x, mode) = (&x[..done], job.mode);
     // SAFETY: `level` never exceeds what was found on this processor; the slices have the length.
     unsafe {
-        match (level(), fine) {
-            (Level::Avx512, false) => avx512_scaled::<false>(x, y, fractions, scaling, job),
-            (Level::Avx512, true) => avx512_scaled::<true>(x, y, fractions, scaling, job),
-            (_, false) => avx2_scaled::<false>(x, y, fractions, scaling, job),
-            (_, true) => avx2_scaled::<true>(x, y, fractions, scaling, job),
+        match (level(), mode) {
+            (Level::Avx512, STOCHASTIC) => avx512_scaled::<STOCHASTIC>(x, y, fractions, scaling, job),
+            (Level::Avx512, STOCHASTIC_FINE) => avx512_scaled::<STOCHASTIC_FINE>(x, y, fractions, scaling, job),
+            (Level::Avx512, _) => avx512_scaled::<STOCHASTIC_NEAREST>(x, y, fractions, scaling, job),
+            (_, STOCHASTIC) => avx2_scaled::<STOCHASTIC>(x, y, fractions, scaling, job),
+            (_, STOCHASTIC_FINE) => avx2_scaled::<STOCHASTIC_FINE>(x, y, fractions, scaling, job),
+            (_, _) => avx2_scaled::<STOCHASTIC_NEAREST>(x, y, fractions, scaling, job),
         }
     }
     done
@@ -55,14 +57,16 @@ pub fn cast(x: &[f32], y: &mut [f32], fractions: &[u32], cast: &Cast) -> usize {
         return 0;
     }
     assert!(y.len() >= done && fractions.len() >= done);
-    let (x, fine) = (&x[..done], cast.mode == element::STOCHASTIC_FINE);
+    let (x, mode) = (&x[..done], cast.mode);
     // SAFETY: as in `scaled`.
     unsafe {
-        match (level(), fine) {
-            (Level::Avx512, false) => avx512_cast::<false>(x, y, fractions, cast),
-            (Level::Avx512, true) => avx512_cast::<true>(x, y, fractions, cast),
-            (_, false) => avx2_cast::<false>(x, y, fractions, cast),
-            (_, true) => avx2_cast::<true>(x, y, fractions, cast),
+        match (level(), mode) {
+            (Level::Avx512, STOCHASTIC) => avx512_cast::<STOCHASTIC>(x, y, fractions, cast),
+            (Level::Avx512, STOCHASTIC_FINE) => avx512_cast::<STOCHASTIC_FINE>(x, y, fractions, cast),
+            (Level::Avx512, _) => avx512_cast::<STOCHASTIC_NEAREST>(x, y, fractions, cast),
+            (_, STOCHASTIC) => avx2_cast::<STOCHASTIC>(x, y, fractions, cast),
+            (_, STOCHASTIC_FINE) => avx2_cast::<STOCHASTIC_FINE>(x, y, fractions, cast),
+            (_, _) => avx2_cast::<STOCHASTIC_NEAREST>(x, y, fractions, cast),
         }
     }
     done
@@ -72,9 +76,9 @@ macro_rules! levels {
     ($($name:ident, $lanes:ty, $features:literal: $body:ident($($arg:ident: $ty:ty),*);)*) => {
         $(
             #[target_feature(enable = $features)]
-            fn $name<const FINE: bool>($($arg: $ty),*) {
+            fn $name<const M: u8>($($arg: $ty),*) {
                 // SAFETY: this function enables the instruction set; the caller has checked the lengths.
-                unsafe { $body::<$lanes, FINE>($($arg),*) }
+                unsafe { $body::<$lanes, M>($($arg),*) }
             }
         )*
     };
@@ -104,6 +108,19 @@ pub struct Constants<V> {
     /// The digits that the grid has.
     pub kept: V,
     fine: Fine<V>,
+    nearest: Nearest<V>,
+}
+
+/// Rounding to as many digits as random bits reach, ties to even.
+#[derive(Clone, Copy)]
+struct Nearest<V> {
+    exponent: V,
+    /// From `2^e` to what is added and taken away again (see `element`).
+    to_c: V,
+    /// The digits that go, and half of the last one less one, for rounding on the bits.
+    digits: V,
+    half: V,
+    one: V,
 }
 
 /// What carries from below fp32's own digits.
@@ -124,6 +141,8 @@ impl<V: Lanes> Constants<V> {
     pub unsafe fn new(shape: Shape) -> Self {
         let k = 23 - shape.mbits;
         let j = 33 - k;
+        // Used where there are some.
+        let digits = k.saturating_sub(shape.n).max(1);
         // SAFETY: the caller's contract.
         unsafe {
             Constants {
@@ -137,8 +156,15 @@ impl<V: Lanes> Constants<V> {
                     inverse: V::splat(0x7f00_0000),
                     finer: V::splat((127 + 23 + j) << 23),
                     low: V::splat(u32::MAX >> k),
-                    last: V::splat(u32::from(shape.n == 32)),
+                    last: V::splat(shape.last),
                     down: V::splat(j),
+                },
+                nearest: Nearest {
+                    exponent: V::splat(0x7f80_0000),
+                    to_c: V::splat(digits << 23 | 0x0040_0000),
+                    digits: V::splat(digits),
+                    half: V::splat((1 << (digits - 1)) - 1),
+                    one: V::splat(1),
                 },
             }
         }
@@ -200,12 +226,55 @@ impl<V: Lanes> Constants<V> {
             if self.unsigned_zero { signed.fadd(self.zero) } else { signed }
         }
     }
+
+    /// The same of a fraction, in the job's mode `M`.
+    ///
+    /// # Safety
+    /// [`Lanes`]'s contract.
+    #[inline(always)]
+    unsafe fn rounded<const M: u8>(&self, x: V, emin: V, max: V, fraction: V) -> V {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match M {
+                STOCHASTIC_FINE => self.element::<true>(x, emin, max, fraction),
+                STOCHASTIC_NEAREST => {
+                    let a = self.nearest(x.and(self.magnitude).min(max), emin);
+                    self.element::<false>(x.and_or(self.sign, a), emin, max, self.random::<false>(fraction))
+                }
+                _ => self.element::<false>(x, emin, max, self.random::<false>(fraction)),
+            }
+        }
+    }
+
+    /// A magnitude with as many digits as random bits reach.
+    ///
+    /// # Safety
+    /// [`Lanes`]'s contract.
+    #[inline(always)]
+    unsafe fn nearest(&self, a: V, emin: V) -> V {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let c = a.and(self.nearest.exponent).max(emin).add(self.nearest.to_c);
+            a.fadd(c).fsub(c)
+        }
+    }
+
+    /// The same on the bits, for fp32's exponent range.
+    ///
+    /// # Safety
+    /// [`Lanes`]'s contract.
+    #[inline(always)]
+    unsafe fn nearest_wide(&self, a: V) -> V {
+        let Nearest { digits, half, one, .. } = self.nearest;
+        // SAFETY: the caller's contract.
+        unsafe { a.add(half).add(a.shr(digits).and(one)).shr(digits).shl(digits) }
+    }
 }
 
 /// # Safety
 /// [`Lanes`]'s contract; `x.len()` is a multiple of the block and of `WIDTH`, and `y` and `fractions` are as long.
 #[inline(always)]
-unsafe fn scaled_body<V: Lanes, const FINE: bool>(
+unsafe fn scaled_body<V: Lanes, const M: u8>(
     x: &[f32],
     y: &mut [f32],
     fractions: &[u32],
@@ -216,7 +285,7 @@ unsafe fn scaled_body<V: Lanes, const FINE: bool>(
     unsafe {
         let c = Constants::<V>::new(job.shape);
         let block = match scaling {
-            Scaling::Known(scale) => return run::<V, FINE>(&c, x, y, fractions, scale, job),
+            Scaling::Known(scale) => return run::<V, M>(&c, x, y, fractions, scale, job),
             Scaling::Blocks(block) => block,
         };
         for start in (0..x.len()).step_by(block) {
@@ -226,7 +295,7 @@ unsafe fn scaled_body<V: Lanes, const FINE: bool>(
                 absmax = absmax.max(V::load(x.as_ptr().add(i).cast()).and(c.magnitude));
             }
             let y = y.get_unchecked_mut(start..start + block);
-            run::<V, FINE>(&c, x, y, fractions.get_unchecked(start..start + block), job.scale(absmax.largest()), job);
+            run::<V, M>(&c, x, y, fractions.get_unchecked(start..start + block), job.scale(absmax.largest()), job);
         }
     }
 }
@@ -236,7 +305,7 @@ unsafe fn scaled_body<V: Lanes, const FINE: bool>(
 /// # Safety
 /// [`Lanes`]'s contract; `x.len()` is a multiple of `WIDTH`, and `y` and `fractions` are as long.
 #[inline(always)]
-unsafe fn run<V: Lanes, const FINE: bool>(
+unsafe fn run<V: Lanes, const M: u8>(
     c: &Constants<V>,
     x: &[f32],
     y: &mut [f32],
@@ -249,19 +318,19 @@ unsafe fn run<V: Lanes, const FINE: bool>(
         let positions = (0..x.len()).step_by(V::LANES);
         let (px, py, pf) = (x.as_ptr().cast::<u32>(), y.as_mut_ptr().cast::<u32>(), fractions.as_ptr());
         let (emin0, max0) = job.plain_grid();
-        let random = |i: usize| c.random::<FINE>(V::load(pf.add(i)));
+        let fraction = |i: usize| V::load(pf.add(i));
         match scale {
             Fast::Power { emin, max } => {
                 let (emin, max) = (V::splat(emin), V::splat(max));
                 for i in positions {
-                    c.element::<FINE>(V::load(px.add(i)), emin, max, random(i)).store(py.add(i));
+                    c.rounded::<M>(V::load(px.add(i)), emin, max, fraction(i)).store(py.add(i));
                 }
             }
             Fast::Divide { s } => {
                 let (emin, max, s) = (V::splat(emin0), V::splat(max0), V::splat(s.to_bits()));
                 for i in positions {
                     let z = V::load(px.add(i)).fdiv(s);
-                    c.element::<FINE>(z, emin, max, random(i)).fmul(s).store(py.add(i));
+                    c.rounded::<M>(z, emin, max, fraction(i)).fmul(s).store(py.add(i));
                 }
             }
             Fast::Multiply { encode, decode } => {
@@ -269,7 +338,7 @@ unsafe fn run<V: Lanes, const FINE: bool>(
                 let (encode, decode) = (V::splat(encode.to_bits()), V::splat(decode.to_bits()));
                 for i in positions {
                     let z = V::load(px.add(i)).fmul(encode);
-                    c.element::<FINE>(z, emin, max, random(i)).fmul(decode).store(py.add(i));
+                    c.rounded::<M>(z, emin, max, fraction(i)).fmul(decode).store(py.add(i));
                 }
             }
             scale => block::scaled(x, y, false, fractions, scale, job),
@@ -280,7 +349,7 @@ unsafe fn run<V: Lanes, const FINE: bool>(
 /// # Safety
 /// [`Lanes`]'s contract; `x.len()` is a multiple of `WIDTH`, and `y` and `fractions` are as long.
 #[inline(always)]
-unsafe fn cast_body<V: Lanes, const FINE: bool>(x: &[f32], y: &mut [f32], fractions: &[u32], cast: &Cast) {
+unsafe fn cast_body<V: Lanes, const M: u8>(x: &[f32], y: &mut [f32], fractions: &[u32], cast: &Cast) {
     // SAFETY: the caller's contract; all positions are below the length.
     unsafe {
         let c = Constants::<V>::new(cast.shape);
@@ -293,9 +362,15 @@ unsafe fn cast_body<V: Lanes, const FINE: bool>(x: &[f32], y: &mut [f32], fracti
             let fraction = V::load(fractions.as_ptr().add(i));
             let a = x.and(c.magnitude);
             let finite = a.min(clamp);
-            let rounded = match cast.wide {
-                true => finite.add(fraction.shr(c.shift)).and(c.kept),
-                false => c.round::<FINE>(finite, emin, c.random::<FINE>(fraction)),
+            let finite = match (M == STOCHASTIC_NEAREST, cast.wide) {
+                (false, _) => finite,
+                (true, true) => c.nearest_wide(finite),
+                (true, false) => c.nearest(finite, emin),
+            };
+            let rounded = match (cast.wide, M == STOCHASTIC_FINE) {
+                (true, _) => finite.add(fraction.shr(c.shift)).and(c.kept),
+                (false, true) => c.round::<true>(finite, emin, fraction),
+                (false, false) => c.round::<false>(finite, emin, c.random::<false>(fraction)),
             };
             let beyond = match cast.over[0] == cast.over[1] {
                 true => over[0],

@@ -13,7 +13,7 @@
 //! numbers of random bits of which a piece does not hold whole tiles, and for special blocks.
 #![cfg(target_arch = "x86_64")]
 
-use crate::bits::{Draws, below, half};
+use crate::bits::{Draws, below};
 use crate::block;
 use crate::dtype::{Memory, MemoryMut};
 use crate::element::{self, Shape};
@@ -96,7 +96,8 @@ pub unsafe fn round(kernel: &Kernel<'_>, block: usize, unit: Unit, arrays: Array
 fn plan<'a>(kernel: &'a Kernel<'a>, block: usize) -> Option<(u8, Shape, (u32, u32), Scaling<'a>)> {
     let (job, scaling) = match kernel {
         Kernel::Cast(cast) => {
-            let stochastic = element::is_stochastic(cast.mode);
+            // Rounding to nearest first is left to the two passes.
+            let stochastic = matches!(cast.mode, element::STOCHASTIC | element::STOCHASTIC_FINE);
             let (how, mode) = match (cast.carries_to_infinity(), cast.saturates() && !cast.wide) {
                 // On the bits there is nothing below fp32's last digit.
                 (true, _) if stochastic => (WIDE, element::STOCHASTIC),
@@ -354,7 +355,7 @@ impl<V: Products> Rounding<V> {
         let Shape { mbits, n, .. } = run.shape;
         // Fine kernels take a fraction (see `bits`), others what its part above fp32's last digit adds to the bits.
         let top = if FINE { 32 } else { 23 - mbits };
-        let (kept, set) = (!below(n) >> (32 - top), half(n) >> (32 - top));
+        let (kept, set) = (!below(n) >> (32 - top), run.arrays.draws.half() >> (32 - top));
         let shifts = std::array::from_fn(|i| top as i32 - (n * (i as u32 + 1)) as i32);
         // SAFETY: the caller's contract.
         unsafe {

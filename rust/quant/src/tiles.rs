@@ -7,7 +7,7 @@ use crate::bits::Draws;
 use crate::block;
 use crate::columns::{STRIP, Strip, raise};
 use crate::dtype::{Memory, MemoryMut};
-use crate::fake_quant::{Whole, random_width};
+use crate::fake_quant::Whole;
 use crate::job::Job;
 use crate::layout::{Layout, Unit};
 use crate::number::{Kind, Number, by_kind};
@@ -31,7 +31,7 @@ pub(crate) unsafe fn fake_quant(
 ) {
     // SAFETY: the caller's contract.
     let whole = unsafe { Whole::of(q, x, layout, threads) };
-    let (job, draws) = (Job::new(q, whole.tensor), Draws::new(source, random_width(q)));
+    let (job, draws) = (Job::new(q, whole.tensor), Draws::new(source, q.rounding));
     let shape = Tiles { rows, columns, layout: *layout };
     // SAFETY: the caller's contract.
     unsafe { by_kind!(Kind::between(x, y, q.rounding), each_strip(q, shape, &job, x, y, &draws, threads)) }

@@ -45,7 +45,7 @@ impl<V: Lanes> ToCode<V> {
         // SAFETY: the caller's contract.
         unsafe {
             ToCode {
-                c: Constants::new(Shape { mbits: 23 - k, n, zero: -0.0 }),
+                c: Constants::new(Shape { mbits: 23 - k, n, last: u32::from(n == 32), zero: -0.0 }),
                 magnitude: V::splat(0x7fff_ffff),
                 exponent: V::splat(0x7f80_0000),
                 emin: V::splat(codec.emin),

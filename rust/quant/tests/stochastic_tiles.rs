@@ -40,7 +40,7 @@ fn data(special: bool) -> Vec<f32> {
     x
 }
 
-fn quantizers(bits: u32) -> Vec<Quantizer> {
+fn quantizers(rounding: Rounding) -> Vec<Quantizer> {
     let float = |name: &str| ScaleFormat::Float(Format::get(name).unwrap());
     let scaled = |format: &str, scaling: Scaling| (format.to_owned(), Some(scaling), Overflow::Saturate);
     let mut all = vec![
@@ -66,7 +66,7 @@ fn quantizers(bits: u32) -> Vec<Quantizer> {
     let quantizer = |(format, scaling, overflow): (String, _, _)| Quantizer {
         format: Format::get(&format).unwrap(),
         scaling,
-        rounding: Rounding::Stochastic(bits),
+        rounding,
         overflow,
     };
     all.into_iter().map(quantizer).collect()
@@ -102,8 +102,9 @@ fn assert_same(got: &[f32], want: &[f32], what: &str) {
 #[test]
 fn tiles_equal_the_truth() {
     let _guard = LEVEL.lock().unwrap_or_else(|e| e.into_inner());
-    for bits in [1, 2, 4, 5, 7, 8, 12, 16, 20, 32] {
-        for q in quantizers(bits) {
+    let b = [1, 2, 4, 5, 7, 8, 12, 16, 20, 32].map(Rounding::Stochastic);
+    for rounding in b.into_iter().chain([4, 8, 16, 32].map(Rounding::StochasticA)) {
+        for q in quantizers(rounding) {
             for special in [false, true] {
                 let x = data(special);
                 // The first starts a tile, the second ends the addresses within the array, the third is within a tile.
@@ -128,7 +129,7 @@ fn tiles_equal_the_truth() {
 fn every_way_to_memory() {
     let _guard = LEVEL.lock().unwrap_or_else(|e| e.into_inner());
     let source = Randomness::Addressed { seed: 7, stream: 3, offset: 0 };
-    for q in quantizers(8).into_iter().chain(quantizers(16)) {
+    for q in [8, 16].map(Rounding::Stochastic).into_iter().flat_map(quantizers) {
         let x = data(true);
         let want = truth(&q, &x, source);
         each_level(|| {
@@ -158,7 +159,7 @@ fn every_way_to_memory() {
 fn half_precision() {
     let _guard = LEVEL.lock().unwrap_or_else(|e| e.into_inner());
     let source = Randomness::Addressed { seed: 9, stream: 3, offset: 0 };
-    for q in quantizers(8) {
+    for q in quantizers(Rounding::Stochastic(8)) {
         for name in ["bf16", "fp16"] {
             let f = Format::get(name).unwrap();
             let nearest = |x: f32| f.round(f64::from(x), Rounding::NearestEven, Overflow::Ieee, 0) as f32;

@@ -55,6 +55,10 @@ fn roundings() -> Vec<Rounding> {
         Stochastic(32),
         ToOdd,
         StochasticA(7),
+        StochasticA(16),
+        StochasticA(32),
+        StochasticC(6),
+        StochasticC(16),
         StochasticC(32),
     ]
 }
