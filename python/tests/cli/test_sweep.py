@@ -28,7 +28,9 @@ def test_the_command_lists_trains_and_tells(grid: Path, capsys: pytest.CaptureFi
     assert "4/4" in capsys.readouterr().out
     runs = [str(Path("runs/grid", name)) for name in os.listdir("runs/grid") if not name.startswith(".")]
     assert main(["report", runs[0]]) == 0
-    assert main(["fit", "power", *runs, "--bootstrap", "0"]) in (1, 2), "two runs of one size fix no law"
+    capsys.readouterr()
+    assert main(["fit", "chinchilla", *runs, "--bootstrap", "0"]) == 2, "two runs of one size fix no law"
+    assert "there are 2 rows" in capsys.readouterr().err
 
 
 @pytest.mark.slow
