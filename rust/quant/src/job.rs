@@ -48,11 +48,12 @@ impl Method {
             Rounding::ToOdd => (element::TO_ODD, f.mbits > 0 && !f.even_by_exponent()),
             // fp32 has no digits that C would round away.
             Rounding::StochasticC(n) if f.emin == -126 && n + f.mbits >= 23 => (element::STOCHASTIC, true),
-            Rounding::StochasticC(n) => (element::STOCHASTIC_NEAREST, n + f.mbits <= 21),
-            Rounding::Stochastic(n) | Rounding::StochasticA(n) if stochastic::is_fine(f.mbits, n) => {
-                (element::STOCHASTIC_FINE, true)
+            Rounding::StochasticC(n) if n + f.mbits <= 21 => (element::STOCHASTIC_NEAREST, true),
+            Rounding::Stochastic(n) | Rounding::StochasticA(n) | Rounding::StochasticC(n) => {
+                let fine = stochastic::is_fine(f.mbits, n);
+                let mode = if fine { element::STOCHASTIC_FINE } else { element::STOCHASTIC };
+                (mode, !matches!(rounding, Rounding::StochasticC(_)))
             }
-            Rounding::Stochastic(_) | Rounding::StochasticA(_) => (element::STOCHASTIC, true),
         };
         // A symmetric grid: no table, no two's complement with its most negative number.
         let grid = f.kind != Kind::Codebook && f.signed && f.min == -f.max && f.mbits <= 20;
