@@ -57,7 +57,9 @@ class TrainConfig:
     """One step consumes `batch` sequences in `accumulate` equal microbatches. Exactly one of `steps` and
     `tokens` is given. `schedule`: see dither.optim.schedules; `warmup` counts steps; `final_lr` is a fraction
     of `lr`; `decay` is the fraction of all steps in which `wsd` and `wsd_sqrt` decay. `clip` 0 switches
-    clipping off, `checkpoint_every` 0 leaves one checkpoint at the end."""
+    clipping off; `z_loss` is the weight of the squared log normaliser (dither.models.losses); `orthograd`
+    takes from gradients what is parallel to the weights (dither.optim.orthograd). `checkpoint_every` 0 leaves
+    one checkpoint at the end."""
 
     steps: int = 0
     tokens: int = 0
@@ -72,6 +74,8 @@ class TrainConfig:
     final_lr: float = 0.1
     decay: float = 0.2
     clip: float = 1.0
+    z_loss: float = 0.0
+    orthograd: bool = False
     seed: int = 0
     threads: int = 0
     checkpoint_every: int = 100
@@ -175,7 +179,8 @@ def check(config: RunConfig) -> None:
         ("train.keep", train.keep, 1),
         ("train.threads", train.threads, 0), ("train.checkpoint_every", train.checkpoint_every, 0),
         ("train.seed", train.seed, 0), ("data.split_seed", data.split_seed, 0), ("train.clip", train.clip, 0),
-        ("train.weight_decay", train.weight_decay, 0), ("eval.every", evaluation.every, 0),
+        ("train.weight_decay", train.weight_decay, 0), ("train.z_loss", train.z_loss, 0),
+        ("eval.every", evaluation.every, 0),
         ("eval.tokens", evaluation.tokens, 1), ("eval.final_tokens", evaluation.final_tokens, 0),
         ("eval.draws", evaluation.draws, 0), ("eval.score_tokens", evaluation.score_tokens, 0),
         ("data.vocab", data.vocab, 0),
@@ -200,6 +205,11 @@ def check(config: RunConfig) -> None:
         raise UserError(f"train.schedule {train.schedule!r} is unknown{near}; known: {', '.join(SCHEDULES)}")
     if not (0 <= train.final_lr <= 1 and 0 <= train.decay <= 1):
         raise UserError("train.final_lr and train.decay are fractions between 0 and 1")
+    if config.model.softmax != "softmax" and (train.z_loss or evaluation.scores):
+        raise UserError(
+            "train.z_loss and eval.scores take the softmax of logits, and model.softmax is "
+            f"{config.model.softmax!r}; leave them out, or use 'softmax'"
+        )
     if not data.sources:
         raise UserError('data.sources is empty; name files or folders, or "stdlib"')
     if not 0 < data.validation < 1:

@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from dither import methods
 from dither.models.gpt import GPT
+from dither.models.losses import cross_entropy
 from dither.train.batches import validation_windows
 from dither.train.config import RunConfig
 from dither.train.tokens import Tokens
@@ -31,7 +31,9 @@ LOGITS = 1 << 23  # logits held at once; bounds the memory of an evaluation with
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, tokens: Tokens, context: int, limit: int) -> tuple[float, float | None]:
+def mean_loss(
+    model: nn.Module, tokens: Tokens, context: int, limit: int, softmax: str = "softmax"
+) -> tuple[float, float | None]:
     """Nats per token, and bits per byte (None where the bytes are unknown), over evenly spread windows."""
     rows = max(1, LOGITS // (context * tokens.vocab))
     batches, size = validation_windows(tokens.validation, tokens.validation_bytes, context, limit, rows)
@@ -39,8 +41,7 @@ def mean_loss(model: nn.Module, tokens: Tokens, context: int, limit: int) -> tup
     was_training = model.training
     model.eval()
     for x_BT, y_BT in batches:
-        logits = model(x_BT).flatten(0, 1).float()
-        total += float(F.cross_entropy(logits, y_BT.flatten(), reduction="sum"))
+        total += float(cross_entropy(model(x_BT).flatten(0, 1), y_BT.flatten(), softmax, reduction="sum"))
         count += y_BT.numel()
     model.train(was_training)
     return total / count, (total / math.log(2) / size if size else None)
@@ -63,7 +64,7 @@ def evaluate(
     draws = settings.draws if final else min(1, settings.draws)
 
     def measure(network: nn.Module) -> tuple[float, float | None]:
-        return mean_loss(network, tokens, config.model.context, limit)
+        return mean_loss(network, tokens, config.model.context, limit, config.model.softmax)
 
     def row(view: str, loss: float, bits: float | None, **rest: Any) -> dict[str, Any]:
         return {"view": view, "loss": loss, "bits_per_byte": bits, **rest}

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 import dither.nn as dnn
 from dither.errors import UserError, require
 from dither.files import disk_errors, write_json
+from dither.models.losses import cross_entropy
+from dither.optim import orthograd_
 from dither.train import checkpoint
 from dither.train import config as configuration
 from dither.train.batches import Batches
@@ -180,7 +181,10 @@ class Run:
                 if microbatch == 0:
                     self.method.observe(step, lambda x_BT=x_BT: self.model(x_BT), y_BT)
             loss = (
-                F.cross_entropy(self.model(x_BT).flatten(0, 1).float(), y_BT.flatten()) / settings.accumulate
+                cross_entropy(
+                    self.model(x_BT).flatten(0, 1), y_BT.flatten(), self.config.model.softmax, settings.z_loss
+                )
+                / settings.accumulate
             )
             loss.backward()
             total += float(loss.detach())
@@ -189,6 +193,8 @@ class Run:
             if term.requires_grad:
                 term.backward()
             self.method.adjust_grad_(step)
+        if settings.orthograd:
+            orthograd_(self.model.parameters())
         bound = settings.clip or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound))
         self._check_finite("the loss", total, step + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 from pathlib import Path
 
@@ -82,6 +83,25 @@ def test_the_learning_rate_follows_the_schedule_and_clipping_bounds_the_norm(
     rates = [row["lr"] for row in read(tmp_path / schedule) if row["kind"] == "train"]
     assert rates[0] == pytest.approx(0.005) and max(rates) == pytest.approx(0.01)
     assert rates[-1] == pytest.approx(0.01 if schedule == "constant" else 0.001)
+
+
+def test_options_of_model_and_loss_reach_the_run(tiny, tmp_path) -> None:
+    """Every option changes what is trained, and the run ends with finite losses."""
+    arms = {
+        "plain": {},
+        "ssnorm": {"model": {"norm": "ssnorm"}},
+        "bare": {"model": {"norm": "layernorm", "norm_affine": False}},
+        "depth": {"model": {"layers": 2, "norm_by_depth": True}},
+        "projected": {"model": {"embed_projection": True}},
+        "stablemax": {"model": {"softmax": "stablemax"}},
+        "z": {"train": {"z_loss": 0.01}},
+        "orthograd": {"train": {"orthograd": True}},
+    }
+    losses = {
+        name: train(tiny(**tree), tmp_path / name, progress=Silent())["final"][0]["loss"]
+        for name, tree in arms.items()
+    }
+    assert all(math.isfinite(loss) for loss in losses.values()) and len(set(losses.values())) == len(arms)
 
 
 def test_a_nan_stops_the_run_names_the_step_and_keeps_the_checkpoint(
