@@ -95,10 +95,13 @@ def draws(rng: Tensor | None, offset: int, random: Tensor | None) -> Random:
     if random is not None:
         # int32 holds the same 32 bits; .to keeps the low ones.
         return buffer(random.to(torch.int64).to(torch.int32).contiguous(), "u32")
-    if rng is None:
-        return None
+    return None if rng is None else (*address(rng), offset)
+
+
+def address(rng: Tensor) -> tuple[int, int]:
+    """Seed and stream of the int64 pair `rng`, as the kernels take them."""
     seed, stream = rng.tolist()
-    return seed & _UNSIGNED, stream & _UNSIGNED, offset
+    return seed & _UNSIGNED, stream & _UNSIGNED
 
 
 def fake_quant_into(

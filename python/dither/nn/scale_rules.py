@@ -105,13 +105,11 @@ def ms_eden(r: Tensor, axis: int, rng: Tensor) -> Tensor:
 
 @torch.library.impl(_LIBRARY, "ms_eden", "CompositeExplicitAutograd")
 def _ms_eden(r: Tensor, axis: int, rng: Tensor) -> Tensor:
-    address = kernels.draws(rng, 0, None)
-    assert isinstance(address, tuple)
     wide = r.detach().cpu().float().contiguous()
     y = torch.empty_like(wide)
     if y.numel():
         place = check_axis(axis, r.dim())
-        arrays.run_ms_eden(kernels.source(wide), kernels.buffer(y), place, address[0], address[1])
+        arrays.run_ms_eden(kernels.source(wide), kernels.buffer(y), place, *kernels.address(rng))
     return y.to(r.device, r.dtype)
 
 

@@ -146,8 +146,7 @@ def _fill(
     x: Tensor, out: Tensor, block: int, rng: Tensor | None, along_axis: bool, axis: int, inverse: bool
 ) -> None:
     axis, block = check_rotation(tuple(x.shape), axis, block)
-    address = kernels.draws(rng, 0, None)
-    signs = (address[0], address[1], along_axis) if isinstance(address, tuple) else None
+    signs = None if rng is None else (*kernels.address(rng), along_axis)
     if x.numel():
         arrays.run_hadamard(kernels.source(x), kernels.buffer(out), axis, block, signs, inverse)
 

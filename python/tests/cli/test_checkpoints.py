@@ -129,7 +129,10 @@ def test_what_is_wrong_is_one_message(arguments, says, model, capsys):
         (["--objective", "none"], "the objective is relative or absolute"),
         (["--formats", "mxfp4,nvpf4"], "did you mean 'nvfp4'"),
         (["--only", "x*"], "--only 'x*' matches no tensor"),
-        (["--json", "no/such/folder.json"], "No such file or directory: no/such"),
+        (
+            ["--json", "no/such/folder.json"],
+            "no/such/folder.json cannot be written: No such file or directory",
+        ),
     ],
 )
 def test_inspect_says_what_is_wrong(arguments, says, model, capsys):

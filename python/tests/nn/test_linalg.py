@@ -55,7 +55,7 @@ def test_errors_say_what_to_do():
     a, b = torch.randn(2, 3), torch.randn(3, 2)
     for call, error, says in (
         (lambda: dither.matmul(a.double(), b), TypeError, "x.float"),
-        (lambda: dither.matmul(a, b.numpy()), TypeError, "torch tensors"),
+        (lambda: dither.matmul(a, b.numpy()), TypeError, "torch tensor is wanted"),
         (lambda: dither.matmul(a, b.to("meta")), dither.UserError, "different devices"),
         (lambda: dither.matmul(a, a), dither.UserError, "columns of a"),
         (lambda: dither.matmul(a, b, "mxfp4:rounding=stochastic"), dither.UserError, "beforehand"),

@@ -27,7 +27,7 @@ def test_given_bits_have_no_address(array, address, call):
 @pytest.mark.parametrize("other", [{"seed": 0}, {"stream": 3}, {"random": np.zeros(32, np.int32)}])
 def test_a_tensor_of_the_position_stands_alone(other):
     with pytest.raises(dither.UserError, match="give it alone"):
-        dither.fake_quant(torch.ones(32), SR, rng=torch.zeros(2, dtype=torch.int64), **other)
+        dither.fake_quant(torch.ones(32), SR, **{"rng": torch.zeros(2, dtype=torch.int64)}, **other)
 
 
 def test_out_is_not_the_given_bits(array):
