@@ -33,7 +33,9 @@ $(STAMP): pyproject.toml requirements.lock
 	@command -v cargo >/dev/null || { echo "make: no cargo found; install Rust: https://rustup.rs"; exit 1; }
 	@echo "setup: installing into $(VENV) (the first time downloads torch: about 3 GB on x86-64 Linux)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q $(CONSTRAINTS) maturin
+# Without build isolation the sources among the dependencies (pychop) are built by this environment's setuptools;
+# those that come with Python 3.11 have no bdist_wheel.
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) maturin 'setuptools>=70.1'
 	$(BIN)/python -m pip install -q $(CONSTRAINTS) --no-build-isolation -e '.[dev]'
 	@touch -c $(MODULE) && touch $(STAMP)
 
