@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -53,6 +54,24 @@ def jackknife(statistic: Callable[[np.ndarray], float], n: int) -> Measurement:
     found = over_seeds([n * whole - (n - 1) * value for value in without])
     half = found.high - found.estimate
     return Measurement(whole, whole - half, whole + half, n, found.detectable)
+
+
+def resampled(estimate: float, replicates: Sequence[float] | np.ndarray, n: int) -> Measurement:
+    """An estimate with the percentile interval of its resamples (a bootstrap's); n: units that were drawn."""
+    values = np.asarray(replicates, dtype=np.float64)
+    if len(values) < 2 or not np.isfinite([estimate, *values]).all():
+        raise ValueError(
+            f"needs an estimate and at least 2 resamples that are finite, not {estimate} and {values}"
+        )
+    low, high = np.percentile(values, (50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE))
+    tails = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) + NormalDist().inv_cdf(POWER)
+    return Measurement(float(estimate), float(low), float(high), n, float(tails * values.std(ddof=1)))
+
+
+def exact(value: float, n: int) -> Measurement:
+    """A number that a table of n rows determines, such as the objective at published parameters: no chance is
+    in it, so its interval is a point."""
+    return Measurement(float(value), float(value), float(value), n, 0.0)
 
 
 def proportion(share: float, n: int) -> Measurement:

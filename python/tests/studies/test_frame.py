@@ -9,7 +9,7 @@ from dither import studies
 from dither.cli.main import main
 from dither.errors import UserError
 from dither.studies import Claim, Context, Measurement, Outcome, Study, jackknife, judge, over_seeds
-from dither.studies.measure import proportion
+from dither.studies.measure import exact, proportion, resampled
 
 calls: list[int] = []
 
@@ -74,6 +74,20 @@ def test_the_jackknife_of_a_mean_is_the_interval_of_the_mean():
 def test_an_interval_of_a_share_stays_open_at_its_ends():
     assert proportion(1.0, 10).low == pytest.approx(0.722, abs=1e-3)
     assert proportion(0.0, 10).high == pytest.approx(0.278, abs=1e-3)
+
+
+def test_a_bootstrap_s_interval_holds_the_middle_95_percent_and_a_determined_number_is_a_point():
+    drawn = np.random.default_rng(3).normal(2, 0.5, 4000)
+    found = resampled(2.1, drawn, 80)
+    assert (found.estimate, found.n) == (2.1, 80)
+    assert (found.low, found.high) == pytest.approx((2 - 0.98, 2 + 0.98), abs=0.05)
+    assert found.detectable == pytest.approx(2.8 * 0.5, rel=0.05)
+    point = exact(3, 7)
+    assert (point.low, point.estimate, point.high, point.n) == (3.0, 3.0, 3.0, 7)
+    claim = Claim("c", "t", "s", "r", "q", "below", 3.5)
+    assert judge(claim, point)[0] == "reproduced here"
+    with pytest.raises(ValueError):
+        resampled(2.0, [1.0, float("inf")], 3)
 
 
 @pytest.mark.parametrize("values", [[1.0], [1.0, float("nan")]])
