@@ -65,8 +65,9 @@ def wald(fit: laws.Fit, drawn: laws.Bootstrap, other: dict[str, float]) -> float
 
 
 def stopped_early(data: dict[str, Floats], best: float, divide: int) -> float:
-    """How far above the optimum L-BFGS-B with its defaults stops when started at Hoffmann et al.'s values, as a
-    share; divide: 1 for the sum over runs, their number for the mean."""
+    """How far above the optimum, as a share, L-BFGS-B stops with its defaults from Hoffmann et al.'s values.
+
+    divide: 1 for the sum over runs, their number for the mean."""
     law = laws.get("chinchilla")
 
     def objective(theta: Floats) -> float:
@@ -148,8 +149,10 @@ def digits(fit: laws.Fit, lad: laws.Fit) -> Table:
         for name, value in PUBLISHED.items()
     ]
     return Table(
-        f"Parameters: published and here. Huber 1e-3 here {fit.value:.10g}; the published five are the limit of "
-        "absolute deviations, since their likelihood fitted a Huber scale of e^-12.27; the E 1.8172 that the paper "
+        f"Parameters: published and here. Huber 1e-3 here {fit.value:.10g}; the published five are the "
+        f"limit of "
+        "absolute deviations, since their likelihood fitted a Huber scale of e^-12.27; the E 1.8172 that "
+        "the paper "
         "prints is Huber's",
         ("", "Huber 1e-3, here", "least absolute deviations, here", "published", "Hoffmann et al."),
         rows,
@@ -159,7 +162,8 @@ def digits(fit: laws.Fit, lad: laws.Fit) -> Table:
 def errors(drawn: laws.Bootstrap) -> Table:
     here, inside = drawn.standard_errors(), drawn.interval()
     return Table(
-        "Standard errors of 4,000 resamples, numpy's seed 42: converged here; the published ones stop up to 9e-4 "
+        "Standard errors of 4,000 resamples, numpy's seed 42: converged here; the published ones stop up to "
+        "9e-4 "
         f"above their minimum ({drawn.failed} failed here)",
         ("", "here", "published", "95 % here"),
         [
@@ -192,9 +196,7 @@ def other_ways(ways: dict[str, float], early: dict[str, float]) -> Table:
 
 def pictures(fit: laws.Fit, drawn: laws.Bootstrap) -> dict:
     return {
-        "Fitted against observed, residuals of the fit; `other` are Hoffmann et al.'s values": plots.residuals(
-            fit, other=HOFFMANN
-        ),
+        "Residuals of the fit; `other` are Hoffmann et al.'s values": plots.residuals(fit, other=HOFFMANN),
         "4,000 resamples; red crosses are Hoffmann et al.'s parameters": plots.pairs(
             drawn, published=HOFFMANN
         ),
@@ -211,12 +213,17 @@ STUDY = Study(
     title="Chinchilla's third approach, fitted again",
     question="Do the published parameters fit the runs, and what do the runs say?",
     protocol=(
-        "245 runs that Epoch read out of figure 4 of 2203.15556; D = C / 6N; the five highest losses dropped; "
-        "Huber 1e-3 of log residuals, summed; 20 projected starts, each polished; certificate of the optimum.",
-        "Intervals: 4,000 resamples of rows with numpy's old generator, seed 42, each refitted to convergence. "
-        "Wald's chi-squared from their covariance, scales by logarithm; 11.07 is its 95 % point for 5 parameters.",
+        "245 runs that Epoch read out of figure 4 of 2203.15556; D = C / 6N; the five highest losses "
+        "dropped; "
+        "Huber 1e-3 of log residuals, summed; 20 projected starts, each polished; certificate of the "
+        "optimum.",
+        "Intervals: 4,000 resamples of rows with numpy's old generator, seed 42, each refitted to "
+        "convergence. "
+        "Wald's chi-squared from their covariance, scales by logarithm; 11.07 is its 95 % point for 5 "
+        "parameters.",
         "Numbers that the table determines (an objective at given parameters) have no interval.",
-        "Simulated, one seed a table: 240 runs of 1 % noise from the published parameters, sizes 5e7 to 1.5e10, "
+        "Simulated, one seed a table: 240 runs of 1 % noise from the published parameters, sizes 5e7 to "
+        "1.5e10, "
         "budgets 8e18 to 3e21.",
     ),
     claims=(
@@ -227,7 +234,8 @@ STUDY = Study(
         Claim("compatible", "The third approach, re-derived, agrees with the first two", PAPER, ABSTRACT,
               "largest difference of a between approaches 1, 2, 3 on these runs", "below", 0.05),
         Claim("narrow", "Intervals as narrow as theirs need far more than the 500 runs they may have had", PAPER,
-              ABSTRACT, "runs needed for an 80 % interval of a of .001 (published: 600,000), over ten batches of "
+              ABSTRACT, "runs needed for an 80 % interval of a of .001 (published: 600,000), over ten "
+                  "batches of "
               "resamples", "above", 500.0),
         Claim("early", "Their optimizer stopped before convergence for its loss scale", PAPER, ABSTRACT,
               "share above the optimum where L-BFGS-B on the mean stops, from their values", "above", 0.01),
