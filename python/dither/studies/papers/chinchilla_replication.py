@@ -223,20 +223,18 @@ STUDY = Study(
         "parameters.",
         "Numbers that the table determines (an objective at given parameters) have no interval.",
         "Simulated, one seed a table: 240 runs of 1 % noise from the published parameters, sizes 5e7 to "
-        "1.5e10, "
-        "budgets 8e18 to 3e21.",
+        "1.5e10, budgets 8e18 to 3e21.",
     ),
     claims=(
         Claim("rejected", "Hoffmann et al.'s estimates fail at fitting the extracted data", PAPER, ABSTRACT,
               "Wald's chi-squared (5) of their parameters", "above", 11.07),
-        Claim("exponent", "The re-derived exponent lies above that of Hoffmann et al.'s third approach", PAPER,
-              ABSTRACT, "a = beta / (alpha + beta), theirs is .4565", "above", 0.4565),
+        Claim("exponent", "The re-derived exponent lies above that of Hoffmann et al.'s third approach",
+              PAPER, ABSTRACT, "a = beta / (alpha + beta), theirs is .4565", "above", 0.4565),
         Claim("compatible", "The third approach, re-derived, agrees with the first two", PAPER, ABSTRACT,
               "largest difference of a between approaches 1, 2, 3 on these runs", "below", 0.05),
-        Claim("narrow", "Intervals as narrow as theirs need far more than the 500 runs they may have had", PAPER,
-              ABSTRACT, "runs needed for an 80 % interval of a of .001 (published: 600,000), over ten "
-                  "batches of "
-              "resamples", "above", 500.0),
+        Claim("narrow", "Intervals as narrow as theirs need far more than the 500 runs they may have had",
+              PAPER, ABSTRACT, "runs needed for an 80 % interval of a of .001 (published: 600,000), over ten "
+              "batches of resamples", "above", 500.0),
         Claim("early", "Their optimizer stopped before convergence for its loss scale", PAPER, ABSTRACT,
               "share above the optimum where L-BFGS-B on the mean stops, from their values", "above", 0.01),
         Claim("tokens", "Fewer tokens a parameter than their third approach implies", PAPER, "unverified",

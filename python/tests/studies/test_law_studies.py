@@ -1,0 +1,71 @@
+"""Studies of scaling laws: their quick version on the published tables, and what they say without them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dither.cli.main import main
+from dither.studies import get, tables
+from dither.studies.study import VERDICTS
+
+
+def quick(name: str, folder: Path) -> dict[str, dict]:
+    """The claims of the quick version by their keys, through the command, as a user runs it."""
+    assert main(["study", name, "--quick", "--out", str(folder)]) == 0
+    record = json.loads((folder / f"{name}-quick" / "study.json").read_text())
+    claims = {claim["claim"]: claim for claim in record["claims"]}
+    assert list(claims) == [claim.key for claim in get(name).claims]
+    for claim in claims.values():
+        assert claim["verdict"] in VERDICTS and claim["why"]
+        if (found := claim["measured"]) is not None:
+            assert found["low"] <= found["estimate"] <= found["high"], claim
+    return claims
+
+
+def pictures(name: str, folder: Path) -> list[int]:
+    """The sizes in bytes of its pictures, in their order."""
+    found = (folder / f"{name}-quick").glob("picture-*.png")
+    return [path.stat().st_size for path in sorted(found, key=lambda path: int(path.stem.split("-")[1]))]
+
+
+def needs(*names: str) -> None:
+    if why := tables.missing(*names):
+        pytest.skip(why)
+
+
+LAW_STUDIES = {"chinchilla-replication": {"recovered"}}
+"""name: claims that simulated runs can answer."""
+
+
+@pytest.mark.parametrize("name", LAW_STUDIES)
+def test_without_tables_the_reason_is_given_and_what_can_be_simulated_still_runs(name, tmp_path, monkeypatch):
+    monkeypatch.delenv(tables.VARIABLE, raising=False)
+    claims = quick(name, tmp_path)
+    measured = {key for key, claim in claims.items() if claim["measured"] is not None}
+    assert measured == LAW_STUDIES[name]
+    for key in claims.keys() - measured:
+        assert claims[key]["verdict"] == "not testable here"
+    lacking = [claim["why"] for claim in claims.values() if "DITHER_LAW_TABLES" in claim["why"]]
+    assert len(lacking) >= 4 and all("set DITHER_LAW_TABLES to a folder" in why for why in lacking)
+    page = (tmp_path / f"{name}-quick" / "study.md").read_text()
+    assert "simulated" in page and "DITHER_LAW_TABLES" in page
+
+
+def test_the_replication_of_chinchilla(tmp_path):
+    needs("chinchilla-epoch/svg_extracted_data.csv")
+    claims = quick("chinchilla-replication", tmp_path)
+    found = {key: claim["measured"] for key, claim in claims.items()}
+    verdicts = {key: claim["verdict"] for key, claim in claims.items()}
+    assert verdicts.pop("stated") == "opposite sign here"
+    assert set(verdicts.values()) == {"reproduced here"}
+    # Published: 238.4, from the digits of the other objective and resamples that did not converge.
+    assert found["rejected"]["estimate"] == pytest.approx(234.6, abs=0.2)
+    assert found["exponent"]["estimate"] == pytest.approx(0.51390, abs=1e-5)
+    assert (found["exponent"]["low"], found["exponent"]["high"]) == pytest.approx((0.4805, 0.5561), abs=2e-3)
+    assert 5e5 < found["narrow"]["estimate"] < 7e5
+    page = (tmp_path / "chinchilla-replication-quick" / "study.md").read_text()
+    for digits in ("477.826", "2143.42", "1.81722", "482.005", "2085.43", "1.81686", "0.001018274018"):
+        assert digits in page
+    assert len(pictures("chinchilla-replication", tmp_path)) == 6
+    assert min(pictures("chinchilla-replication", tmp_path)) > 20_000
