@@ -7,9 +7,12 @@ print(fit); fit.interval(); fit.predict(N=7e9, D=1.4e11)
 from dither.laws.catalogue import LAWS, names
 from dither.laws.certificate import Certificate
 from dither.laws.coverage import BetaBinomial, beta_binomial, pass_at_k
+from dither.laws.divergence import Logistic, logistic
 from dither.laws.engine import Objective
 from dither.laws.fitting import Fit, fit, get
 from dither.laws.forecast import Prediction, predict_interval
+from dither.laws.interval_fit import IntervalFit, fit_intervals
+from dither.laws.intervals import interval_mean, rerun_noise, rounded
 from dither.laws.isoflop import approaches
 from dither.laws.law import FunctionLaw, Law, Parameter, SumLaw
 from dither.laws.loss_to_loss import LossMap, loss_to_loss
@@ -29,7 +32,9 @@ __all__ = [
     "Decision",
     "Fit",
     "FunctionLaw",
+    "IntervalFit",
     "Law",
+    "Logistic",
     "LossMap",
     "Objective",
     "Parameter",
@@ -47,7 +52,10 @@ __all__ = [
     "decide",
     "filtered_error",
     "fit",
+    "fit_intervals",
     "get",
+    "interval_mean",
+    "logistic",
     "loss_to_loss",
     "mixing",
     "multi_power",
@@ -55,5 +63,7 @@ __all__ = [
     "pass_at_k",
     "predict_interval",
     "read_runs",
+    "rerun_noise",
+    "rounded",
     "validate",
 ]
