@@ -95,14 +95,17 @@ def _extents(q: Quantizer, shape: tuple[int, ...], axis: int) -> tuple[int, int,
 
     Raises UserError where `axis` is neither of those two.
     """
-    if isinstance(q.block, tuple):
-        if len(shape) > 2 and axis % len(shape) < len(shape) - 2:
-            raise UserError(f"tiles lie over the last two axes; axis={axis} is neither of them")
-        rows, columns = (1, 1, *shape)[-2:]
-        return _size(shape[:-2]), rows, columns
-    return _shape(shape, axis)
+    return _tiles(shape, axis) if isinstance(q.block, tuple) else _shape(shape, axis)
 
 
+def _tiles(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
+    if len(shape) > 2 and axis % len(shape) < len(shape) - 2:
+        raise UserError(f"tiles lie over the last two axes; axis={axis} is neither of them")
+    rows, columns = (1, 1, *shape)[-2:]
+    return _size(shape[:-2]), rows, columns
+
+
+@lru_cache(maxsize=1024)
 def _shape(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
     """(outer, axis, inner): sizes before, at and after the axis."""
     if not -len(shape) <= axis < max(len(shape), 1):

@@ -146,7 +146,7 @@ def _delayed_rows(sites: tuple[Site, ...]) -> list[tuple[int, float, Delayed]]:
 
 
 def _prepared(model: nn.Module) -> Iterator[Any]:
-    return (module for module in model.modules() if hasattr(module, "dither_prepared"))
+    return (module for module in model.modules() if "dither_prepared" in vars(module))
 
 
 def state_dict(model: nn.Module) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
     Operands      what a recipe says, ready for layers: prints of quantizers, flags, positions of state
     factor        one operand of one product
+    trusted_factor  the same, with where its gradient passes
     quantized     an operand without a product (weights of norms and embeddings)
 
 A value that is used by one product and forgotten lies in memory that is used again (scratch.py).
@@ -123,22 +124,52 @@ def factor(
     `rng` holds [seed, stream] of every operand and rotation in its rows, `scales` those of delayed scaling.
     """
     operand, rotation = operands.six[row], operands.rotations[row >> 1]
-    if isinstance(operand, Operand) and operand.whole and x.shape[axis] % operand.whole:
-        raise UserError(
-            f"{OPERANDS[row]}={operand.spec}: {x.shape[axis]} elements do not fill blocks of {operand.whole} "
-            f'(operand of shape {tuple(x.shape)}); exempt the layer, or prepare_ with ragged="shorter"'
-        )
+    if isinstance(operand, Operand) and operand.whole:
+        _check_whole(x, operand, row, axis)
     if rotation is not None:
         return _rotated(slot, x, operand, rotation, row, axis, rng, scales, dtype)
     if not isinstance(operand, Operand):
         return x if dtype is None else x.to(dtype)
-    if slot is None or not scratch.available(x):
+    if not scratch.available(x):
         return quantized(x, operand, axis, rng, row, dtype, scales)
     if operand.rule == "own":
         out = scratch.take(slot, x.shape, dtype or x.dtype)
         _round_into(x, out, operand, axis, rng, row)
         return out
     return _by_rule(slot, x, operand, axis, rng, row, dtype, scales)
+
+
+def _check_whole(x: Tensor, operand: Operand, row: int, axis: int) -> None:
+    if x.shape[axis] % operand.whole:
+        raise UserError(
+            f"{OPERANDS[row]}={operand.spec}: {x.shape[axis]} elements do not fill blocks of {operand.whole} "
+            f'(operand of shape {tuple(x.shape)}); exempt the layer, or prepare_ with ragged="shorter"'
+        )
+
+
+def trusted_factor(
+    slot: int | None,
+    x: Tensor,
+    operands: Operands,
+    row: int,
+    axis: int,
+    rng: Tensor | None,
+    scales: Tensor | None,
+    dtype: torch.dtype | None,
+) -> tuple[Tensor, Tensor | None]:
+    """`factor` of the forward, and where the gradient of the operand passes: None for everywhere."""
+    operand, rotation = operands.six[row], operands.rotations[FPROP]
+    if not (isinstance(operand, Operand) and operand.rule == "quest"):
+        return factor(slot, x, operands, row, axis, rng, scales, dtype), None
+    if operand.whole:
+        _check_whole(x, operand, row, axis)
+    r = x
+    if rotation is not None:
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        filled, signs = padded(x, axis, rotation.block), _signs(rotation, row, rng)
+        r = transforms.rotate(filled, rotation.block, signs, False, axis, False, wide)
+    y, mask = scale_rules.quest(r, axis)
+    return y.to(dtype or x.dtype), mask
 
 
 def quantized(
@@ -195,7 +226,7 @@ def _by_rule(
     if operand.rule == "least":
         return scale_rules.at_least(x, operand.spec, operand.least, axis, dtype)
     if operand.rule == "quest":
-        return scale_rules.quest(x, axis).to(dtype or x.dtype)
+        return scale_rules.quest(x, axis)[0].to(dtype or x.dtype)
     assert rng is not None
     return scale_rules.ms_eden(x, axis, rng[row]).to(dtype or x.dtype)
 
@@ -216,7 +247,7 @@ def _rotated(
     signs = _signs(rotation, row, rng)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     own = isinstance(operand, Operand) and operand.rule == "own"
-    if own and slot is not None and scratch.available(x) and (dtype or x.dtype) == wide:
+    if own and scratch.available(x) and (dtype or x.dtype) == wide:
         out = scratch.take(slot, x.shape, wide)
         transforms.rotate_into(x, out, rotation.block, signs, axis, False)
         _round_into(out, out, operand, axis, rng, row)
@@ -249,15 +280,3 @@ def rotate_back(
         return x
     signs = _signs(rotation, row, rng)
     return transforms.rotate(x, rotation.block, signs, False, axis, True).narrow(axis, 0, length)
-
-
-def trusted(x: Tensor, operands: Operands, row: int, axis: int, rng: Tensor | None) -> Tensor | None:
-    """Where the gradient of an operand of the forward passes: None for everywhere."""
-    operand, rotation = operands.six[row], operands.rotations[FPROP]
-    if not (isinstance(operand, Operand) and operand.rule == "quest"):
-        return None
-    if rotation is not None:
-        x = transforms.rotate(
-            padded(x, axis, rotation.block), rotation.block, _signs(rotation, row, rng), False, axis, False
-        )
-    return scale_rules.quest_mask(x, axis)

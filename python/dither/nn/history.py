@@ -11,6 +11,8 @@ Scales are what values are multiplied by, as in Transformer Engine: y = cast(x s
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -40,7 +42,7 @@ def scaled_cast(slot: int | None, x: Tensor, spec: str, scale: Tensor, dtype: to
     """cast(x scale) / scale, saturating, in fp32 and then in `dtype` (default: its own)."""
     dtype, cast = dtype or x.dtype, _cast(spec)
     inverse = scale.reciprocal()
-    if slot is not None and x.dtype == dtype == torch.float32 and scratch.available(x):
+    if x.dtype == dtype == torch.float32 and scratch.available(x):
         out = torch.mul(x, scale, out=scratch.take(slot, x.shape, dtype))
         kernels.fake_quant_into(out, out, kernels.parse(cast), 0, None, 0, None)
         return out.mul_(inverse)
@@ -50,6 +52,11 @@ def scaled_cast(slot: int | None, x: Tensor, spec: str, scale: Tensor, dtype: to
 
 @torch.compiler.assume_constant_result
 def _cast(spec: str) -> str:
+    return _cast_of(spec)
+
+
+@lru_cache(maxsize=64)
+def _cast_of(spec: str) -> str:
     q = kernels.parse(spec)
     return str(Quantizer(format=q.format, rounding=q.rounding, bits=q.bits))
 
@@ -64,9 +71,12 @@ def advance_(states: list[tuple[Tensor, list[tuple[int, float, Delayed]]]]) -> N
         return
     with torch.no_grad():
         _reduce_([state for state, rows in states if any(how.reduce for _, _, how in rows)])
+        alike: dict[tuple[Delayed, torch.device], list[tuple[Tensor, float]]] = {}
         for state, rows in states:
             for number, largest, how in rows:
-                _advance_row_(state[number], largest, how)
+                alike.setdefault((how, state.device), []).append((state[number], largest))
+        for (how, _), rows in alike.items():
+            _advance_rows_([row for row, _ in rows], [largest for _, largest in rows], how)
 
 
 def _reduce_(states: list[Tensor]) -> None:
@@ -78,13 +88,16 @@ def _reduce_(states: list[Tensor]) -> None:
         state[:, NOW] = reduced
 
 
-def _advance_row_(row: Tensor, largest: float, how: Delayed) -> None:
-    past, now = row[PAST : PAST + how.history], row[NOW]
-    recorded = now > 0
-    moved = torch.cat([now[None], past[:-1]])
-    past.copy_(torch.where(recorded | now.isnan(), moved, past))
-    amax = past.max() if how.pick == "max" else past[0]
-    scale = torch.full_like(amax, largest) / amax / 2.0**how.margin
+def _advance_rows_(rows: list[Tensor], largest: list[float], how: Delayed) -> None:
+    """Rows of one setting together: a few operations, however many layers there are."""
+    end = PAST + how.history
+    all_ = torch.stack([row[:end] for row in rows])
+    now = all_[:, NOW]
+    past = torch.where(((now > 0) | now.isnan())[:, None], all_[:, NOW : end - 1], all_[:, PAST:])
+    amax = past.amax(1) if how.pick == "max" else past[:, 0]
+    scale = torch.tensor(largest, dtype=amax.dtype, device=amax.device) / amax / 2.0**how.margin
     usable = (amax > 0) & amax.isfinite() & scale.isfinite()
-    row[SCALE].copy_(torch.where(usable, scale, row[SCALE]))
-    now.zero_()
+    scale = torch.where(usable, scale, all_[:, SCALE])
+    moved = torch.cat([scale[:, None], torch.zeros_like(scale)[:, None], past], 1)
+    for row, new in zip(rows, moved, strict=True):
+        row[:end] = new

@@ -64,9 +64,10 @@ for _schema in (
 
 def buffer(tensor: Tensor, word: str | None = None) -> Buffer:
     """A contiguous CPU tensor's memory; the Buffer keeps the tensor alive."""
-    if tensor.numel() and not tensor.data_ptr():
+    address = tensor.data_ptr()
+    if not address and tensor.numel():
         raise TypeError(f"a {type(tensor).__name__} has no memory of its own: pass a plain tensor")
-    return Buffer(tensor.data_ptr(), word or WORDS[tensor.dtype], tuple(tensor.shape), tensor)
+    return Buffer(address, word or WORDS[tensor.dtype], tensor.shape, tensor)
 
 
 def on_cpu(tensor: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
-from dither.checks import warn_inexact
+from dither.checks import check_address, warn_inexact
 from dither.errors import UserError
 from dither.nn.clock import addresses_of, attach_, detach_
 from dither.nn.counterparts import OPT_IN, known, mixed
@@ -24,6 +25,7 @@ from dither.nn.ragged import check_whole_blocks
 from dither.nn.recipe import SITES, Recipe
 from dither.nn.rules import Rule, decide
 from dither.nn.sites import Prepared, Site
+from dither.scaling import whole
 
 RAGGED = ("shorter", "error")
 
@@ -64,10 +66,13 @@ def prepare_(
             not depend on the number of processes; by default the rank in torch.distributed, 0 without it.
 
     Raises UserError where the model is prepared already (restore_ it first), a glob or function matches
-    nothing, no site is left, an embedding to be quantized has max_norm, or a ragged layer is refused. A
-    failed call changes nothing.
+    nothing, no site is left, an embedding to be quantized has max_norm, a lazy layer has no shape yet, a
+    number does not mean anything, or a ragged layer is refused. A failed call changes nothing.
     """
     recipe = Recipe.get(recipe)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"prepare_ takes a torch.nn.Module, not {type(model).__name__}")
+    seed, steps, rank = _check_numbers(seed, steps, _rank() if rank is None else rank)
     prepared = sites(model)
     if prepared:
         raise UserError(
@@ -85,6 +90,10 @@ def prepare_(
             return model
         raise UserError(_nothing_left(recipe, decided))
     for module, site in chosen:
+        if any(isinstance(p, UninitializedParameter) for p in module.parameters(recurse=False)):
+            raise UserError(
+                f"the shape of {site.name!r} is not known yet: call the model once, then prepare_"
+            )
         if site.kind == "embedding" and module.max_norm is not None:
             raise UserError(f"{site.name!r} renormalises its weight in place (max_norm); exempt it")
         if ragged == "error":
@@ -93,8 +102,15 @@ def prepare_(
     _warn_of_inexact(chosen)
     _warn_of_switch([site.recipe for _, site in chosen], steps)
     _warn_of_fast_path(model)
-    _swap_all_(model, decided, _rank() if rank is None else rank, ragged == "error")
+    _swap_all_(model, decided, rank, ragged == "error")
     return model
+
+
+def _check_numbers(seed: Any, steps: Any, rank: Any) -> tuple[int, int | None, int]:
+    for name, value, least in (("steps", 1 if steps is None else steps, 1), ("rank", rank, 0)):
+        if not isinstance(whole(value), int) or isinstance(value, bool) or value < least:
+            raise UserError(f"{name}= is an integer of at least {least}, not {value!r}")
+    return check_address(seed, 0, 0)[0], None if steps is None else int(steps), int(rank)
 
 
 def _rank() -> int:

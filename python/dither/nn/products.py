@@ -21,6 +21,7 @@ from dither.nn import history, linalg
 from dither.nn.factors import (
     DGRAD_G,
     DGRAD_W,
+    FPROP,
     FPROP_W,
     FPROP_X,
     WGRAD_G,
@@ -32,7 +33,7 @@ from dither.nn.factors import (
     operands_of,
     quantized,
     rotate_back,
-    trusted,
+    trusted_factor,
 )
 
 __all__ = ["Operand", "Operands", "linear", "operands_of", "product", "quantized", "remembered"]
@@ -63,15 +64,16 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         reused_x, reused_w = from_forward(operands.six[WGRAD_X]), from_forward(operands.six[DGRAD_W])
         needs_x, needs_weight = ctx.needs_input_grad[:2]
-        xq = factor(None if reused_x else 0, x, operands, FPROP_X, -1, rng, scales, dtype)
-        wq = factor(None if reused_w else 1, weight, operands, FPROP_W, -1, rng, scales, dtype)
+        slots = None if reused_x else 0, None if reused_w else 1
+        xq, x_mask = trusted_factor(slots[0], x, operands, FPROP_X, -1, rng, scales, dtype)
+        wq, w_mask = trusted_factor(slots[1], weight, operands, FPROP_W, -1, rng, scales, dtype)
         ctx.save_for_backward(
             (xq if reused_x else x) if needs_weight else None,
             (wq if reused_w else weight) if needs_x else None,
             rng,
             scales,
-            trusted(x, operands, FPROP_X, -1, rng) if needs_x else None,
-            trusted(weight, operands, FPROP_W, -1, rng) if needs_weight else None,
+            x_mask if needs_x else None,
+            w_mask if needs_weight else None,
         )
         ctx.operands, ctx.dtype, ctx.state = operands, dtype, state
         ctx.dtypes, ctx.features = (x.dtype, weight.dtype), weight.shape[1]
@@ -95,8 +97,7 @@ class _Linear(torch.autograd.Function):
             gq = factor(0, g, operands, DGRAD_G, -1, rng, scales, dtype)
             wq = factor(1, weight, operands, DGRAD_W, 0, rng, scales, dtype)
             dx = _multiply(gq, wq, operands)
-            if from_forward(operands.six[DGRAD_W]):
-                dx = _unmask(dx, x_mask, operands, FPROP_X, rng, -1, ctx.features)
+            dx = _in_plain_basis(dx, x_mask, operands, DGRAD_W, FPROP_X, rng, -1, ctx.features)
             dx = dx.to(ctx.dtypes[0])
         if needs_weight:
             if gq is None or not operands.one_gradient:
@@ -104,8 +105,7 @@ class _Linear(torch.autograd.Function):
                 gq = factor(0, g_MN, operands, row, 0, rng, scales, dtype)
             xq = factor(1, x.reshape(-1, x.shape[-1]), operands, WGRAD_X, 0, rng, scales, dtype)
             dw = _multiply(gq.reshape(-1, gq.shape[-1]).t(), xq, operands)
-            if from_forward(operands.six[WGRAD_X]):
-                dw = _unmask(dw, w_mask, operands, FPROP_W, rng, -1, ctx.features)
+            dw = _in_plain_basis(dw, w_mask, operands, WGRAD_X, FPROP_W, rng, -1, ctx.features)
             dw = dw.to(ctx.dtypes[1])
         if needs_bias:
             db = g_MN.sum(0)
@@ -125,10 +125,17 @@ def linear(
     `rng`: int64 (ROWS, 2), [seed, stream] of each operand and rotation, or None. `state`: of delayed scaling
     (history.py), or None.
     """
+    _check_lengths(x.shape[-1], weight.shape[-1], operands)
     # Copies: the clock may move before the backward runs, which belongs to this forward's position.
     rng = None if rng is None else rng.clone()
     scales, state = _remember(x, weight, operands, state)
     return _Linear.apply(x, weight, bias, rng, scales, state, operands, autocast_dtype(x))
+
+
+def _check_lengths(left: int, right: int, operands: Operands) -> None:
+    """Rotations fill their axis with zeros, which could make lengths alike that are not."""
+    if operands.rotations[FPROP] is not None and left != right:
+        raise RuntimeError(f"a product contracts {left} elements of one factor with {right} of the other")
 
 
 def _remember(
@@ -175,13 +182,21 @@ def _multiply(a: Tensor, b: Tensor, operands: Operands) -> Tensor:
     return linalg.accumulated(a, b, *operands.accumulate)
 
 
-def _unmask(
-    d: Tensor, mask: Tensor | None, operands: Operands, row: int, rng: Tensor | None, axis: int, length: int
+def _in_plain_basis(
+    d: Tensor,
+    mask: Tensor | None,
+    operands: Operands,
+    other: int,
+    row: int,
+    rng: Tensor | None,
+    axis: int,
+    length: int,
 ) -> Tensor:
-    """A gradient with respect to the forward's rotated operand `row`, masked, and brought back."""
+    """The gradient of the forward's operand `row`, masked where that clipped, and turned back where `other`,
+    the factor it was computed with, is what the forward rotated."""
     if mask is not None:
         d = d * mask
-    return rotate_back(d, operands, row, rng, axis, length)
+    return rotate_back(d, operands, row, rng, axis, length) if from_forward(operands.six[other]) else d
 
 
 class _Product(torch.autograd.Function):
@@ -205,15 +220,16 @@ class _Product(torch.autograd.Function):
         k_axis = -1 if transposed else -2
         reused_a, reused_b = from_forward(operands.six[WGRAD_X]), from_forward(operands.six[DGRAD_W])
         needs_a, needs_b = ctx.needs_input_grad[:2]
-        aq = factor(None if reused_a else 0, a, operands, FPROP_X, -1, rng, scales, dtype)
-        bq = factor(None if reused_b else 1, b, operands, FPROP_W, k_axis, rng, scales, dtype)
+        slots = None if reused_a else 0, None if reused_b else 1
+        aq, a_mask = trusted_factor(slots[0], a, operands, FPROP_X, -1, rng, scales, dtype)
+        bq, b_mask = trusted_factor(slots[1], b, operands, FPROP_W, k_axis, rng, scales, dtype)
         ctx.save_for_backward(
             (aq if reused_a else a) if needs_b else None,
             (bq if reused_b else b) if needs_a else None,
             rng,
             scales,
-            trusted(a, operands, FPROP_X, -1, rng) if needs_a else None,
-            trusted(b, operands, FPROP_W, k_axis, rng) if needs_b else None,
+            a_mask if needs_a else None,
+            b_mask if needs_b else None,
         )
         ctx.operands, ctx.dtype, ctx.state, ctx.transposed = operands, dtype, state, transposed
         ctx.dtypes, ctx.length = (a.dtype, b.dtype), a.shape[-1]
@@ -230,8 +246,7 @@ class _Product(torch.autograd.Function):
             gq = factor(0, g, operands, DGRAD_G, -1, rng, scales, dtype)
             bq = factor(1, b, operands, DGRAD_W, -2 if ctx.transposed else -1, rng, scales, dtype)
             da = _multiply(gq, bq if ctx.transposed else bq.transpose(-1, -2), operands)
-            if from_forward(operands.six[DGRAD_W]):
-                da = _unmask(da, a_mask, operands, FPROP_X, rng, -1, ctx.length)
+            da = _in_plain_basis(da, a_mask, operands, DGRAD_W, FPROP_X, rng, -1, ctx.length)
             da = da.to(ctx.dtypes[0])
         if ctx.needs_input_grad[1]:
             row = DGRAD_G if operands.one_gradient else WGRAD_G
@@ -239,8 +254,7 @@ class _Product(torch.autograd.Function):
             aq = factor(1, a, operands, WGRAD_X, -2, rng, scales, dtype)
             left, right = (gq, aq) if ctx.transposed else (aq, gq)
             db = _multiply(left.transpose(-1, -2), right, operands)
-            if from_forward(operands.six[WGRAD_X]):
-                db = _unmask(db, b_mask, operands, FPROP_W, rng, k_axis, ctx.length)
+            db = _in_plain_basis(db, b_mask, operands, WGRAD_X, FPROP_W, rng, k_axis, ctx.length)
             db = db.to(ctx.dtypes[1])
         return da, db, None, None, None, None, None, None
 
@@ -255,6 +269,7 @@ def product(
 ) -> Tensor:
     """a b (or a b^T where `transposed`) over the last two axes, with six quantized operands; `rng` and
     `state` as for `linear`."""
+    _check_lengths(a.shape[-1], b.shape[-1 if transposed else -2], operands)
     rng = None if rng is None else rng.clone()
     scales, state = _remember(a, b, operands, state)
     return _Product.apply(a, b, transposed, rng, scales, state, operands, autocast_dtype(a))

@@ -81,7 +81,9 @@ def decide(
     for glob in _listed(exempt):
         matching(found, [glob])
     whole = kept([c.name for c in found if c.kind in recipe.sites], *recipe.keep_blocks)
-    matched = [_matches(where, what, found, number) for number, (where, what) in enumerate(rules, start=1)]
+    matched = [
+        _matches(*_pair(rule, number), found, number) for number, rule in enumerate(_in_order(rules), start=1)
+    ]
     decided = []
     for index, candidate in enumerate(found):
         name, module, kind = candidate
@@ -115,6 +117,21 @@ def _changed(now: Recipe, what: Recipe | str | Mapping[str, Any] | None) -> Reci
     if what is None:
         return PLAIN
     return now.replace(**what) if isinstance(what, Mapping) else Recipe.get(what)
+
+
+def _in_order(rules: Any) -> Sequence[Rule]:
+    if isinstance(rules, Mapping | str) or not isinstance(rules, Sequence):
+        raise TypeError(
+            'rules= is a list of pairs such as [("*.mlp.*", "mxfp4"), ("head", None)], '
+            f"not a {type(rules).__name__}"
+        )
+    return rules
+
+
+def _pair(rule: Any, number: int) -> Rule:
+    if isinstance(rule, str) or not isinstance(rule, Sequence) or len(rule) != 2:
+        raise TypeError(f"rule {number} is {rule!r}, not a pair of where and what")
+    return rule[0], rule[1]
 
 
 def _matches(where: Where, what: Any, found: list[Candidate], number: int) -> set[str]:

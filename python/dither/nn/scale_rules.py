@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dither import arrays
 from dither.checks import check_axis
-from dither.nn import fresh, kernels, ops
+from dither.nn import fresh, kernels, ops, scratch
 from dither.nn.twin import Blocks
 from dither.quantizer import Quantizer
 
@@ -54,14 +54,12 @@ def _(x, q, least, axis, out_dtype):
     return x.new_empty(x.shape, dtype=out_dtype)
 
 
-def quest(x: Tensor, axis: int) -> Tensor:
-    """MXFP4 with the scale 2^floor(log2(2.92 std / 6)) of a block of 32, rounded to nearest."""
-    return torch.ops.dither.quest.default(x, axis)[0]
-
-
-def quest_mask(x: Tensor, axis: int) -> Tensor:
-    """Where `quest` does not clip, which is where its gradient passes."""
-    return torch.ops.dither.quest.default(x, axis)[1]
+def quest(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """MXFP4 with the scale 2^floor(log2(2.92 std / 6)) of a block of 32, rounded to nearest; and where it
+    does not clip, which is where its gradient passes."""
+    if scratch.available(x):
+        return _quest_on_cpu(x, axis)
+    return torch.ops.dither.quest.default(x, axis)
 
 
 @torch.library.impl(_LIBRARY, "quest", "CompositeExplicitAutograd")

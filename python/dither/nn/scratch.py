@@ -17,13 +17,16 @@ from torch.nn import Parameter
 from dither.nn import fresh
 
 _LARGEST = 32 << 20  # bytes
+_MOST_VIEWS = 256
 
 
 class _Memory(threading.local):
-    """Two growing pieces of memory a thread."""
+    """Two growing pieces of memory a thread, and how they were seen: making a view costs more than rounding a
+    small operand."""
 
     def __init__(self) -> None:
         self.pieces = [fresh.empty((0,), torch.uint8) for _ in range(2)]
+        self.views: dict[tuple[int, torch.Size, torch.dtype], Tensor] = {}
 
 
 _memory = _Memory()
@@ -44,11 +47,25 @@ def available(x: Tensor) -> bool:
     )
 
 
-def take(factor: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Uninitialised contiguous CPU memory for factor 0 or 1 of a product, valid until it is taken again."""
+def take(factor: int | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Uninitialised contiguous CPU memory for factor 0 or 1 of a product, valid until it is taken again;
+    None: memory of its own."""
+    if factor is None:
+        return fresh.empty(shape, dtype)
+    seen = _memory.views.get((factor, shape, dtype))
+    return _view(factor, shape, dtype) if seen is None else seen
+
+
+def _view(factor: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     size = shape.numel() * dtype.itemsize
     if size > _LARGEST:
         return fresh.empty(shape, dtype)
-    if _memory.pieces[factor].numel() < size:
-        _memory.pieces[factor] = fresh.empty((size,), torch.uint8)
-    return _memory.pieces[factor][:size].view(dtype).view(shape)
+    with torch.inference_mode(False):  # an inference tensor could not be written to outside that mode
+        grows = _memory.pieces[factor].numel() < size
+        if grows:
+            _memory.pieces[factor] = fresh.empty((size,), torch.uint8)
+        if grows or len(_memory.views) >= _MOST_VIEWS:
+            _memory.views.clear()
+        view = _memory.pieces[factor][:size].view(dtype).view(shape)
+    _memory.views[factor, shape, dtype] = view
+    return view

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from dither.errors import UserError
 from dither.nn.counterparts import OPT_IN, known
@@ -100,11 +101,11 @@ class Candidate(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight; empty for products without one."""
+        """Of the weight; empty for products without one, and for lazy layers that have none yet."""
         if self.kind == "attention":
             return ()
         weight = getattr(self.module, "in_proj_weight" if self.part == "in_proj" else "weight", None)
-        return () if weight is None else tuple(weight.shape)
+        return () if weight is None or isinstance(weight, UninitializedParameter) else tuple(weight.shape)
 
     def answers(self, glob: str) -> bool:
         """Whether a glob covers its name or that of its module."""

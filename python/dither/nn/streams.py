@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dither.errors import UserError
+from dither.scaling import whole
 
 PRODUCTS = ("fprop", "dgrad", "wgrad")
 OPERANDS = ("fprop_x", "fprop_w", "dgrad_g", "dgrad_w", "wgrad_g", "wgrad_x")
@@ -30,7 +31,8 @@ def stream(site: int, operand: int, microbatch: int, step: int) -> int:
     """The 64-bit stream of one operand at one position; UserError where a field does not fit its bits."""
     packed = 0
     for (name, width), value in zip(_FIELDS, (site, operand, microbatch, step), strict=True):
-        if not 0 <= value < 1 << width:
+        value = whole(value)
+        if not isinstance(value, int) or not 0 <= value < 1 << width:
             raise UserError(
                 f"{name} = {value} does not fit its {width} bits of the random stream (0..{(1 << width) - 1})"
             )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dither import arrays, eden
 from dither.errors import UserError
-from dither.nn import fresh, kernels
+from dither.nn import fresh, kernels, scratch
 from dither.nn.checks import check_input, check_out, dtype_of
 from dither.nn.philox import random_bits
 from dither.nn.streams import signed
@@ -71,6 +71,8 @@ def rotate(
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """`hadamard` without checks, for layers: signs addressed by `rng` = [seed, stream], or None."""
+    if scratch.available(x):
+        return _hadamard(x, block, rng, along_axis, axis, inverse, out_dtype)
     if x.is_cpu:
         return torch.ops.dither.hadamard.default(x, block, rng, along_axis, axis, inverse, out_dtype)
     return _Twin.apply(x, block, rng, along_axis, axis, inverse, out_dtype)

@@ -244,3 +244,42 @@ def test_streams_of_sites_and_operands_differ():
                                        sites=("linear", "attention")))  # fmt: skip
     found = [tuple(row) for m in model.modules() if hasattr(m, "dither_rng") for row in m.dither_rng.tolist()]
     assert len(found) == len(set(found)) == (14 + 2 * 2) * ROWS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(seed=1.5), "seed= is an integer"),
+        (dict(seed=-1), "seed= is an integer"),
+        (dict(rank=-1), "rank= is an integer of at least 0"),
+        (dict(steps=0), "steps= is an integer of at least 1"),
+        (dict(steps=10.0), "steps= is an integer of at least 1"),
+        (dict(rules={"*": None}), "rules= is a list of pairs"),
+        (dict(rules=["*"]), "rule 1 is '\\*', not a pair"),
+    ],
+    ids=str,
+)
+def test_arguments_that_mean_nothing(arguments, message):
+    model = nn.Linear(4, 4)
+    with pytest.raises((UserError, TypeError), match=message):
+        dnn.prepare_(model, "mxfp8", **arguments)
+    assert type(model) is nn.Linear
+
+
+def test_what_cannot_be_prepared():
+    with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module, not function"):
+        dnn.prepare_(lambda x: x, "mxfp8")  # pyright: ignore[reportArgumentType]
+    lazy = nn.Sequential(nn.LazyLinear(8), nn.Linear(8, 4))
+    with pytest.raises(UserError, match="shape of '0' is not known yet"):
+        dnn.prepare_(lazy, "mxfp8")
+    dnn.prepare_(lazy, "mxfp8", exempt="0")
+    assert lazy(torch.randn(2, 3)).shape == (2, 4) and not dnn.sites(lazy)[0].name == "0"
+
+
+@pytest.mark.parametrize("position", [(1.5, 0), (0, 4096), (-1, 0), (2**32, 0)])
+def test_positions_that_do_not_exist_move_nothing(position):
+    model = dnn.prepare_(nn.Linear(32, 8), "mxfp4_rht_sr")
+    before = model.dither_rng.clone()
+    with pytest.raises(UserError, match="does not fit"):
+        dnn.set_clock_(model, *position)
+    assert torch.equal(model.dither_rng, before)

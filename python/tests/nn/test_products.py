@@ -4,13 +4,16 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportIndexIssue=false, reportOptionalMemberAccess=false, reportOptionalOperand=false
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import dither.nn as dnn
+from dither.errors import UserError
 from dither.nn import twin
 from dither.nn.streams import OPERANDS, stream
 from dither.quantizer import Quantizer
@@ -228,3 +231,50 @@ def test_stochastic_operands_draw_from_their_own_streams():
     assert torch.equal(y, of(x.detach(), "fprop_x", -1) @ of(w, "fprop_w", -1).t())
     assert torch.equal(layer.weight.grad, of(g_MN, "wgrad_g", 0).t() @ of(x_MK, "wgrad_x", 0))
     assert torch.equal(x.grad, of(g, "dgrad_g", -1) @ of(w, "dgrad_w", 0))
+
+
+@pytest.mark.parametrize("recipe", dnn.Recipe.presets())
+def test_features_that_do_not_fit_are_refused(recipe):
+    """Rotations fill 41 and 40 features up to 64 alike."""
+    layer = dnn.prepare_(nn.Linear(40, 32), recipe, steps=1)
+    with pytest.raises((RuntimeError, UserError)):
+        layer(torch.randn(3, 41))
+    product = dnn.MatrixProduct()
+    if recipe != "fp32":
+        dnn.prepare_(product, dnn.Recipe.get(recipe, sites="product"), steps=1)
+    with pytest.raises((RuntimeError, UserError)):
+        product(torch.randn(3, 41), torch.randn(40, 5))
+
+
+def test_a_mask_without_a_rotation_is_applied():
+    """QuEST's trust mask belongs to its operand whatever the backward multiplies by."""
+    torch.manual_seed(0)
+    x, g = torch.randn(8, 64, requires_grad=True), torch.randn(8, 32)
+    with torch.no_grad():
+        x[:, 0] = 9
+    layer = nn.Linear(64, 32, bias=False)
+    (exact,) = torch.autograd.grad(layer(x), x, g)
+    dnn.prepare_(layer, dnn.Recipe(fprop_x=dnn.Operand("mxfp4", rule="quest")))
+    (got,) = torch.autograd.grad(layer(x), x, g)
+    assert not got[:, 0].any() and torch.equal(got[got != 0], exact[got != 0])
+    assert (got != 0).float().mean() > 0.9
+
+
+def test_memory_that_inference_touched_first_serves_training():
+    """The shared memory of a thread grows where it is first needed; an inference tensor would refuse to be
+    written to."""
+    layer: Any = dnn.prepare_(nn.Linear(33, 1023), "fp8_delayed")
+    x = torch.randn(517, 33)
+
+    def run() -> None:
+        with torch.inference_mode():
+            expected = layer(x)
+        y = layer(x)
+        y.sum().backward()
+        seen.append(torch.equal(expected, y))
+
+    seen: list[bool] = []
+    thread = threading.Thread(target=run)  # a thread without such memory
+    thread.start()
+    thread.join()
+    assert seen == [True]
