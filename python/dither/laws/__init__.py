@@ -12,7 +12,7 @@ from dither.laws.engine import Objective
 from dither.laws.fitting import Fit, fit, get
 from dither.laws.forecast import Prediction, predict_interval
 from dither.laws.interval_fit import IntervalFit, fit_intervals
-from dither.laws.intervals import interval_mean, rerun_noise, rounded
+from dither.laws.intervals import interval_mean, interval_median, rerun_noise, rounded
 from dither.laws.isoflop import approaches
 from dither.laws.law import FunctionLaw, Law, Parameter, SumLaw
 from dither.laws.loss_to_loss import LossMap, loss_to_loss
@@ -55,6 +55,7 @@ __all__ = [
     "fit_intervals",
     "get",
     "interval_mean",
+    "interval_median",
     "logistic",
     "loss_to_loss",
     "mixing",

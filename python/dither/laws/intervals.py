@@ -166,6 +166,31 @@ def interval_mean(low: Any, high: Any, *, noise: float = 0.0, level: float = 0.9
     return Estimate(centre, sides[0], sides[1], sd, len(low))
 
 
+def interval_median(low: Any, high: Any, *, level: float = 0.95) -> Estimate:
+    """The median of values that are known as intervals, with the interval of order statistics: no
+    distribution is assumed, and values may be unknown (-inf, inf) or beyond every bound (inf, inf).
+
+    value: halfway between the medians of both ends; sd: half their distance (0 where all are exact).
+    UserError for fewer values than such an interval needs (6 at 95 %).
+    """
+    a, b = np.sort(np.asarray(low, dtype=np.float64)), np.sort(np.asarray(high, dtype=np.float64))
+    n, tail, left = len(a), 0.5 * (1 - level), 0
+    if a.shape != b.shape or np.isnan(a).any() or np.isnan(b).any():
+        raise UserError("give as many low as high ends, and no NaN")
+    chance = 0.5**n
+    total = chance
+    while total <= tail:  # the chance that at most `left` values lie below the median
+        left += 1
+        chance *= (n - left + 1) / left
+        total += chance
+    if left == 0:
+        raise UserError(f"{n} values are too few for an interval of their median at {level:.0%}")
+    ends = [float(np.median(side)) for side in (a, b)]
+    middle = ends[0] if ends[0] == ends[1] else 0.5 * (ends[0] + ends[1])
+    half = 0.0 if ends[0] == ends[1] else 0.5 * (ends[1] - ends[0])
+    return Estimate(middle, float(a[left - 1]), float(b[n - left]), half, n)
+
+
 def cross(height: Callable[[float], float], centre: float, side: float, width: float, limit: float) -> float:
     """Where a profile falls below the limit on one side, by doubling and 30 halvings; infinite if it does
     not."""

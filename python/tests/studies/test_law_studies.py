@@ -34,7 +34,7 @@ def needs(*names: str) -> None:
         pytest.skip(why)
 
 
-LAW_STUDIES = {"chinchilla-replication": {"recovered"}}
+LAW_STUDIES = {"chinchilla-replication": {"recovered"}, "mx-scaling": {"recovered"}}
 """name: claims that simulated runs can answer."""
 
 
@@ -69,3 +69,21 @@ def test_the_replication_of_chinchilla(tmp_path):
         assert digits in page
     assert len(pictures("chinchilla-replication", tmp_path)) == 6
     assert min(pictures("chinchilla-replication", tmp_path)) > 20_000
+
+
+def test_the_runs_under_mx_formats(tmp_path):
+    needs("mx-instability/runs.csv")
+    claims = quick("mx-scaling", tmp_path)
+    found = {key: claim["measured"] for key, claim in claims.items()}
+    verdicts = {key: claim["verdict"] for key, claim in claims.items()}
+    for key in ("hybrid", "forward", "steady", "compute", "full", "mantissa", "block", "recovered"):
+        assert verdicts[key] == "reproduced here"
+    for key in ("forward-coarse", "clamp", "baseline"):  # no gap below 0.01 is resolved
+        assert verdicts[key] == "underpowered"
+    assert abs(found["hybrid"]["estimate"]) < 0.003 and found["hybrid"]["n"] == 80
+    assert found["full"]["estimate"] == pytest.approx(5 / 11) and found["full"]["n"] == 11
+    assert found["block"]["estimate"] == pytest.approx(25 / 32) and found["block"]["n"] == 32
+    assert found["law"]["n"] == 11 and found["law"]["estimate"] < 0.02
+    page = (tmp_path / "mx-scaling-quick" / "study.md").read_text()
+    assert "1,214 runs of 17 recipes, 5 cells finished twice" in page
+    assert min(pictures("mx-scaling", tmp_path)) > 20_000
