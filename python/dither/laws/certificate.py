@@ -91,7 +91,8 @@ def distinct(ends: Floats, values: Floats) -> list[int]:
     """
     leaders: list[int] = []
     for i in np.argsort(values).tolist():
-        if not any(np.max(np.abs(ends[i] - ends[k]) / (1 + np.abs(ends[k]))) <= APART for k in leaders):
+        far = np.abs(ends[i] - ends[leaders]) / (1 + np.abs(ends[leaders]))
+        if not (np.max(far, axis=1, initial=0.0) <= APART).any():
             leaders.append(i)
     return leaders
 

@@ -46,6 +46,15 @@ def test_the_rest_of_the_interface():
     assert fit.predict(N=1e9, D=1e10) == pytest.approx(CHINCHILLA.predict(TRUTH, N=1e9, D=1e10), rel=0.02)
 
 
+@pytest.mark.parametrize("law", [as_function(), "chinchilla"])
+def test_a_law_whose_parameters_are_all_held_is_evaluated(law):
+    fit = laws.fit(law, made(), fixed=TRUTH)
+    assert fit.params == pytest.approx(TRUTH)
+    r = np.abs(fit.residuals)
+    assert fit.value == pytest.approx(np.where(r <= 1e-3, r * r / 2, 1e-3 * (r - 5e-4)).sum(), rel=1e-9)
+    assert fit.certificate.minima == 1
+
+
 def test_unknown_names():
     with pytest.raises(UserError, match="has no parameter"):
         laws.fit(as_function(), made(), starts={"Z": [1.0]})
