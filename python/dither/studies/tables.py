@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,18 @@ def missing(*names: str) -> str:
 
 
 def read(name: str) -> Frame:
-    """The columns of a table as text. UserError where `missing` has something to say."""
-    return {key: np.array(cells, dtype=str) for key, cells in table.read(_path(name)).items()}
+    """The columns of a table as text, read-only. UserError where `missing` has something to say."""
+    path = _path(name)
+    return dict(_columns(path, path.stat().st_mtime_ns))
+
+
+@lru_cache(maxsize=8)
+def _columns(path: Path, changed: int) -> Frame:
+    """Studies read the same table for every curve and corpus; a table that has changed is read anew."""
+    found = {key: np.array(cells, dtype=str) for key, cells in table.read(path).items()}
+    for cells in found.values():
+        cells.flags.writeable = False
+    return found
 
 
 def digest(name: str) -> str:

@@ -1,6 +1,7 @@
 """How a study finds published tables, and what it says where they are not."""
 
 import math
+import os
 
 import pytest
 
@@ -51,3 +52,13 @@ def test_the_digest_changes_with_the_table(folder):
     before = tables.digest(NAME)
     (folder / NAME).write_text("name,N,loss\na,10,3.6\n")
     assert tables.digest(NAME) != before
+
+
+def test_a_table_that_changed_is_read_anew_and_columns_cannot_be_written_to(folder):
+    assert tables.read(NAME)["N"].tolist() == ["10", "20", "1e3"]
+    os.utime(folder / NAME, ns=(1, 1))
+    (folder / NAME).write_text("name,N,loss\na,11,3.6\n")
+    frame = tables.read(NAME)
+    assert frame["N"].tolist() == ["11"]
+    with pytest.raises(ValueError, match="read-only"):
+        frame["N"][0] = "12"
