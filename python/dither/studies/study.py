@@ -145,7 +145,10 @@ class Context:
 
 def _sources(compute: Callable[..., Arrays]) -> str:
     """The text of what a part is computed by: the studies' own helpers and the function's file."""
-    own = [Path(__file__).with_name(name) for name in ("data.py", "tables.py", "training.py", "scored.py")]
+    own = [
+        Path(__file__).with_name(name)
+        for name in ("curves.py", "data.py", "tables.py", "training.py", "scored.py")
+    ]
     file = inspect.getsourcefile(compute)
     assert file is not None
     return "\0".join(path.read_text(encoding="utf-8") for path in [*own, Path(file)])

@@ -27,7 +27,7 @@ def schedule(rates: Any, steps: Any, actual: Any, predicted: Any) -> Any:
     middle.plot(at, y, color="#9a9a9a", linewidth=2, label="actual")
     middle.plot(at, guess, color=COLOURS[1], linewidth=1, label="predicted")
     middle.set_ylabel("loss (nats/token)")
-    legend(middle)
+    legend(middle, loc="upper right")  # where a falling curve is not; "best" searches through every step
     bottom.axhline(0, color="#777777", linewidth=1)
     bottom.plot(at, 100 * (y / guess - 1), color=COLOURS[0], linewidth=1)
     bottom.set(xlabel="optimizer step", ylabel="residual (%)")
