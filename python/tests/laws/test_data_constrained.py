@@ -2,18 +2,19 @@
 
 import numpy as np
 import pytest
-from law_tables import numbers, read
+from law_tables import needs
 
 from dither import laws
+from dither.studies.papers import data_constrained as study
 
 pytest.importorskip("scipy")
 
-FIXED = dict(A=np.exp(6.255414), B=np.exp(7.3049974), E=np.exp(0.6254804), alpha=0.3526596, beta=0.3526596)
+FIXED = study.HELD
 
 
-def runs() -> dict[str, np.ndarray]:
-    rows = [row for row in read("data-constrained/runs.csv") if row["subset"] == "fit_outliers_removed"]
-    return {key: numbers(rows, key) for key in ("N", "D", "U", "loss")}
+def runs(subset: str = "fit_outliers_removed") -> dict[str, np.ndarray]:
+    needs(study.TABLE)
+    return study.runs(subset)
 
 
 def test_local_and_global_minima_are_found_and_reported():
@@ -32,7 +33,7 @@ def test_local_and_global_minima_are_found_and_reported():
 def test_the_published_values_lie_beside_a_local_minimum():
     data = runs()
     law = laws.get("data_constrained")
-    published = FIXED | dict(R_D=15.387756, R_N=5.309743)
+    published = FIXED | study.PUBLISHED
     started = laws.fit("data_constrained", data, fixed=FIXED, starts=[list(published.values())])
     assert started.value == pytest.approx(0.0158259321, rel=1e-8)
     log = np.log(data["loss"])
@@ -50,8 +51,7 @@ def test_the_published_values_lie_beside_a_local_minimum():
 
 
 def test_the_tied_law_of_the_runs_with_little_repetition():
-    rows = [row for row in read("data-constrained/runs.csv") if row["subset"] == "all"]
-    data = {key: numbers(rows, key) for key in ("N", "D", "U", "loss")}
+    data = runs("all")
     kept = data["D"] <= 2.5 * data["U"]
     assert kept.sum() == 62
     fit = laws.fit("chinchilla_tied", {key: values[kept] for key, values in data.items()})

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from law_tables import CORPORA, corpus, numbers, read
+from law_tables import CORPORA, corpus, read
 
 from dither import laws
 from dither.errors import UserError
@@ -158,11 +158,7 @@ def test_a_whole_law_is_translated_with_few_runs(target: str):
         rest = np.sum((predicted - data["loss"]) ** 2)
         return 1 - float(rest / np.sum((data["loss"] - data["loss"].mean()) ** 2))
 
-    layers = numbers(
-        [row for row in read("loss-to-loss/sweep.csv") if row["data"] == CORPORA[target]], "n_layers"
-    )
-    ratio = data["D"] / data["N"]
-    few = {key: values[(ratio > 16) & (ratio < 23) & (layers != 20)] for key, values in data.items()}
+    few = {key: values[data["few"]] for key, values in data.items()}
     law, found = laws.get("kaplan_e"), []
     for source in CORPORA:
         if source != target:

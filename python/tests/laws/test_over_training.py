@@ -1,69 +1,30 @@
-"""Gadre et al.'s over-training law and error law (2403.08540), five and six points; errors held out."""
+"""Gadre et al.'s over-training law and error law (2403.08540), and Porian et al.'s exponents (2406.19146)."""
 
 from itertools import pairwise
 
-import numpy as np
 import pytest
-from law_tables import numbers, read
+from law_tables import needs
 
 from dither import laws
-
-SMALL = ("d=96_l=8_h=4", "d=512_l=8_h=4", "d=576_l=24_h=8", "d=1024_l=24_h=8")
-TASKS = (
-    "arc_easy bigbench_cs_algorithms bigbench_dyck_languages bigbench_novel_concepts bigbench_operators "
-    "bigbench_qa_wikidata boolq commonsense_qa copa coqa hellaswag hellaswag_zeroshot lambada_openai piqa "
-    "pubmed_qa_labeled squad winograd"
-).split()
-LOSS = "loss_c4_val"
-Row = dict[str, str]
+from dither.studies import tables
+from dither.studies.papers import over_training as study
+from dither.studies.papers import porian
 
 
-def run(dataset: str, model: str, multiplier: float) -> Row:
-    """The run of `multiplier` times 20 tokens a parameter."""
-    return next(
-        row
-        for row in read("overtraining/openlm_104_runs.csv")
-        if (row["dataset"], row["model"], float(row["chinchilla_multiplier"])) == (dataset, model, multiplier)
-    )
+def held(dataset: str, model: str, times: float) -> tuple[laws.Fit, study.Runs]:
+    """The law of five runs, and a run of `times` times 20 tokens a parameter."""
+    needs(study.TABLE)
+    data = study.runs(dataset)
+    return study.loss_law(study.take(data, study.FIVE)), study.take(data, [(model, times)])
 
 
-def five(dataset: str) -> list[Row]:
-    return [*(run(dataset, model, 1) for model in SMALL), run(dataset, SMALL[0], 16)]
-
-
-def loss_law(dataset: str) -> laws.Fit:
-    rows = five(dataset)
-    data = {"N": numbers(rows, "N"), "D": numbers(rows, "D"), "loss": numbers(rows, LOSS)}
-    return laws.fit("over_training", data, objective="raw_square")
-
-
-def predicted(fit: laws.Fit, row: Row) -> float:
-    return float(fit.predict(N=float(row["N"]), D=float(row["D"]), far=True))
-
-
-def error(row: Row) -> float:
-    """Mean top-1 error of the 17 tasks."""
-    return 1 - float(np.mean([float(row[f"acc_{task}"]) for task in TASKS]))
-
-
-def off(value: float, truth: float) -> float:
-    return 100 * abs(value - truth) / truth
-
-
-@pytest.mark.parametrize(
-    ("dataset", "a", "b", "s", "floor"),
-    [
-        ("c4_original", 113.7, 189.5, -0.24247, 1.50826),
-        ("rpj", 166.2, 366.7, -0.27285, 1.83665),
-        ("rw_original", 125.1, 246.2, -0.25439, 1.73446),
-    ],
-)
-def test_the_law_of_five_points(dataset: str, a: float, b: float, s: float, floor: float):
-    fit = loss_law(dataset)
+@pytest.mark.parametrize("dataset", study.SETS)
+def test_the_law_of_five_points(dataset: str):
+    fit, _ = held(dataset, "open_lm_1b", 1)
     eta = fit.params["eta"]
     # The released code has L = a N^s + b 6^(s/2) (M N)^s + E with s = -2 eta.
     found = fit.params["a"] * 6**-eta, fit.params["b"], -2 * eta, fit.params["E"]
-    assert found == pytest.approx((a, b, s, floor), rel=3e-4)
+    assert found == pytest.approx(study.PUBLISHED[dataset], rel=3e-4)
     assert fit.certificate.is_minimum
     assert any("5 rows for 4 parameters" in caution for caution in fit.cautions)
 
@@ -79,39 +40,33 @@ def test_the_law_of_five_points(dataset: str, a: float, b: float, s: float, floo
     ],
 )
 def test_held_out_losses(dataset: str, model: str, multiplier: float, percent: float):
-    held = run(dataset, model, multiplier)
-    assert off(predicted(loss_law(dataset), held), float(held[LOSS])) == pytest.approx(percent, abs=5e-4)
+    assert abs(study.off(*held(dataset, model, multiplier))) == pytest.approx([percent], abs=5e-4)
 
 
 def test_held_out_errors():
     pytest.importorskip("scipy")
-    rows = [*five("rpj"), run("rpj", "open_lm_1b", 1)]
-    data = {"L": numbers(rows, LOSS), "loss": np.array([error(row) for row in rows])}
-    fit = laws.fit("task_error", data, objective="raw_square")
-    assert fit.params == pytest.approx(dict(eps=0.8570, k=2.2065, gamma=0.7146), abs=1e-4)
-    losses = loss_law("rpj")
     for model, multiplier, percent in (("open_lm_1b", 32, 3.6365), ("open_lm_7b", 1, 0.0464)):
-        held = run("rpj", model, multiplier)
-        value = float(fit.predict(L=predicted(losses, held), far=True))
-        assert off(value, error(held)) == pytest.approx(percent, abs=1e-4)
+        losses, run = held("rpj", model, multiplier)
+        fit = study.error_law(study.take(study.runs("rpj"), study.SIX))
+        assert fit.params == pytest.approx(dict(eps=0.8570, k=2.2065, gamma=0.7146), abs=1e-4)
+        assert abs(study.error_off(fit, losses, run)) == pytest.approx([percent], abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("dataset", "published"),
-    [
-        ("rw", (0.833768, 0.700899, 0.603528, 0.571425, 0.497029)),
-        ("owt2", (0.869992, 0.699987, 0.601611, 0.568890, 0.518406)),
-    ],
-)
-def test_porian_s_corrections(dataset: str, published: tuple[float, ...]):
+WEIGHTED = {
+    "rw": (0.835300, 0.706470, 0.602038, 0.571495, 0.496895),
+    "owt2": (0.863511, 0.698501, 0.603196, 0.574295, 0.518454),
+}
+
+
+@pytest.mark.parametrize("dataset", porian.SETS)
+def test_porian_s_corrections(dataset: str):
     """The exponent of the optimal size falls with every correction of the protocol (2406.19146)."""
-    rows = [row for row in read("resolving/isoflop_optima.csv") if row["dataset"] == dataset and row["n"]]
-    found = set()
-    for key in {(row["hparams"], row["warmup"], row["decay"], row["param_count"]) for row in rows}:
-        names = ("hparams", "warmup", "decay", "param_count")
-        part = [row for row in rows if tuple(row[name] for name in names) == key]
-        data = {"C": numbers(part, "flops"), "loss": numbers(part, "n")}
-        found.add(round(laws.fit("compute_power", data, objective="log_square").params["a"], 6))
-    for exponent in published:
-        assert any(abs(exponent - one) <= 2e-6 for one in found), (exponent, sorted(found))
-    assert all(first > second for first, second in pairwise(published))
+    needs(porian.OPTIMA)
+    frame = tables.read(porian.OPTIMA)
+    for step, plain, weighted in zip(porian.STEPS, porian.PUBLISHED[dataset], WEIGHTED[dataset], strict=True):
+        one = porian.optima(frame, (dataset, *porian.STEPS[step]))
+        data = {"C": one["C"], "loss": one["N"]}
+        for weights, published in ((None, plain), (one["sd"] ** -2, weighted)):
+            fit = laws.fit("compute_power", data, objective="log_square", weights=weights)
+            assert fit.params["a"] == pytest.approx(published, abs=1e-6)
+    assert all(first > second for first, second in pairwise(porian.PUBLISHED[dataset]))
