@@ -34,7 +34,15 @@ def needs(*names: str) -> None:
         pytest.skip(why)
 
 
-LAW_STUDIES = {"chinchilla-replication": {"recovered"}, "mx-scaling": {"recovered"}}
+LAW_STUDIES = {
+    "chinchilla-replication": {"recovered"},
+    "loss-to-loss": {"recovered"},
+    "over-training": {"chance"},
+    "data-constrained": {"design"},
+    "porian": {"design"},
+    "annealing": {"design"},
+    "mx-scaling": {"recovered"},
+}
 """name: claims that simulated runs can answer."""
 
 
@@ -69,6 +77,90 @@ def test_the_replication_of_chinchilla(tmp_path):
         assert digits in page
     assert len(pictures("chinchilla-replication", tmp_path)) == 6
     assert min(pictures("chinchilla-replication", tmp_path)) > 20_000
+
+
+def test_loss_to_loss(tmp_path):
+    needs("loss-to-loss/sweep.csv", "loss-to-loss/extrapolation.csv")
+    claims = quick("loss-to-loss", tmp_path)
+    found = {key: claim["measured"]["estimate"] for key, claim in claims.items()}
+    assert {claim["verdict"] for claim in claims.values()} == {"reproduced here"}
+    assert found["far"] == pytest.approx(0.0092, abs=1e-4)
+    assert found["bias"] == pytest.approx(0.0405, abs=1e-4)
+    assert found["superset"] == pytest.approx(0.0460, abs=2e-4)
+    assert found["foreseen"] == pytest.approx(0.72, abs=0.01)
+    assert found["shape"] == pytest.approx(0.9971, abs=1e-4)
+    page = (tmp_path / "loss-to-loss-quick" / "study.md").read_text()
+    for digits in (
+        "0.990 (0.990)",
+        "0.986 (0.986)",
+        "| 1.05 | 0.98 | 2.08 | 2.2096 | 2.2099 |",
+        "1.065354, 0.596099",
+    ):
+        assert digits in page
+    assert len(pictures("loss-to-loss", tmp_path)) == 4
+
+
+def test_over_training_reaches_the_published_errors_and_hangs_on_single_runs(tmp_path):
+    needs("overtraining/openlm_104_runs.csv")
+    claims = quick("over-training", tmp_path)
+    found = {key: claim["measured"]["estimate"] for key, claim in claims.items()}
+    published = {"loss-over": 0.7103, "loss-large": 0.7320, "error-over": 3.6365, "error-large": 0.0464}
+    for key, percent in published.items():
+        assert found[key] == pytest.approx(percent, abs=1e-4)
+        assert claims[key]["verdict"] == "reproduced here"
+    assert found["one-left-out"] > 5 and claims["one-left-out"]["verdict"] == "opposite sign here"
+    assert claims["under"]["verdict"] == "opposite sign here"
+    assert len(pictures("over-training", tmp_path)) == 3
+
+
+def test_the_worth_of_a_repetition_is_not_settled(tmp_path):
+    needs("data-constrained/runs.csv")
+    claims = quick("data-constrained", tmp_path)
+    epochs = claims["epochs"]["measured"]
+    assert epochs["estimate"] == pytest.approx(95.365, rel=1e-4)
+    assert epochs["low"] < 15.4 and epochs["high"] > 500 and claims["epochs"]["verdict"] == "underpowered"
+    assert claims["minimum"]["verdict"] == claims["settled"]["verdict"] == "opposite sign here"
+    assert claims["minimum"]["measured"]["estimate"] == pytest.approx(
+        0.0158259353 / 0.0158046625 - 1, rel=1e-5
+    )
+    assert claims["decay"]["verdict"] == claims["design"]["verdict"] == "reproduced here"
+    page = (tmp_path / "data-constrained-quick" / "study.md").read_text()
+    for digits in (
+        "| 46.9903 | 2.3296 | 0.0158073786 |",
+        "| 15.3718 | 5.3151 | 0.0158259321 |",
+        "0.00121894",
+    ):
+        assert digits in page
+    assert "(the end of the grid)" in page
+    assert len(pictures("data-constrained", tmp_path)) == 3
+
+
+def test_porian_s_corrections_and_the_fits_that_never_moved(tmp_path):
+    needs("resolving/isoflop_optima.csv", "resolving/isoflop_points.csv", "resolving/published_fits.csv")
+    claims = quick("porian", tmp_path)
+    assert claims["started"]["measured"]["estimate"] == 9
+    assert claims["started"]["verdict"] == "opposite sign here"
+    assert claims["decay"]["verdict"] == "underpowered"
+    others = claims.keys() - {"started", "decay"}
+    assert {claims[key]["verdict"] for key in others} == {"reproduced here"}
+    assert claims["kaplan"]["measured"]["estimate"] == pytest.approx((0.833768 + 0.869992) / 2, abs=2e-6)
+    page = (tmp_path / "porian-quick" / "study.md").read_text()
+    for published in ("0.833768 | 0.833768", "0.497029 | 0.497029", "0.518406 | 0.518406"):
+        assert published in page
+    assert len(pictures("porian", tmp_path)) == 4
+
+
+def test_annealing_reaches_the_published_metrics_and_finds_a_lower_objective(tmp_path):
+    needs("lr-annealing/multipowerlaw_loss_curves.csv")
+    claims = quick("annealing", tmp_path)
+    verdicts = {key: claim["verdict"] for key, claim in claims.items()}
+    for key in ("unseen", "annealing", "drop", "digits", "neighbours", "design"):
+        assert verdicts[key] == "reproduced here", key
+    assert verdicts["converged"] == verdicts["printed"] == "opposite sign here"
+    assert verdicts["better"] == "underpowered" and claims["better"]["measured"]["n"] == 18
+    page = (tmp_path / "annealing-quick" / "study.md").read_text()
+    assert "| multi-power, published | 400M | 0.99776 (0.9978) | 0.00484 (0.00484) |" in page
+    assert len(pictures("annealing", tmp_path)) == 4
 
 
 def test_the_runs_under_mx_formats(tmp_path):
