@@ -136,7 +136,7 @@ def fit_intervals(
     middle = fit_arrays(
         law,
         {name: values[closed] for name, values in arrays.items()},
-        np.exp(0.5 * (logs[0] + logs[1]))[closed],
+        np.exp(0.5 * (logs[0][closed] + logs[1][closed])),
         SQUARES,
         None,
         "project",

@@ -65,7 +65,7 @@ def measure(context: Context) -> Outcome:
     noise = laws.rerun_noise([(np.log(a), np.log(b)) for a, b in twice])
     large = runs.of(runs.budget >= LARGE)
     everything = (*THREE_BITS, *TWO_BITS)
-    replicates = context.choose(200, 16)
+    replicates = context.choose(100, 16)
     logistic, slope = slopes(runs, everything, replicates)
     tested = context.choose((*WEIGHTS_ONLY, *FORWARD_ONLY, *THREE_BITS, *TWO_BITS), ("fp8_e4m3_bfloat16",))
     errors = {arm: held_out(runs.arms(arm), noise.value) for arm in (BASELINE, *tested)}
@@ -87,7 +87,7 @@ def measure(context: Context) -> Outcome:
     pages = [
         outcome_table(runs),
         gap_table(runs),
-        slope_table(runs, everything, slope, context.choose(100, 6)),
+        slope_table(runs, everything, slope, context.choose(50, 6)),
         chance_table(logistic, everything),
         Table(
             "The largest budget with three runs that held, predicted from the smaller ones (errors below "
@@ -96,7 +96,7 @@ def measure(context: Context) -> Outcome:
              "bias", "last loss", "power law of C"),
             [row for _, row in errors.values()],
         ),
-        law_table(runs, noise, (BASELINE, *context.choose(tested[:8], ()))),
+        law_table(runs, noise, (BASELINE, *context.choose(tested[:5], ()))),
     ]  # fmt: skip
     return Outcome(
         found, f"{len(runs.arm):,} runs of {len(ARMS)} recipes, {len(twice)} cells finished twice",
