@@ -163,13 +163,28 @@ def trusted_factor(
         return factor(slot, x, operands, row, axis, rng, scales, dtype), None
     if operand.whole:
         _check_whole(x, operand, row, axis)
-    r = x
-    if rotation is not None:
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        filled, signs = padded(x, axis, rotation.block), _signs(rotation, row, rng)
-        r = transforms.rotate(filled, rotation.block, signs, False, axis, False, wide)
+    r = x if rotation is None else _rotation_of(slot, x, rotation, row, axis, rng)
     y, mask = scale_rules.quest(r, axis)
     return y.to(dtype or x.dtype), mask
+
+
+def backward_factor(
+    slot: int,
+    x: Tensor,
+    operands: Operands,
+    row: int,
+    axis: int,
+    k_axis: int,
+    rng: Tensor | None,
+    scales: Tensor | None,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """`factor` of dgrad_w or wgrad_x, of `x` as it came, or where the recipe says so of what the forward made
+    of it along `k_axis`: that is made again, since a copy would lie in memory until the backward."""
+    if from_forward(operands.six[row]):
+        of = FPROP_W if row == DGRAD_W else FPROP_X
+        x, _ = trusted_factor(slot, x, operands, of, k_axis, rng, scales, dtype)
+    return factor(slot, x, operands, row, axis, rng, scales, dtype)
 
 
 def quantized(
@@ -243,19 +258,28 @@ def _rotated(
     dtype: torch.dtype | None,
 ) -> Tensor:
     """The rotation of `x`, in at least fp32, and its quantization in place where that is possible."""
-    x = padded(x, axis, rotation.block)
-    signs = _signs(rotation, row, rng)
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    own = isinstance(operand, Operand) and operand.rule == "own"
-    if own and scratch.available(x) and (dtype or x.dtype) == wide:
-        out = scratch.take(slot, x.shape, wide)
-        transforms.rotate_into(x, out, rotation.block, signs, axis, False)
-        _round_into(out, out, operand, axis, rng, row)
-        return out
-    r = transforms.rotate(x, rotation.block, signs, False, axis, False, wide)
+    r = _rotation_of(slot, x, rotation, row, axis, rng)
     if not isinstance(operand, Operand):
         return r.to(dtype or x.dtype)
-    return quantized(r, operand, axis, rng, row, dtype or x.dtype, scales)
+    if not (scratch.available(r) and (dtype or x.dtype) == r.dtype and operand.rule in ("own", "ms_eden")):
+        return quantized(r, operand, axis, rng, row, dtype or x.dtype, scales)
+    if operand.rule == "own":
+        _round_into(r, r, operand, axis, rng, row)
+        return r
+    assert rng is not None
+    return scale_rules.ms_eden_(r, axis, rng[row])
+
+
+def _rotation_of(
+    slot: int | None, x: Tensor, rotation: Rotation, row: int, axis: int, rng: Tensor | None
+) -> Tensor:
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    x, signs = padded(x, axis, rotation.block), _signs(rotation, row, rng)
+    if not scratch.available(x):
+        return transforms.rotate(x, rotation.block, signs, False, axis, False, wide)
+    out = scratch.take(slot, x.shape, wide)
+    transforms.rotate_into(x, out, rotation.block, signs, axis, False)
+    return out
 
 
 def padded(x: Tensor, axis: int, block: int) -> Tensor:

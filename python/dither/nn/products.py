@@ -1,9 +1,10 @@
 """The matrix products of a layer with quantized operands, as differentiable functions.
 
 Forward and backward rotate and quantize each operand along the contraction axis of the product it enters
-(factors.py). What is saved for the backward are the operands as they came, since each product quantizes its
-own, except where a recipe reuses what the forward quantized; gradients are straight-through, those of the
-unquantized operands. An operand without a quantizer enters as it is: no copy and no operation.
+(factors.py). What is saved for the backward are the operands as they came, which the model holds anyway: each
+product quantizes its own, and what a recipe reuses of the forward is made again, by the same random bits.
+Gradients are straight-through, those of the unquantized operands. An operand without a quantizer enters as it
+is: no copy and no operation.
 
 Under autocast an operand is quantized from the dtype it has and rounded once to the autocast dtype, in which
 the product runs; gradients return in the dtype of what they belong to.
@@ -28,6 +29,7 @@ from dither.nn.factors import (
     WGRAD_X,
     Operand,
     Operands,
+    backward_factor,
     factor,
     from_forward,
     operands_of,
@@ -62,14 +64,12 @@ class _Linear(torch.autograd.Function):
         operands: Operands,
         dtype: torch.dtype | None,
     ) -> Tensor:
-        reused_x, reused_w = from_forward(operands.six[WGRAD_X]), from_forward(operands.six[DGRAD_W])
         needs_x, needs_weight = ctx.needs_input_grad[:2]
-        slots = None if reused_x else 0, None if reused_w else 1
-        xq, x_mask = trusted_factor(slots[0], x, operands, FPROP_X, -1, rng, scales, dtype)
-        wq, w_mask = trusted_factor(slots[1], weight, operands, FPROP_W, -1, rng, scales, dtype)
+        xq, x_mask = trusted_factor(0, x, operands, FPROP_X, -1, rng, scales, dtype)
+        wq, w_mask = trusted_factor(1, weight, operands, FPROP_W, -1, rng, scales, dtype)
         ctx.save_for_backward(
-            (xq if reused_x else x) if needs_weight else None,
-            (wq if reused_w else weight) if needs_x else None,
+            x if needs_weight else None,
+            weight if needs_x else None,
             rng,
             scales,
             x_mask if needs_x else None,
@@ -95,7 +95,7 @@ class _Linear(torch.autograd.Function):
         g_MN = g.reshape(-1, g.shape[-1])
         if needs_x:
             gq = factor(0, g, operands, DGRAD_G, -1, rng, scales, dtype)
-            wq = factor(1, weight, operands, DGRAD_W, 0, rng, scales, dtype)
+            wq = backward_factor(1, weight, operands, DGRAD_W, 0, -1, rng, scales, dtype)
             dx = _multiply(gq, wq, operands)
             dx = _in_plain_basis(dx, x_mask, operands, DGRAD_W, FPROP_X, rng, -1, ctx.features)
             dx = dx.to(ctx.dtypes[0])
@@ -103,7 +103,8 @@ class _Linear(torch.autograd.Function):
             if gq is None or not operands.one_gradient:
                 row = DGRAD_G if operands.one_gradient else WGRAD_G
                 gq = factor(0, g_MN, operands, row, 0, rng, scales, dtype)
-            xq = factor(1, x.reshape(-1, x.shape[-1]), operands, WGRAD_X, 0, rng, scales, dtype)
+            x_MK = x.reshape(-1, x.shape[-1])
+            xq = backward_factor(1, x_MK, operands, WGRAD_X, 0, -1, rng, scales, dtype)
             dw = _multiply(gq.reshape(-1, gq.shape[-1]).t(), xq, operands)
             dw = _in_plain_basis(dw, w_mask, operands, WGRAD_X, FPROP_W, rng, -1, ctx.features)
             dw = dw.to(ctx.dtypes[1])
@@ -218,14 +219,12 @@ class _Product(torch.autograd.Function):
         dtype: torch.dtype | None,
     ) -> Tensor:
         k_axis = -1 if transposed else -2
-        reused_a, reused_b = from_forward(operands.six[WGRAD_X]), from_forward(operands.six[DGRAD_W])
         needs_a, needs_b = ctx.needs_input_grad[:2]
-        slots = None if reused_a else 0, None if reused_b else 1
-        aq, a_mask = trusted_factor(slots[0], a, operands, FPROP_X, -1, rng, scales, dtype)
-        bq, b_mask = trusted_factor(slots[1], b, operands, FPROP_W, k_axis, rng, scales, dtype)
+        aq, a_mask = trusted_factor(0, a, operands, FPROP_X, -1, rng, scales, dtype)
+        bq, b_mask = trusted_factor(1, b, operands, FPROP_W, k_axis, rng, scales, dtype)
         ctx.save_for_backward(
-            (aq if reused_a else a) if needs_b else None,
-            (bq if reused_b else b) if needs_a else None,
+            a if needs_b else None,
+            b if needs_a else None,
             rng,
             scales,
             a_mask if needs_a else None,
@@ -244,14 +243,15 @@ class _Product(torch.autograd.Function):
         _record(g, operands, (DGRAD_G, WGRAD_G), ctx.state)
         if ctx.needs_input_grad[0]:
             gq = factor(0, g, operands, DGRAD_G, -1, rng, scales, dtype)
-            bq = factor(1, b, operands, DGRAD_W, -2 if ctx.transposed else -1, rng, scales, dtype)
+            n_axis = -2 if ctx.transposed else -1
+            bq = backward_factor(1, b, operands, DGRAD_W, n_axis, k_axis, rng, scales, dtype)
             da = _multiply(gq, bq if ctx.transposed else bq.transpose(-1, -2), operands)
             da = _in_plain_basis(da, a_mask, operands, DGRAD_W, FPROP_X, rng, -1, ctx.length)
             da = da.to(ctx.dtypes[0])
         if ctx.needs_input_grad[1]:
             row = DGRAD_G if operands.one_gradient else WGRAD_G
             gq = factor(0, g, operands, row, -2, rng, scales, dtype)
-            aq = factor(1, a, operands, WGRAD_X, -2, rng, scales, dtype)
+            aq = backward_factor(1, a, operands, WGRAD_X, -2, -1, rng, scales, dtype)
             left, right = (gq, aq) if ctx.transposed else (aq, gq)
             db = _multiply(left.transpose(-1, -2), right, operands)
             db = _in_plain_basis(db, b_mask, operands, WGRAD_X, FPROP_W, rng, k_axis, ctx.length)

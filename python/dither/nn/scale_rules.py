@@ -101,14 +101,20 @@ def ms_eden(r: Tensor, axis: int, rng: Tensor) -> Tensor:
     return torch.ops.dither.ms_eden.default(r, axis, rng)
 
 
+def ms_eden_(r: Tensor, axis: int, rng: Tensor) -> Tensor:
+    """`ms_eden` in place, of a contiguous CPU tensor."""
+    if r.dtype != torch.float32:
+        return r.copy_(_ms_eden(r, axis, rng))
+    if r.numel():
+        memory, place = kernels.buffer(r), check_axis(axis, r.dim())
+        arrays.run_ms_eden(memory, memory, place, *kernels.address(rng))
+    return r
+
+
 @torch.library.impl(_LIBRARY, "ms_eden", "CompositeExplicitAutograd")
 def _ms_eden(r: Tensor, axis: int, rng: Tensor) -> Tensor:
-    wide = r.detach().cpu().float().contiguous()
-    y = torch.empty_like(wide)
-    if y.numel():
-        place = check_axis(axis, r.dim())
-        arrays.run_ms_eden(kernels.source(wide), kernels.buffer(y), place, *kernels.address(rng))
-    return y.to(r.device, r.dtype)
+    wide = torch.empty(r.shape, dtype=torch.float32).copy_(r.detach())
+    return ms_eden_(wide, axis, rng).to(r.device, r.dtype)
 
 
 @torch.library.register_fake("dither::ms_eden", lib=_LIBRARY)

@@ -1,0 +1,73 @@
+"""What a recipe costs in memory: at most one copy of one layer's operands beside what the plain model holds."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import dither.nn as dnn
+from dither.nn import scratch
+
+TOKENS, NARROW, WIDE = 512, 128, 256
+OPERANDS = 4 * (TOKENS * NARROW + TOKENS * WIDE + NARROW * WIDE)
+"""Bytes of the input, the output's gradient and the weight of every layer."""
+
+
+def peak(step) -> int:
+    """The most bytes that were allocated at a time, above those before."""
+    scratch._memory.__init__()  # what earlier tests have left does not count as being there
+    cpu = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[cpu], profile_memory=True) as profile:
+        step()
+    profiler: Any = profile.profiler
+    events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+def stepped(recipe: str) -> int:
+    """The peak of a forward and a backward through four layers; gradients are there already."""
+    torch.manual_seed(0)
+    widths = (NARROW, WIDE, NARROW, WIDE, NARROW)
+    layers = [nn.Linear(a, b, bias=False) for a, b in pairwise(widths)]
+    model = nn.Sequential(*(m for layer in layers for m in (layer, nn.GELU())))
+    dnn.prepare_(model, recipe, steps=10)
+    x = torch.randn(TOKENS, NARROW, requires_grad=True)
+
+    def step() -> None:
+        model(x).square().mean().backward()
+
+    step()
+    return peak(step)
+
+
+@pytest.fixture(scope="module")
+def plain() -> int:
+    return stepped("fp32")
+
+
+RECIPES = ("mxfp8", "mxfp4_rht_sr", "int4", "int4_w4a4", "fp8_current", "fp8_delayed", "fp8_blockwise",
+           "nvfp4_pretraining", "tetrajet", "quartet2")  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_one_copy_of_a_layers_operands_at_a_time(recipe, plain):
+    extra = stepped(recipe) - plain
+    assert 0 < extra <= OPERANDS, extra / OPERANDS
+
+
+def test_weights_alone_cost_a_weight(plain):
+    """And not the weights of all layers, though the backward multiplies by what the forward did."""
+    assert stepped("int4") - plain <= 4 * NARROW * WIDE + 4096
+
+
+def test_quartet_keeps_its_masks(plain):
+    """One byte an element of both operands until the backward, and a copy of an operand while it is
+    quantized again."""
+    masks = 4 * (TOKENS * (NARROW + WIDE) // 2 + NARROW * WIDE)
+    assert stepped("quartet") - plain <= 2 * OPERANDS + masks
