@@ -233,6 +233,7 @@ def by_curve(rms: dict[str, list[float]]) -> Any:
         for name, colour, marker in zip(names, COLOURS, ("o", "s", "^"), strict=False):
             axes.plot(rms[name][6 * i : 6 * i + 6], range(6), marker, color=colour, markersize=5, label=name)
         axes.set(title=f"{size}M", xlabel="root mean square error (nats/token)", xlim=(0, None))
+        axes.locator_params(axis="x", nbins=4)
     grid.flat[0].set_yticks(range(6), TEST)
     grid.flat[0].invert_yaxis()
     shown = grid.flat[0].get_legend_handles_labels()

@@ -242,14 +242,14 @@ def stuck(saturation: list[dict[str, Any]]) -> Any:
     figure, ((left, right),) = canvas(1, 2, width=5, sharey=True)
     for one, colour in zip((s for s in saturation if s["stayed"]), (*COLOURS, "#444444"), strict=False):
         fit, c = one["fit"], one["fit"].arrays["C"]
-        label = " ".join((*one["name"][:2], one["name"][2], one["name"][4]))
+        label = " ".join(one["name"][:5])
         left.plot(c, 100 * np.log(fit.loss / fit.law.predict(one["published"], C=c)), color=colour)
         right.plot(c, 100 * fit.residuals, color=colour, label=label)
     for axes, title in ((left, "published"), (right, "here")):
         axes.set(xscale="log", xlabel="compute C (FLOPs)", title=title)
         axes.axhline(0, color="#777777", linewidth=1)
     left.set_ylabel("residual, observed - fitted (%)")
-    legend(right, ncols=2)
+    legend(right)
     return figure
 
 
