@@ -20,7 +20,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup build demo test test-rust test-python test-slow lint lint-rust lint-python format bench bench-numbers bench-fits bench-scores bench-optim lock clean
+.PHONY: help setup build demo test test-rust test-python test-slow lint lint-rust lint-python format bench bench-numbers bench-fits bench-scores bench-optim bench-steps bench-recipes lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -96,6 +96,12 @@ bench-scores: build  ## example scores against numpy, torch, scipy and reading t
 
 bench-optim: build  ## optimizer steps against torch's fused AdamW and memcpy: fails where a row fails
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q --tb=line $(PYTEST_ARGS) benches/test_bench_optim.py
+
+bench-steps: build  ## training steps under recipes and LOTION against fp32, QAT and pure torch: fails where a row fails
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --tb=line -k 'not test_recipe' $(PYTEST_ARGS) benches/test_bench_step.py benches/test_bench_methods.py
+
+bench-recipes: build  ## what every recipe costs: the figures in docs/recipes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --tb=line -k test_recipe $(PYTEST_ARGS) benches/test_bench_step.py
 
 lock: $(STAMP)  ## write requirements.lock from what is installed in .venv
 	$(BIN)/python -m pip freeze --exclude-editable --exclude dither | grep -E '^[A-Za-z0-9._-]+==[^ ]+$$' > requirements.lock

@@ -1,4 +1,4 @@
-"""What the numbers pillar must reach on one thread, and where its bench fails: one line each.
+"""What numbers and training must reach on one thread, and where their benches fail: one line each.
 
 Ratios are to libc's memcpy of the same 64 MiB of fp32 in the same process, with `out=` preallocated, in CPU
 time; where a comment names another measure, to that.
@@ -57,3 +57,17 @@ STREAMING = Goal(1.0, 1 / 1.3)  # time of the stores not chosen over the chosen 
 
 GEMV_MXFP4 = Goal(2.0, 2.0)  # of torch's fp32 product of a vector, N = K = 8192
 GEMM = Goal(0.5, 0.5)  # of torch's fp32 product, M = N = K = 1024
+
+# Training: times of a step over those of the step without it, or overheads of others over ours.
+STEPS = {
+    "mxfp8": Goal(1.15, 1.15, most=True),
+    "mxfp4_rht_sr": Goal(1.35, 1.35, most=True),
+    "int4": Goal(1.05, 1.05, most=True),
+}  # a GPT of 10M parameters, over fp32
+TINY = {
+    "mxfp8": Goal(2.5, 3.0, most=True),
+    "int4": Goal(2.0, 2.5, most=True),
+}  # three linears 32 wide: calls alone
+COMPILED = Goal(4.0, 4.0)  # overhead of the recipe in compiled pure torch over ours
+EAGER = Goal(8.0, 8.0)
+LOTION = Goal(1.10, 1.10, most=True)  # its step over that of QAT

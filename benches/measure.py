@@ -66,6 +66,12 @@ def ratio(
     return record(Row(group, of, job, times, base, *figures, goal and goal.here(), note))
 
 
+def cost(group: str, of: str, job: str, times: Times, base: Times, goal: Goal | None = None) -> Row:
+    """Enter how many times as long as its base a job takes."""
+    figures = times.least / base.least, times.median / base.median
+    return record(Row(group, of, job, times, base, *figures, goal and goal.here()))
+
+
 def against(
     group: str, of: str, job: str, call: Call, base: Call, goal: Goal | None = None, rounds: int = ROUNDS
 ) -> Row:

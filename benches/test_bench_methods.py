@@ -1,12 +1,8 @@
 """A training step of a 10M-parameter GPT under LOTION against the same step under QAT, alternating in one
-process, and LOTION's kernel against its torch expression and a copy of the memory it reads and writes.
+process, and LOTION's kernel against its torch expression and a copy of the weights.
 
-LOTION with Adam's second moment may cost at most 1.10x the step of QAT.
-
-    pytest benches/test_bench_methods.py --benchmark-only
+    make bench-steps
 """
-
-import time
 
 import pytest
 import torch
@@ -16,8 +12,10 @@ from dither import methods
 from dither.methods import noise
 from dither.models.gpt import GPT, GPTConfig
 from dither.quantizer import Quantizer
+from goals import LOTION
+from measure import cost, interleaved, ratio
 
-LIMIT = 1.10
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = GPTConfig(layers=6, width=384, heads=6, context=256)
 BATCH, VOCABULARY = 4, 256
 SPEC = "int4_g32"
@@ -51,41 +49,15 @@ class Step:
         self.method.after_step_(step, 1e-4)
 
 
-def fastest(steps, rounds: int) -> dict[str, float]:
-    """CPU seconds of each one's fastest step, taken in turns so that a disturbance meets all of them."""
-    best = dict.fromkeys(steps, float("inf"))
-    for _ in range(rounds):
-        for name, step in steps.items():
-            start = time.process_time()
-            step()
-            best[name] = min(best[name], time.process_time() - start)
-    return best
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("mode", ["loss", "grad", "decoupled"])
-def test_step(benchmark, mode):
-    steps = {"qat": Step("qat"), "lotion": Step("lotion", mode)}
-    fastest(steps, rounds=1)
-    best = fastest(steps, rounds=4)
-    benchmark.group = "LOTION's step against QAT's, 10M parameters"
-    benchmark.extra_info.update({f"{name}_ms": round(1e3 * seconds, 1) for name, seconds in best.items()})
-    benchmark.extra_info["parameters"] = steps["qat"].model.num_params
-    benchmark.extra_info["ratio"] = ratio = round(best["lotion"] / best["qat"], 3)
-    benchmark.pedantic(steps["lotion"], rounds=1)
-    assert ratio <= LIMIT, f"a step of LOTION costs {ratio}x that of QAT; the limit is {LIMIT}x"
+def test_step(mode):
+    times = interleaved({"qat": Step("qat"), "lotion": Step("lotion", mode)}, rounds=6)
+    of = "step of LOTION with Adam's second moment / step of QAT"
+    cost("GPT of 10M parameters", of, f"mode {mode}", times["lotion"], times["qat"], LOTION)
 
 
 @pytest.mark.parametrize("spec", ["int4_g32", "fp4_g32", "mxfp4:scale_rule=rceil"])
-def test_kernel(benchmark, spec):
-    """extra_info: the torch expression and a copy, as multiples of the kernel's time."""
+def test_kernel(spec):
     w, g, out = torch.randn(4096, 1024), torch.rand(4096, 1024), torch.empty(4096, 1024)
     q = Quantizer(spec)
     runs = {
@@ -93,10 +65,12 @@ def test_kernel(benchmark, spec):
         "torch": lambda: noise._by_torch(w, g, q, True),
         "copy": lambda: out.copy_(w),
     }
-    fastest(runs, rounds=1)
-    best = fastest(runs, rounds=5)
-    benchmark.group = "LOTION's penalty and gradient, 4M weights"
-    benchmark.extra_info["ns_per_weight"] = round(best["kernel"] * 1e9 / w.numel(), 2)
+    times = interleaved(runs, rounds=8)
     for name in ("torch", "copy"):
-        benchmark.extra_info[f"{name}/kernel"] = round(best[name] / best["kernel"], 3)
-    benchmark.pedantic(runs["kernel"], rounds=3)
+        ratio(
+            "LOTION's penalty and gradient, 4M weights",
+            f"{name} / kernel",
+            spec,
+            times["kernel"],
+            times[name],
+        )

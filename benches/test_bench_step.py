@@ -1,15 +1,12 @@
-"""One emulated training step of a GPT against the same step in fp32, alternating in one process, and what a
-recipe costs by our kernels against what it costs in pure torch, eager and compiled.
+"""One emulated training step against the same step in fp32, and what a recipe costs by our kernels against
+what it costs in pure torch, eager and compiled.
 
-Processor seconds of one thread; `extra_info` holds the ratio of the fastest steps and the median of the
-ratios of neighbouring ones. What else runs on the machine slows both.
+Processor time of one thread; steps take turns, and the fastest of each count.
 
-    pytest benches/test_bench_step.py --benchmark-only
+    make bench-steps
 """
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import pytest
@@ -20,68 +17,82 @@ from torch.nn import functional as F
 import dither.nn as dnn
 from dither.models.gpt import GPT, GPTConfig
 from dither.nn import kernels, ops, scratch, twin
+from goals import COMPILED, EAGER, STEPS, TINY
+from measure import cost, interleaved
+from table import Row, Times, record
 
-LIMITS = {"mxfp8": 1.15, "mxfp4_rht_sr": 1.35, "int4": 1.05}
-"""Of the step of 10M parameters."""
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = {
     "quickstart": GPTConfig(layers=3, width=96, heads=3, context=128),
     "1M": GPTConfig(layers=4, width=128, heads=4, context=256),
     "10M": GPTConfig(layers=6, width=384, heads=6, context=256),
 }
+TWO_LAYERS = GPTConfig(layers=2, width=384, heads=6, context=256)
 BATCH, VOCABULARY = 8, 256
-TIMES_LESS = {"compiled": 4, "eager": 8}
-"""Overheads of pure torch over ours, at least."""
+OVER_FP32 = "step under the recipe / step in fp32"
 
 
 class Step:
-    """A model, its optimizer and one batch; calling it makes one optimizer step."""
+    """A GPT, its optimizer and one batch; calling it makes one optimizer step."""
 
     def __init__(self, config: GPTConfig, recipe: str) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.model = dnn.prepare_(GPT(config, VOCABULARY, generator), recipe)
+        self.model = dnn.prepare_(GPT(config, VOCABULARY, generator), recipe, steps=1000)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
         self.tokens = torch.randint(0, VOCABULARY, (BATCH, config.context), generator=generator)
+        self.count = 0
 
     def __call__(self) -> None:
+        dnn.set_clock_(self.model, self.count)
+        self.count += 1
         self.optimizer.zero_grad()
         F.cross_entropy(self.model(self.tokens).flatten(0, 1), self.tokens.flatten()).backward()
         self.optimizer.step()
 
 
-def timed(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of each one's steps, taken in turns so that a disturbance meets all of them."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            start = time.process_time()
-            step()
-            times[name].append(time.process_time() - start)
-    return times
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("recipe", ["mxfp8", "mxfp4", "mxfp4_rht_sr", "nvfp4", "int4"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_step(benchmark, shape, recipe):
+def test_step(shape, recipe):
     steps = {name: Step(SHAPES[shape], name) for name in ("fp32", recipe)}
-    timed(steps, rounds=1)
-    times = timed(steps, rounds=4 if shape == "10M" else 10)
-    benchmark.group = f"step {shape}"
-    ratio = round(min(times[recipe]) / min(times["fp32"]), 3)
-    each = [b / a for a, b in zip(times["fp32"], times[recipe], strict=True)]
-    benchmark.extra_info.update({f"{name}_ms": round(min(t) * 1e3, 1) for name, t in times.items()})
-    benchmark.extra_info |= {"ratio": ratio, "median_ratio": round(statistics.median(each), 3)}
-    benchmark.extra_info["parameters"] = steps["fp32"].model.num_params
-    benchmark.pedantic(steps[recipe], rounds=1)
-    if shape == "10M" and recipe in LIMITS:
-        assert ratio <= LIMITS[recipe], f"a step under {recipe} costs {ratio}x the fp32 step"
+    times = interleaved(dict(steps), rounds=5 if shape == "10M" else 12)
+    size = f"GPT {shape}, {steps['fp32'].model.num_params / 1e6:.1f}M parameters"
+    goal = STEPS.get(recipe) if shape == "10M" else None
+    cost(size, OVER_FP32, recipe, times[recipe], times["fp32"], goal)
+
+
+@pytest.mark.parametrize(
+    "recipe", [r for r in dnn.Recipe.presets() if r not in ("fp32", "fp8_blockwise_promoted")]
+)
+def test_recipe(recipe):
+    """The cost lines of docs/recipes."""
+    times = interleaved({name: Step(TWO_LAYERS, name) for name in ("fp32", recipe)}, rounds=8)
+    cost("every recipe, GPT of two layers", OVER_FP32, recipe, times[recipe], times["fp32"])
+
+
+class Tiny:
+    """Three linears 32 wide on 16 rows: what is measured is what a call costs."""
+
+    def __init__(self, recipe: str) -> None:
+        torch.manual_seed(0)
+        layers = [nn.Linear(32, 32) for _ in range(3)]
+        self.model = dnn.prepare_(nn.Sequential(*(m for layer in layers for m in (layer, nn.ReLU()))), recipe)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3)
+        self.x = torch.randn(16, 32)
+
+    def __call__(self) -> None:
+        for step in range(100):
+            dnn.set_clock_(self.model, step)
+            self.optimizer.zero_grad()
+            self.model(self.x).square().mean().backward()
+            self.optimizer.step()
+
+
+@pytest.mark.parametrize("recipe", ["mxfp8", "int4", "mxfp4_rht_sr", "nvfp4", "fp8_current", "fp8_delayed"])
+def test_tiny(recipe):
+    times = interleaved({name: Tiny(name) for name in ("fp32", recipe)})
+    cost(
+        "three linears 32 wide, 100 steps", OVER_FP32, recipe, times[recipe], times["fp32"], TINY.get(recipe)
+    )
 
 
 @contextmanager
@@ -122,7 +133,7 @@ def passed(model: Callable[[torch.Tensor], torch.Tensor], pure: bool) -> Callabl
 
 
 @pytest.mark.parametrize("recipe", ["mxfp8", "int4"])
-def test_overhead_over_pure_torch(benchmark, recipe):
+def test_overhead_over_pure_torch(recipe):
     """The same recipe by our kernels and by torch's own operations, each over fp32 in the same mode."""
     torch._dynamo.reset()
     runs = {
@@ -132,18 +143,14 @@ def test_overhead_over_pure_torch(benchmark, recipe):
         "fp32 compiled": passed(torch.compile(block("fp32"), fullgraph=True), False),
         "compiled": passed(torch.compile(block(recipe), fullgraph=True), True),
     }
-    timed(runs, rounds=2)
-    best = {name: min(times) for name, times in timed(runs, rounds=5).items()}
-    ours = best["ours"] - best["fp32"]
-    times = {
-        "compiled": (best["compiled"] - best["fp32 compiled"]) / ours,
-        "eager": (best["eager"] - best["fp32"]) / ours,
-    }
-    benchmark.group = "overhead of a recipe, pure torch over ours"
-    benchmark.extra_info.update({f"{name}_ms": round(1e3 * t, 2) for name, t in best.items()})
-    benchmark.extra_info.update({f"{name}/ours": round(value, 2) for name, value in times.items()})
-    benchmark.pedantic(runs["ours"], rounds=1)
-    for name, least in TIMES_LESS.items():
-        assert times[name] >= least, (
-            f"{name} torch costs {times[name]:.2f} times ours; at least {least} is meant"
-        )
+    times = interleaved(runs, rounds=8)
+    ours = overhead(times["ours"], times["fp32"])
+    for name, base, goal in (("compiled", "fp32 compiled", COMPILED), ("eager", "fp32", EAGER)):
+        theirs = overhead(times[name], times[base])
+        figures = theirs.least / ours.least, theirs.median / ours.median
+        of = "overhead over fp32 of pure torch / ours"
+        record(Row("MLP of the 10M model", of, f"{recipe}, {name}", theirs, ours, *figures, goal.here()))
+
+
+def overhead(times: Times, base: Times) -> Times:
+    return Times(times.least - base.least, times.median - base.median)

@@ -21,6 +21,7 @@ Where the penalty is applied:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from dither import nn as dnn
 from dither.errors import UserError, suggest
 from dither.methods.base import Method
-from dither.methods.curvature import Curvature, group_numbers, second_moment
+from dither.methods.curvature import Curvature, group_numbers, moment_and_bias
 from dither.methods.noise import Penalty, add_gradient_, penalty_and_gradient
 from dither.methods.ramp import lam_at
 from dither.methods.targets import Target
@@ -156,13 +157,20 @@ class Lotion(Method):
             )
             total += factor * float(value)
             gradient = target.like(gradient)
-            if self._adam is not None:
-                group = self.optimizer.param_groups[self._adam[target.name]]
-                moment = second_moment(self.optimizer, weight, group)
-                if moment is None:
-                    continue  # no step was taken for this weight yet
-                gradient.div_(moment.sqrt_().add_(group["eps"]))
-            weight.add_(gradient.to(weight.dtype), alpha=-lr * factor)
+            if self._adam is None:
+                weight.add_(gradient.to(weight.dtype), alpha=-lr * factor)
+                continue
+            group = self.optimizer.param_groups[self._adam[target.name]]
+            found = moment_and_bias(self.optimizer, weight, group)
+            if found is None:
+                continue  # no step was taken for this weight yet
+            # sqrt(v / bias) + eps, with the bias taken out: a pass over memory less
+            root = math.sqrt(found[1])
+            denominator = found[0].sqrt().add_(group["eps"] * root)
+            if gradient.dtype == weight.dtype == denominator.dtype:
+                weight.addcdiv_(gradient, denominator, value=-lr * factor * root)
+            else:
+                weight.add_((gradient / denominator).to(weight.dtype), alpha=-lr * factor * root)
         self.last_penalty = total
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a recipe costs in memory: at most one copy of one layer's operands beside what the plain model holds."""
+"""What a recipe costs in memory: at most one copy of one layer's operands beside what a plain model holds."""
 
 from itertools import pairwise
 from typing import Any
