@@ -62,7 +62,8 @@ def code(text: str) -> str:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], text_columns: Sequence[int] = (0,)) -> str:
-    """Numbers are right-aligned; the columns in `text_columns` are left-aligned."""
+    """Numbers are right-aligned; the columns in `text_columns` are left-aligned. ValueError for a row of
+    another length than the headings."""
 
     def cell(tag: str, column: int, content: str) -> str:
         kind = ' class="text"' if column in text_columns else ""
@@ -70,7 +71,10 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], text_columns: 
 
     head = "".join(cell("th", i, text) for i, text in enumerate(headings))
     body = "\n".join(
-        "<tr>" + "".join(cell("td", i, text) for i, text in enumerate(row)) + "</tr>" for row in rows
+        "<tr>"
+        + "".join(cell("td", i, text) for i, (_, text) in enumerate(zip(headings, row, strict=True)))
+        + "</tr>"
+        for row in rows
     )
     rows_of = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
     return f'<div class="scroll"><table>\n{rows_of}</table></div>'

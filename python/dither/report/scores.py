@@ -111,11 +111,12 @@ def _reliability(rows: Sequence[Row]) -> str:
     headings = (
         "score",
         "high is",
+        "runs",
         "examples",
         "least .. median .. greatest",
         "r1",
         "half",
-        "runs",
+        "needed",
         "SNR",
         "",
     )

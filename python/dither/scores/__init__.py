@@ -15,7 +15,7 @@ from dither.scores.attribution import (
     tracin,
     trak,
 )
-from dither.scores.catalogue import SCORES, Score
+from dither.scores.catalogue import SCORES
 from dither.scores.depth import activations, prediction_depth
 from dither.scores.embeddings import duplicates, prototypes, prototypes_kmeans
 from dither.scores.gradients import (
@@ -26,7 +26,7 @@ from dither.scores.gradients import (
     tracin_self,
 )
 from dither.scores.labels import confident_joint, label_issues
-from dither.scores.models import disagreement, learnability, pvi, vote_entropy
+from dither.scores.models import dichotomous, disagreement, learnability, pvi, vote_entropy
 from dither.scores.neighbours import knn_shapley
 from dither.scores.overview import overview
 from dither.scores.pointwise import logit_scores, sequence_scores
@@ -44,6 +44,7 @@ from dither.scores.reliability import (
     spearman_brown,
 )
 from dither.scores.retraining import Comparison, Retraining, retrain
+from dither.scores.score import Score
 from dither.scores.sources import read_logits, score_paths
 from dither.scores.subsets import influence, memorization
 from dither.scores.table import ScoreTable
@@ -66,6 +67,7 @@ __all__ = [
     "auc",
     "class_gradients",
     "confident_joint",
+    "dichotomous",
     "disagreement",
     "duplicates",
     "fingerprints",

@@ -140,7 +140,11 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def trak(
-    train: Sequence[Any], test: Sequence[Any], confidence: Sequence[Any], damping: float = 0.0
+    train: Sequence[Any],
+    test: Sequence[Any],
+    confidence: Sequence[Any],
+    damping: float = 0.0,
+    dialect: str | None = None,
 ) -> Floats:
     """TRAK (2303.14186): what every training example adds to the log odds of every test, (tests, n).
 
@@ -148,8 +152,11 @@ def trak(
 
     train, test: features of `log_odds` of every model m (checkpoints, or models of other seeds or subsets),
     projected with one k < n or damped. confidence: (n,) p_y of the training examples under every model.
-    Raises UserError where Phi' Phi cannot be inverted.
+    dialect: "traker" divides each inverse by the mean of its absolute entries, as that package does (it
+    weighs models otherwise, and has no unit). Raises UserError where Phi' Phi cannot be inverted.
     """
+    if dialect not in (None, "traker"):
+        raise UserError(f"trak knows the dialect traker, not {dialect!r}")
     pairs = _pairs(train, test, None)
     n = len(pairs[0][0])
     if len(confidence) != len(pairs):
@@ -164,7 +171,8 @@ def trak(
                 f"{n} examples do not determine {len(kernel)} coordinates: project to fewer (k below the "
                 f"number of examples) or give damping="
             )
-        total += y @ np.linalg.solve(kernel, phi.T)
+        scale = 1.0 if dialect is None else np.abs(np.linalg.inv(kernel)).mean()
+        total += y @ np.linalg.solve(kernel, phi.T) / scale
     return total / len(pairs) * doubt
 
 

@@ -1,235 +1,95 @@
-"""What every score means: formula, direction, unit, cost and source, in one table.
-
-`direction` says what a high value tells of an example: "hard", "easy", or "neither" where a high value is no
-statement about difficulty (variability is high for examples in between).
-"""
+"""What every score means: formula, direction, unit, cost, source and dialects, in one table."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 from dither.errors import UserError, suggest
+from dither.scores.other_scores import OTHERS
+from dither.scores.score import Score
 
 
-@dataclass(frozen=True)
-class Score:
-    """One score of an example. z: logits, p = softmax(z), y: label, t = 1..T: visits."""
-
-    name: str
-    formula: str
-    direction: str
-    unit: str
-    needs: str
-    source: str
-    note: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.formula} ({self.unit}; high is {self.direction})"
+def _pointwise(name: str, formula: str, direction: str, unit: str, source: str, **more: Any) -> Score:
+    needs = more.pop("needs", "logits, labels")
+    cost = "one forward pass, or none where the logits of training are at hand"
+    return Score(name, formula, direction, unit, needs, cost, source, **more)
 
 
-_DYNAMICS = "logits and labels at every visit"
+def _dynamics(name: str, formula: str, direction: str, unit: str, source: str, **more: Any) -> Score:
+    cost = "none on the minibatches of training; a forward pass for every full evaluation"
+    return Score(name, formula, direction, unit, "logits and labels at every visit", cost, source, **more)
+
 
 POINTWISE = (
-    Score("loss", "logsumexp(z) - z_y", "hard", "nats", "logits, labels", "cross-entropy"),
-    Score("confidence", "p_y", "easy", "probability", "logits, labels", "cleanlab's self-confidence"),
-    Score("max_confidence", "max_k p_k", "easy", "probability", "logits", "label-free"),
-    Score(
-        "entropy",
-        "-sum_k p_k ln p_k",
-        "hard",
-        "nats",
-        "logits",
-        "label-free",
-        "0 ln 0 = 0; divide by ln 2 for bits",
+    _pointwise("loss", "logsumexp(z) - z_y", "hard", "nats", "cross-entropy"),
+    _pointwise("confidence", "p_y", "easy", "probability", "cleanlab's self-confidence"),
+    _pointwise("max_confidence", "max_k p_k", "easy", "probability", "label-free", needs="logits"),
+    _pointwise(
+        "entropy", "-sum_k p_k ln p_k", "hard", "nats", "label-free", needs="logits", note="0 ln 0 = 0",
+        dialects={"bits": "log2 for ln"},
     ),
-    Score(
-        "margin",
-        "z_y - max_{k != y} z_k",
-        "easy",
-        "logits",
-        "logits, labels",
-        "Pleiss et al., 2001.10528",
-        "scales with the temperature: compare across models by rank only",
+    _pointwise(
+        "margin", "z_y - max_{k != y} z_k", "easy", "logits", "Pleiss et al., 2001.10528",
+        note="scales with the temperature: compare across models by rank only",
     ),
-    Score(
-        "probability_margin",
-        "p_y - max_{k != y} p_k",
-        "easy",
-        "probability",
-        "logits, labels",
-        "cleanlab's normalized margin is (m + 1) / 2",
+    _pointwise(
+        "probability_margin", "p_y - max_{k != y} p_k", "easy", "probability", "2401.01867's code",
+        dialects={"cleanlab": "(m + 1) / 2, its normalized margin", "data-diet": "-m, high is hard"},
     ),
-    Score("top_margin", "p_(1) - p_(2)", "easy", "probability", "logits", "active learning; label-free"),
-    Score(
-        "el2n",
-        "||p - e_y||_2",
-        "hard",
-        "probability",
-        "logits, labels",
-        "Paul et al., 2107.07075",
-        "published as the mean over ten runs at one early epoch",
+    _pointwise(
+        "top_margin", "p_(1) - p_(2)", "easy", "probability", "active learning; label-free", needs="logits"
     ),
-    Score(
-        "correct", "argmax_k z_k = y", "easy", "0 or 1", "logits, labels", "the first of equal logits counts"
+    _pointwise(
+        "el2n", "||p - e_y||_2", "hard", "probability", "Paul et al., 2107.07075",
+        note="published as the mean over ten runs at one early epoch",
+        dialects={"datagnosis": "squared: no root is taken"},
     ),
-)
+    _pointwise(
+        "correct", "argmax_k z_k = y", "easy", "0 or 1", "accuracy", note="the first of equal logits counts"
+    ),
+)  # fmt: skip
 
 DYNAMICS = (
-    Score(
-        "forgetting",
-        "#{t : correct at t - 1, wrong at t}",
-        "hard",
-        "events",
-        _DYNAMICS,
-        "Toneva et al., 1812.05159",
-        "an example never learned counts as `never` says",
+    _dynamics(
+        "forgetting", "#{t : correct at t - 1, wrong at t}", "hard", "events", "Toneva et al., 1812.05159",
+        note="an example never learned counts T, so that it is harder than any that was",
+        dialects={
+            "data-diet": "never learned: infinity",
+            "cartography": "never learned: 1000",
+            "deepcore": "never learned: 0",
+            "kwok": "never learned: 0 (code of 2401.01867)",
+        },
     ),
-    Score(
-        "first_learned", "min {t : correct}", "hard", "visits", _DYNAMICS, "2401.01867", "never learned: T"
+    _dynamics("first_learned", "min {t : correct}", "hard", "visits", "2401.01867", note="never learned: T"),
+    _dynamics(
+        "iteration_learned", "min {t : correct from t on}", "hard", "visits",
+        "2401.01867's code; Baldock et al., 2106.09647",
+        note="counted from 0: 0 is always correct, T is wrong at the end; Baldock et al. take the final "
+        "prediction for the label: `settled`",
     ),
-    Score(
-        "iteration_learned",
-        "min {t : correct from t on}",
-        "hard",
-        "visits",
-        _DYNAMICS,
-        "Baldock et al., 2106.09647; 2401.01867",
-        "counted from 0: 0 is always correct, T is wrong at the end",
+    _dynamics(
+        "settled", "min {t : argmax_k z_k is the final one from t on}", "hard", "visits",
+        "Baldock et al., 2106.09647", note="no labels enter; 8 bytes an example more",
     ),
-    Score("aum", "mean_t (z_y - max_{k != y} z_k)", "easy", "logits", _DYNAMICS, "Pleiss et al., 2001.10528"),
-    Score(
-        "confidence_mean", "mean_t p_y", "easy", "probability", _DYNAMICS, "Swayamdipta et al., 2009.10795"
+    _dynamics("aum", "mean_t (z_y - max_{k != y} z_k)", "easy", "logits", "Pleiss et al., 2001.10528"),
+    _dynamics("confidence_mean", "mean_t p_y", "easy", "probability", "Swayamdipta et al., 2009.10795"),
+    _dynamics(
+        "variability", "population std_t p_y", "neither", "probability", "Swayamdipta et al., 2009.10795",
+        note="high is ambiguous; hard-to-learn examples have low confidence and low variability",
+        dialects={"cartography-std-ci": "sqrt(var + var^2 / (T - 1)), the repository's option"},
     ),
-    Score(
-        "variability",
-        "population std_t p_y",
-        "neither",
-        "probability",
-        _DYNAMICS,
-        "Swayamdipta et al., 2009.10795",
-        "high is ambiguous; hard-to-learn examples have low confidence and low variability",
+    _dynamics(
+        "correctness", "share of visits that were correct", "easy", "share", "Swayamdipta et al., 2009.10795",
+        dialects={"cartography": "their number"},
     ),
-    Score("correctness", "share of visits that were correct", "easy", "share", _DYNAMICS, "2009.10795"),
-    Score("aleatoric", "mean_t p_y (1 - p_y)", "neither", "probability", _DYNAMICS, "Data-IQ, 2210.13043"),
-    Score("loss_mean", "mean_t loss", "hard", "nats", _DYNAMICS, "C-score proxies, 2002.03206"),
-    Score("el2n_mean", "mean_t ||p - e_y||_2", "hard", "probability", _DYNAMICS, "2401.01867"),
-    Score("entropy_mean", "mean_t entropy", "hard", "nats", _DYNAMICS, "2401.01867"),
-)
-
-OTHERS = (
-    Score(
-        "grand",
-        "||gradient of the loss||_2",
-        "hard",
-        "gradient norm",
-        "per-example gradients",
-        "Paul et al., 2107.07075",
-        "at initialisation it does not rank examples (2303.14753)",
+    _dynamics(
+        "closeness", "mean_t p_y (1 - mean_t p_y)", "neither", "probability", "code of 2009.10795"
     ),
-    Score(
-        "vog", "mean over inputs of std_k of d z_y / d x", "hard", "gradient", "K checkpoints", "2008.11600"
-    ),
-    Score(
-        "learnability",
-        "loss - loss of a held-out model",
-        "neither",
-        "nats",
-        "a second model",
-        "RHO, 2206.07137",
-    ),
-    Score(
-        "pvi",
-        "log2 p_y - log2 p_y without the input",
-        "easy",
-        "bits",
-        "a model of empty inputs",
-        "2110.08420",
-    ),
-    Score(
-        "prototype",
-        "distance to the class mean or nearest centroid",
-        "hard",
-        "distance",
-        "embeddings",
-        "2206.14486",
-    ),
-    Score(
-        "memorization",
-        "P[correct | i in S] - P[correct | i not in S]",
-        "hard",
-        "probability",
-        "many models",
-        "2008.03703",
-    ),
-    Score(
-        "knn_shapley",
-        "Shapley value under a k-nearest-neighbour vote",
-        "easy",
-        "share",
-        "embeddings",
-        "1908.08619",
-    ),
-    Score(
-        "disagreement",
-        "mean Jensen-Shannon divergence of two models",
-        "hard",
-        "nats",
-        "several models",
-        "ensembles",
-    ),
-    Score(
-        "vote_entropy",
-        "entropy of the classes that an ensemble votes for",
-        "hard",
-        "nats",
-        "several models",
-        "ensembles",
-    ),
-    Score(
-        "duplicate",
-        "greatest cosine with an example before it in its cluster",
-        "neither",
-        "cosine",
-        "embeddings",
-        "SemDeDup, 2303.09540",
-        "drop those above 1 - eps",
-    ),
-    Score(
-        "prediction_depth",
-        "first layer from which on the k nearest neighbours vote for the prediction",
-        "hard",
-        "layers",
-        "embeddings of every layer",
-        "2106.09647",
-        "k = 30; a product of all pairs for every layer",
-    ),
-    Score(
-        "less",
-        "sum_k eta_k cos(gradient of a task, Adam's step for the example)",
-        "neither",
-        "learning rate",
-        "projected gradients of checkpoints, tests of a task",
-        "2402.04333",
-        "high: keep",
-    ),
-    Score(
-        "perplexity",
-        "exp(mean over tokens of the loss)",
-        "hard",
-        "perplexity",
-        "logits, labels of sequences",
-        "2309.04564",
-        "depends on length and tokenizer",
-    ),
-    Score(
-        "tracin",
-        "sum_k eta_k ||g_k||^2",
-        "hard",
-        "loss",
-        "per-example gradients",
-        "Pruthi et al., 2002.08484",
-    ),
-)
+    _dynamics("aleatoric", "mean_t p_y (1 - p_y)", "neither", "probability", "Data-IQ, 2210.13043"),
+    _dynamics("loss_mean", "mean_t loss", "hard", "nats", "C-score proxies, 2002.03206"),
+    _dynamics("el2n_mean", "mean_t ||p - e_y||_2", "hard", "probability", "2401.01867"),
+    _dynamics("entropy_mean", "mean_t entropy", "hard", "nats", "2401.01867"),
+)  # fmt: skip
 
 SCORES = {score.name: score for score in (*POINTWISE, *DYNAMICS, *OTHERS)}
 

@@ -46,7 +46,13 @@ def activations(model: Any, inputs: Any, layers: Sequence[str], chunk: int = 256
 
 
 def prediction_depth(
-    layers: Sequence[Any], labels: Any, predictions: Any, *, queries: Sequence[Any] | None = None, k: int = 30
+    layers: Sequence[Any],
+    labels: Any,
+    predictions: Any,
+    *,
+    queries: Sequence[Any] | None = None,
+    k: int = 30,
+    dialect: str | None = None,
 ) -> Ints:
     """The first layer from which on the vote of the k nearest neighbours is the model's prediction; high is
     hard. 0 is the first layer given, their number says that not even the last one agrees.
@@ -56,13 +62,16 @@ def prediction_depth(
     predictions: of the scored examples, the model's (or the consensus of several).
     queries: embeddings (m, d) of other examples in the same layers; without them the labelled ones are
         scored, each left out of its own vote.
+    dialect: "kwok" leaves none out, as the code of 2401.01867.
 
     Distances are Euclidean; of classes with as many votes the smallest wins. Cost: a product of all pairs for
     every layer, the dearest of all scores.
 
     Raises UserError for shapes that do not agree and for k that is not below the number of examples.
     """
-    own = queries is None
+    if dialect not in (None, "kwok"):
+        raise UserError(f"prediction_depth knows the dialect kwok, not {dialect!r}")
+    own = queries is None and dialect is None
     others = layers if queries is None else queries
     if not len(layers) or len(layers) != len(others):
         raise UserError(f"queries are of the same layers, at least one, not {len(others)} of {len(layers)}")

@@ -27,7 +27,9 @@ DERIVED = {
     "aum": ("margin",),
     "confidence_mean": ("confidence",),
     "variability": ("confidence",),
+    "closeness": ("confidence",),
     "aleatoric": ("confidence",),
+    "settled": ("prediction",),
     "loss_mean": ("loss",),
     "el2n_mean": ("el2n",),
     "entropy_mean": ("entropy",),
@@ -94,6 +96,11 @@ def _aleatoric(c: Mapping[str, np.ndarray], visits: Floats, dialect: str | None)
     return mean * (1 - mean) - c["squares_confidence"] / visits
 
 
+def _closeness(c: Mapping[str, np.ndarray], visits: Floats, dialect: str | None) -> Floats:
+    _plain(dialect, "closeness")
+    return c["mean_confidence"] * (1 - c["mean_confidence"])
+
+
 def _column(column: str):
     def read(c: Mapping[str, np.ndarray], visits: Floats, dialect: str | None) -> Floats:
         _plain(dialect, column)
@@ -117,7 +124,9 @@ _MAKERS = {
     "aum": _column("mean_margin"),
     "confidence_mean": _column("mean_confidence"),
     "variability": _variability,
+    "closeness": _closeness,
     "aleatoric": _aleatoric,
+    "settled": _column("sum_changed"),
     "loss_mean": _column("mean_loss"),
     "el2n_mean": _column("mean_el2n"),
     "entropy_mean": _column("mean_entropy"),
@@ -132,6 +141,8 @@ _NEEDS = {
     "confidence_mean": ("visits", "mean_confidence"),
     "variability": ("visits", "squares_confidence"),
     "aleatoric": ("visits", "mean_confidence", "squares_confidence"),
+    "closeness": ("visits", "mean_confidence"),
+    "settled": ("visits", "sum_changed"),
     "loss_mean": ("visits", "mean_loss"),
     "el2n_mean": ("visits", "mean_el2n"),
     "entropy_mean": ("visits", "mean_entropy"),

@@ -1,7 +1,8 @@
 """The bridge to the extension: arrays of any library borrowed without a copy, checked once, the GIL released.
 
 Floating-point arrays may be numpy (ml_dtypes.bfloat16 among them), torch tensors on any device (those not on
-the CPU are copied) or whatever numpy.asarray takes without changing it, such as Arrow arrays without nulls.
+the CPU are copied), Arrow arrays without nulls (`dither.scores.arrow`), or whatever numpy.asarray takes
+without changing it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 
 from dither import _core
 from dither.errors import UserError
+from dither.scores.arrow import is_arrow, view
 from dither.threads import get_num_threads
 
+_INT64, _FLOAT64 = np.dtype(np.int64), np.dtype(np.float64)
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -47,12 +50,12 @@ def _is_torch(x: Any) -> bool:
     return hasattr(x, "data_ptr") and type(x).__module__.partition(".")[0] == "torch"
 
 
-def to_numpy(x: Any) -> np.ndarray:
+def to_numpy(x: Any, what: str = "the array") -> np.ndarray:
     """`x` as numpy where numpy has the dtype."""
     if _is_torch(x):
         x = x.detach().cpu()
         return x.numpy(force=True)
-    return np.asarray(x)
+    return view(x, what) if is_arrow(x) else np.asarray(x)
 
 
 def borrow(x: Any, ndim: int, what: str) -> Borrowed:
@@ -70,7 +73,9 @@ def borrow(x: Any, ndim: int, what: str) -> Borrowed:
             x = x.contiguous()
         return Borrowed(x.data_ptr(), word, tuple(x.shape), tuple(x.stride()), x)
     try:
-        array = np.asarray(x)
+        array = view(x, what) if is_arrow(x) else np.asarray(x)
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         raise TypeError(f"{what} is no array of numbers: {error}") from error
     if array.dtype.name not in WORDS:
@@ -108,9 +113,9 @@ def _rows(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 def integers(x: Any, what: str, n: int | None = None) -> Ints:
     """`x` as contiguous int64, copied only where it is not. UserError where it has another length than
     `n`."""
-    if type(x) is np.ndarray and x.dtype == np.int64 and x.ndim == 1 and x.flags.c_contiguous and n is None:
-        return x  # the common case, a thousand times a second
-    array = to_numpy(x)
+    if type(x) is np.ndarray and x.dtype is _INT64 and x.ndim == 1 and x.flags.c_contiguous and n is None:
+        return x  # the common case, a thousand times a second: a dtype is compared by identity
+    array = to_numpy(x, what)
     if array.ndim != 1:
         raise UserError(f"{what} has one axis, not the shape {array.shape}")
     if array.size and array.dtype.kind not in "iub":
@@ -124,15 +129,9 @@ def integers(x: Any, what: str, n: int | None = None) -> Ints:
 
 def floats(x: Any, what: str, n: int | None = None) -> Floats:
     """`x` as contiguous fp64 of one axis. UserError where it has another length than `n`."""
-    if (
-        type(x) is np.ndarray
-        and x.dtype == np.float64
-        and x.ndim == 1
-        and x.flags.c_contiguous
-        and len(x) == n
-    ):
+    if type(x) is np.ndarray and x.dtype is _FLOAT64 and x.ndim == 1 and x.flags.c_contiguous and len(x) == n:
         return x
-    array = to_numpy(x)
+    array = to_numpy(x, what)
     if array.ndim != 1:
         raise UserError(f"{what} has one axis, not the shape {array.shape}")
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":

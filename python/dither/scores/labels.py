@@ -35,26 +35,49 @@ def thresholds(labels: Any, probabilities: Any) -> Floats:
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
 
 
-def confident_joint(labels: Any, probabilities: Any) -> Floats:
-    """Estimated numbers of examples by given (rows) and true label (columns); rows sum to the given
-    counts."""
+def _guesses(y: np.ndarray, p: Floats, dialect: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """The class each example confidently is of, and whether there is one."""
+    if dialect not in (None, "cleanlab"):
+        raise UserError(f"confident learning knows the dialect cleanlab, not {dialect!r}")
+    confident = p >= thresholds(y, p)[None, :] - 1e-6
+    guess = np.where(confident, p, -1).argmax(axis=1)
+    if dialect == "cleanlab":  # of several confident classes not the likeliest, but the likeliest of all
+        guess = np.where(confident.sum(axis=1) > 1, p.argmax(axis=1), guess)
+    return guess, np.asarray(confident.any(axis=1))
+
+
+def confident_joint(labels: Any, probabilities: Any, dialect: str | None = None) -> Floats:
+    """Estimated numbers of examples by given (rows) and true label (columns); rows sum to the given counts.
+
+    dialect: "cleanlab" counts at least one right example of every class, rounds to whole numbers, and lets
+    classes compete by probability alone where several are confident (`compute_confident_joint`)."""
     y, p = _checked(labels, probabilities)
     classes = p.shape[1]
-    confident = p >= thresholds(y, p)[None, :] - 1e-6
-    any_confident = confident.any(axis=1)
-    true = np.where(confident, p, -1).argmax(axis=1)
+    true, known = _guesses(y, p, dialect)
     joint = np.zeros((classes, classes))
-    np.add.at(joint, (y[any_confident], true[any_confident]), 1)
+    np.add.at(joint, (y[known], true[known]), 1)
     counts = np.bincount(y, minlength=classes)
-    joint[np.arange(classes), np.arange(classes)] = np.where(joint.sum(axis=1) == 0, 1, joint.diagonal())
+    least = np.ones(classes) if dialect == "cleanlab" else joint.sum(axis=1) == 0
+    np.fill_diagonal(joint, np.maximum(joint.diagonal(), least))
     joint *= (counts / joint.sum(axis=1))[:, None]
-    return joint
+    return _whole(joint) if dialect == "cleanlab" else joint
 
 
-def label_issues(labels: Any, probabilities: Any) -> np.ndarray:
+def _whole(joint: Floats) -> Floats:
+    """Rounded, and where a row does not sum to what it did, the entries that moved most step back."""
+    whole = joint.round()
+    for row, exact in zip(whole, joint, strict=True):
+        left = int(exact.sum().round() - row.sum())
+        order = np.argsort(exact - row)
+        row[order[::-1][:left] if left > 0 else order[:-left]] += np.sign(left)
+    return whole
+
+
+def label_issues(labels: Any, probabilities: Any, dialect: str | None = None) -> np.ndarray:
     """Examples whose label is probably wrong (n booleans): off the diagonal of the confident joint, that is,
-    confidently of another class than the given one (the variant "confident joint" of the paper)."""
+    confidently of another class than the given one (the variant "confident joint" of the paper). dialect:
+    "cleanlab", its filter "confident_learning", which keeps labels that are the likeliest class."""
     y, p = _checked(labels, probabilities)
-    confident = p >= thresholds(y, p)[None, :] - 1e-6
-    true = np.where(confident, p, -1).argmax(axis=1)
-    return confident.any(axis=1) & (true != y)
+    true, known = _guesses(y, p, dialect)
+    issues = known & (true != y)
+    return issues & (p.argmax(axis=1) != y) if dialect == "cleanlab" else issues

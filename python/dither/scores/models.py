@@ -29,9 +29,14 @@ def pvi(loss: Any, null_loss: Any) -> Floats:
     return (floats(null_loss, "null_loss", len(mine)) - mine) / np.log(2.0)
 
 
-def disagreement(probabilities: Any) -> Floats:
+def disagreement(probabilities: Any, dialect: str | None = None) -> Floats:
     """Mean Jensen-Shannon divergence in nats of all pairs of models: (models, n, classes) -> (n,), 0 to ln
-    2."""
+    2.
+
+    dialect: "symmetric-kl", the mean of KL(p, q) + KL(q, p), infinity where one model excludes a class that
+    the other does not."""
+    if dialect not in (None, "symmetric-kl"):
+        raise UserError(f"disagreement knows the dialect symmetric-kl, not {dialect!r}")
     p = to_numpy(probabilities).astype(np.float64)
     if p.ndim != 3 or len(p) < 2:
         raise UserError(f"probabilities are (at least 2 models, n, classes), not of the shape {p.shape}")
@@ -39,6 +44,9 @@ def disagreement(probabilities: Any) -> Floats:
     own = -_xlogx(p).sum(axis=2)
     for i in range(len(p)):
         for j in range(i):
+            if dialect is not None:
+                total += _kl(p[i], p[j]) + _kl(p[j], p[i])
+                continue
             mixed = -_xlogx((p[i] + p[j]) / 2).sum(axis=1)
             total += np.maximum(mixed - (own[i] + own[j]) / 2, 0.0)
     return total / (len(p) * (len(p) - 1) / 2)
@@ -46,6 +54,22 @@ def disagreement(probabilities: Any) -> Floats:
 
 def _xlogx(p: np.ndarray) -> np.ndarray:
     return np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0.0)
+
+
+def _kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - np.log(q)), 0.0).sum(axis=1)
+
+
+def dichotomous(correct: Any) -> Floats:
+    """Dichotomous data difficulty (Meding et al., 2110.05922): 1 where every model is right, -1 where none
+    is, 0 where they differ. correct: (models, n) of booleans."""
+    right = to_numpy(correct)
+    if right.ndim != 2 or len(right) == 0 or right.dtype.kind != "b":
+        raise UserError(
+            f"correct holds booleans of (models, n), not {right.dtype} of the shape {right.shape}"
+        )
+    return np.asarray(right.all(axis=0), np.float64) - (~right).all(axis=0)
 
 
 def vote_entropy(predictions: Any) -> Floats:

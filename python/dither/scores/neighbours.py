@@ -32,6 +32,8 @@ def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels:
     if x.shape[1] != tests.shape[1]:
         raise UserError(f"embeddings have {x.shape[1]} dimensions, test_embeddings {tests.shape[1]}")
     values, squares = np.zeros(len(x)), np.einsum("ij,ij->i", x, x)
+    if not np.isfinite(squares).all() or not np.isfinite(np.einsum("ij,ij->i", tests, tests)).all():
+        raise UserError("distances of these embeddings overflow fp32: scale them down")
     step = max(1, BLOCK // len(x))
     for start in range(0, len(tests), step):
         block = tests[start : start + step]

@@ -9,6 +9,7 @@ import numpy as np
 
 from dither.errors import UserError, suggest
 from dither.scores.catalogue import POINTWISE
+from dither.scores.dialects import by_score, rescale
 from dither.scores.engine import Floats, Ints, borrow, integers, run_logits
 
 NAMES = tuple(score.name for score in POINTWISE)
@@ -25,17 +26,20 @@ def logit_scores(
     *,
     ignore_index: int | None = None,
     nan: str = "raise",
+    dialect: str | Mapping[str, str] | None = None,
     out: Mapping[str, Floats] | None = None,
 ) -> dict[str, Floats]:
     """Scores of every row of logits, each logit read from memory once.
 
-    logits: (n, classes) of fp32, bf16, fp16 or fp64 (read as fp32), numpy or torch; rows may be strided.
+    logits: (n, classes) of fp32, bf16, fp16 or fp64 (read as fp32), numpy, torch or Arrow (lists of one
+        length); rows may be strided.
     labels: (n,) integers; without them only the label-free scores exist. Rows whose label is `ignore_index`
         are NaN in the others.
     scores: names from `dither.scores.SCORES`; default: loss, confidence, entropy, margin, el2n (label-free:
         max_confidence, entropy, top_margin).
     nan: what a row of logits with NaN, with +infinity or with nothing but -infinity does: "raise", or
         "propagate" (its scores are NaN). Single logits of -infinity are classes without probability.
+    dialect: a name, or names by score, of `SCORES[...].dialects`: the scores as published code has them.
     out: arrays of n fp64 to write into, by score.
 
     Returns fp64 arrays by name. Sums run over all classes but the greatest, so that small values keep their
@@ -47,6 +51,7 @@ def logit_scores(
     if nan not in ("raise", "propagate"):
         raise UserError(f"nan= is 'raise' or 'propagate', not {nan!r}")
     wanted = _names(scores, labels is not None)
+    spoken = by_score(dialect, wanted)
     z = borrow(logits, 2, "logits")
     rows, classes = z.shape
     if classes == 0:
@@ -62,6 +67,8 @@ def logit_scores(
             f"row {row} of the logits has NaN, +infinity or nothing but -infinity; "
             "pass nan='propagate' to score it as NaN"
         )
+    for name, spelled in spoken.items():
+        results[name][:] = rescale(name, results[name], spelled)
     return results
 
 

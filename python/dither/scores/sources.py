@@ -22,7 +22,10 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, require
+from dither.scores.arrow import view
+from dither.scores.engine import integers
 from dither.scores.pointwise import DEFAULT, LABEL_FREE, NAMES, logit_scores, sequence_scores
+from dither.scores.runs import LABEL
 from dither.scores.table import ScoreTable
 from dither.scores.tracker import DEFAULT as HISTORY
 from dither.scores.tracker import Tracker
@@ -54,14 +57,20 @@ def read_logits(path: str | Path, labels: Any = None, ids: Any = None) -> Logits
     except KeyError:
         raise UserError(f"{path}: logits are read from {', '.join(SUFFIXES)} files") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise (
-            error if isinstance(error, UserError) else UserError(f"{path} cannot be read: {error}")
-        ) from None
+        raise _unreadable(path, error) from None
     if "logits" not in found:
         raise UserError(f"{path} holds {', '.join(found) or 'nothing'} and no logits")
     y = labels if labels is not None else found.get("labels", _beside(path, "labels"))
     keys = ids if ids is not None else found.get("ids", _beside(path, "ids"))
     return Logits(_numbers(found["logits"], path), y, keys, path)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    """numpy advises to unpickle what it cannot read, which this never does."""
+    if isinstance(error, UserError):
+        return error
+    pickled = "pickle" in str(error)
+    return UserError(f"{path} cannot be read: {'it is no file of numbers' if pickled else error}")
 
 
 def _npy(path: Path) -> dict[str, Any]:
@@ -82,12 +91,7 @@ def _parquet(path: Path) -> dict[str, Any]:
         if column in table.column_names:
             found[name] = np.asarray(table.column(column).to_pylist())
     if "logits" in table.column_names and pa.types.is_nested(table.schema.field("logits").type):
-        rows = table.column("logits").combine_chunks()
-        flat = rows.flatten().to_numpy(zero_copy_only=False)
-        lengths = {len(row) for row in rows} if len(rows) else {0}
-        if rows.null_count or len(lengths) > 1:
-            raise UserError(f"{path}: the lists of the column 'logits' have different lengths or are missing")
-        found["logits"] = flat.reshape(len(rows), -1)
+        found["logits"] = view(table.column("logits"), f"{path}: the column 'logits'")
     return found
 
 
@@ -113,7 +117,7 @@ def _beside(path: Path, name: str) -> np.ndarray | None:
             try:
                 return np.load(file, allow_pickle=False)
             except ValueError as error:
-                raise UserError(f"{file} cannot be read: {error}") from None
+                raise _unreadable(file, error) from None
     return None
 
 
@@ -133,7 +137,10 @@ def score_file(source: Logits, run: str, scores: Sequence[str] | None = None) ->
         else:
             names = scores or (DEFAULT if source.labels is not None else LABEL_FREE)
             columns = logit_scores(source.logits, source.labels, names)
-        return ScoreTable.of_run(run, columns, ids=source.ids, provenance={"visits": [source.path.name]})
+            if source.labels is not None:
+                columns |= {LABEL: integers(source.labels, "labels")}
+        about = {"visits": [source.path.name], "classes": source.logits.shape[-1]}
+        return ScoreTable.of_run(run, columns, ids=source.ids, provenance=about)
 
 
 def score_visits(
@@ -192,7 +199,7 @@ def _is_table(path: Path) -> bool:
     try:
         names = require("pyarrow.parquet", "scores").read_schema(path).names
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        raise _unreadable(path, error) from None
     return "logits" not in names and "id" in names
 
 
@@ -259,9 +266,7 @@ def read_column(path: str | Path, column: str) -> np.ndarray:
                 return np.asarray(table.column(column).to_pylist())
             raise UserError(f"{path} has no column {column!r}; it has {', '.join(table.column_names)}")
     except (ValueError, OSError, EOFError) as error:
-        raise (
-            error if isinstance(error, UserError) else UserError(f"{path} cannot be read: {error}")
-        ) from None
+        raise _unreadable(path, error) from None
     raise UserError(f"{path}: a .npy or .parquet file is needed")
 
 

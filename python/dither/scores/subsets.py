@@ -35,22 +35,38 @@ def _pair(member: Any, correct: Any) -> tuple[NDArray[np.uint64], NDArray[np.uin
     return pack_bits(member), pack_bits(correct), len(member)
 
 
-def memorization(member: Any, correct: Any) -> Floats:
+def memorization(member: Any, correct: Any, dialect: str | None = None) -> Floats:
     """P[correct on i | i in the subset] - P[correct on i | it was not], for every training example.
 
-    member, correct: (models, examples) of booleans. NaN for an example that every model, or none, had. A
-    value of at least .25 is the paper's cut-off. Raises UserError for shapes that do not agree.
+    member, correct: (models, examples) of booleans. NaN for an example that every model, or none, had;
+    dialect="feldman" counts the empty side as accuracy 0, as the authors' code does. A value of at least .25
+    is the paper's cut-off. Raises UserError for shapes that do not agree.
     """
     m, c, models = _pair(member, correct)
     if m.shape != c.shape:
         raise UserError("memorization compares the examples with themselves: both masks have the same shape")
-    return run_subsets(m, c, models, True)
+    values = run_subsets(m, c, models, True)
+    mean = np.asarray(to_numpy(correct), bool).mean(axis=0)
+    return _one_sided(values, np.asarray(to_numpy(member), bool), mean, dialect)
 
 
-def influence(member: Any, correct: Any) -> Floats:
+def influence(member: Any, correct: Any, dialect: str | None = None) -> Floats:
     """The same for every training example i on every test example j: (examples, tests).
 
     member: (models, examples), correct: (models, tests). The paper's cut-off is .15.
     """
     m, c, models = _pair(member, correct)
-    return run_subsets(m, c, models, False)
+    values = run_subsets(m, c, models, False)
+    mean = np.asarray(to_numpy(correct), bool).mean(axis=0)
+    return _one_sided(values, np.asarray(to_numpy(member), bool), mean[None, :], dialect)
+
+
+def _one_sided(values: Floats, member: np.ndarray, mean: Floats, dialect: str | None) -> Floats:
+    """Values of examples that all models, or none, had; mean: accuracy over all models."""
+    if dialect not in (None, "feldman"):
+        raise UserError(f"memorization and influence know the dialect feldman, not {dialect!r}")
+    if dialect is None:
+        return values
+    sides = np.where(member.all(axis=0), 1.0, np.where(member.any(axis=0), np.nan, -1.0))
+    one = sides if values.ndim == 1 else sides[:, None]
+    return np.where(np.isnan(one), values, one * mean)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +19,11 @@ import numpy as np
 from dither.errors import UserError, require, suggest
 from dither.files import replacing
 from dither.scores import frames
+from dither.scores.dialects import rescale
 from dither.scores.dynamics import DERIVED, derive
 from dither.scores.engine import Floats, to_numpy
 from dither.scores.ranks import rank
-
-
-@dataclass(frozen=True, eq=False)
-class RunScores:
-    """One run: ids in ascending order, columns beside them, and where they come from (JSON values)."""
-
-    ids: np.ndarray
-    columns: Mapping[str, np.ndarray]
-    scores: tuple[str, ...] = ()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Scores that can be read, stored or derived."""
-        stored = (c for c in self.columns if not c.startswith(("sum_", "mean_", "squares_")))
-        known = dict.fromkeys((*self.scores, *stored))
-        return tuple(
-            n for n in known if (n in self.columns or n in DERIVED) and n not in ("visits", "tokens")
-        )
-
-    def same(self, other: RunScores) -> bool:
-        """Equal to the last bit."""
-        return (
-            np.array_equal(self.ids, other.ids)
-            and set(self.columns) == set(other.columns)
-            and all(
-                np.array_equal(v, other.columns[k], equal_nan=v.dtype.kind == "f")
-                for k, v in self.columns.items()
-            )
-        )
+from dither.scores.runs import RunScores, check_same_data, join
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +59,7 @@ class ScoreTable:
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         if n and (keys[1:] == keys[:-1]).any():
-            raise UserError(f"the id {keys[1:][keys[1:] == keys[:-1]][0]!r} occurs twice")
+            raise UserError(f"the id {keys[1:][keys[1:] == keys[:-1]].tolist()[0]!r} occurs twice")
         kept = {name: _column(name, values)[order] for name, values in arrays.items()}
         about = json.loads(json.dumps(dict(provenance or {}), allow_nan=False))
         return cls({str(run): RunScores(keys, kept, tuple(scores), about)}, data)
@@ -162,8 +134,9 @@ class ScoreTable:
     def merge(self, *others: ScoreTable) -> ScoreTable:
         """Runs and shards of both. Shards of a run hold different examples; what both hold must be equal.
 
-        The result does not depend on the order. UserError for tables of different data, ids of different
-        kinds, or a run that both have with different values.
+        The result does not depend on the order. UserError for tables of different data (named so, or with
+        other labels of the same ids, or other classes), ids of different kinds, or a run that both have with
+        different values.
         """
         merged, data = dict(self.runs), self.data
         for other in others:
@@ -171,10 +144,11 @@ class ScoreTable:
                 raise UserError(f"the tables are of different data: {data} and {other.data}")
             data = data if data is not None else other.data
             for name, run in other.runs.items():
-                merged[name] = _join(name, merged[name], run) if name in merged else run
+                merged[name] = join(name, merged[name], run) if name in merged else run
         kinds = {run.ids.dtype.kind for run in merged.values()}
         if len(kinds) > 1:
             raise UserError("one table has integers as ids, the other strings: they are not of the same data")
+        check_same_data(merged)
         return ScoreTable(dict(sorted(merged.items())), data)
 
     def values(self, score: str, dialect: str | None = None) -> Floats:
@@ -294,43 +268,9 @@ def _column(name: str, values: np.ndarray) -> np.ndarray:
     return values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
 
 
-def _join(name: str, a: RunScores, b: RunScores) -> RunScores:
-    """Two shards of a run, or the same twice."""
-    if a.same(b):
-        return a
-    if a.ids.dtype.kind != b.ids.dtype.kind:
-        raise UserError(f"run {name!r} has integers as ids in one table and strings in the other")
-    both = np.intersect1d(a.ids, b.ids, assume_unique=True)
-    if len(both):
-        raise UserError(
-            f"both tables have run {name!r} with different values for {len(both)} examples, {both[0]!r} "
-            f"among them; "
-            "give the runs different names"
-        )
-    if set(a.columns) != set(b.columns):
-        raise UserError(
-            f"the shards of run {name!r} have different columns: {sorted(a.columns)} and {sorted(b.columns)}"
-        )
-    ids = np.concatenate([a.ids, b.ids])
-    order = np.argsort(ids, kind="stable")
-    columns = {c: np.concatenate([a.columns[c], b.columns[c]])[order] for c in sorted(a.columns)}
-    provenance = (
-        dict(a.provenance)
-        if a.provenance == b.provenance
-        else {"shards": sorted((_shards(a) + _shards(b)), key=lambda p: json.dumps(p, sort_keys=True))}
-    )
-    return RunScores(ids[order], columns, tuple(sorted({*a.scores, *b.scores})), provenance)
-
-
-def _shards(run: RunScores) -> list[Any]:
-    return list(run.provenance["shards"]) if "shards" in run.provenance else [dict(run.provenance)]
-
-
 def _read(name: str, run: RunScores, score: str, dialect: str | None) -> Floats:
     if score in run.columns:
-        if dialect is not None:
-            raise UserError(f"{score} was stored as it is and has no dialect {dialect!r}")
-        return run.columns[score].astype(np.float64)
+        return rescale(score, run.columns[score].astype(np.float64), dialect)
     if score in DERIVED:
         return derive(run.columns, score, dialect)
     known = [*run.columns, *run.scores]

@@ -4,13 +4,17 @@ target.
     weight = sum over the 1- and 2-grams of a document of log p_target - log p_raw
 
 Tokens are what `\\w+|[^\\w\\s]+` finds in lower case; buckets are ours (a 64-bit hash), not those of the
-authors' SHA-256, so weights agree in distribution, not digit for digit.
+authors' SHA-256, so weights agree in distribution, not digit for digit; dialect="dsir" takes theirs, two
+hundred times as slow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,34 +37,71 @@ def _documents(texts: Iterable[str | bytes]) -> tuple[NDArray[np.uint8], Ints]:
     return np.frombuffer(b"".join(parts), np.uint8), offsets
 
 
-def ngram_counts(texts: Iterable[str | bytes], buckets: int = BUCKETS) -> NDArray[np.uint64]:
+def ngram_counts(
+    texts: Iterable[str | bytes], buckets: int = BUCKETS, dialect: str | None = None
+) -> NDArray[np.uint64]:
     """How often the 1- and 2-grams of all documents fall into each bucket."""
     if buckets < 1:
         raise UserError(f"buckets= is a positive number, not {buckets}")
-    return run_ngram_count(*_documents(texts), buckets)
+    if dialect is None:
+        return run_ngram_count(*_documents(texts), buckets)
+    _check(dialect)
+    counts = np.zeros(buckets, np.uint64)
+    for hits, _ in _by_sha(texts, buckets):
+        np.add.at(counts, hits, 1)
+    return counts
+
+
+def _check(dialect: str | None) -> None:
+    if dialect not in (None, "dsir"):
+        raise UserError(f"n-grams know the dialect dsir, not {dialect!r}")
+
+
+def _by_sha(texts: Iterable[str | bytes], buckets: int) -> Iterator[tuple[Ints, int]]:
+    """Buckets of every document's 1- and 2-grams by the authors' hash, and its number of tokens."""
+    if isinstance(texts, (str, bytes)):
+        raise TypeError("texts are a list of documents, not one string")
+    known: dict[str, int] = {}
+    for text in texts:
+        words = re.findall(r"\w+|[^\w\s]+", (text if isinstance(text, str) else text.decode()).lower())
+        hits = []
+        for gram in (*words, *(f"{a} {b}" for a, b in pairwise(words))):
+            if gram not in known:
+                known[gram] = int(hashlib.sha256(gram.encode()).hexdigest(), 16) % buckets
+            hits.append(known[gram])
+        yield np.array(hits, np.int64), len(words)
 
 
 @dataclass(frozen=True)
 class Importance:
-    """log p_target - log p_raw of every bucket."""
+    """log p_target - log p_raw of every bucket, and whose buckets they are."""
 
     weights: Floats
+    dialect: str | None = None
 
     @classmethod
     def fit(
-        cls, target: Iterable[str | bytes], raw: Iterable[str | bytes], buckets: int = BUCKETS
+        cls,
+        target: Iterable[str | bytes],
+        raw: Iterable[str | bytes],
+        buckets: int = BUCKETS,
+        dialect: str | None = None,
     ) -> Importance:
         """From documents like those wanted, and documents like those to choose from."""
         logs = []
         for name, texts in (("target", target), ("raw", raw)):
-            counts = ngram_counts(texts, buckets)
+            counts = ngram_counts(texts, buckets, dialect)
             if not counts.any():
                 raise UserError(f"the {name} documents hold no token")
             logs.append(np.log(counts / counts.sum() + FLOOR))
-        return cls(logs[0] - logs[1])
+        return cls(logs[0] - logs[1], dialect)
 
     def score(self, texts: Iterable[str | bytes]) -> tuple[Floats, Ints]:
         """Log importance weight and number of tokens of every document (the authors drop those under 100)."""
+        if self.dialect is not None:
+            _check(self.dialect)
+            found = [(self.weights[hits].sum(), n) for hits, n in _by_sha(texts, len(self.weights))]
+            return np.array([w for w, _ in found]), np.array([n for _, n in found], np.int64)
         return run_ngram_weigh(*_documents(texts), np.ascontiguousarray(self.weights, np.float64))
 
 

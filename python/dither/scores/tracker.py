@@ -14,6 +14,8 @@ from dither.scores.catalogue import DYNAMICS, POINTWISE
 from dither.scores.dynamics import DERIVED
 from dither.scores.engine import RECORD, Floats, Records, floats, integers
 from dither.scores.pointwise import logit_scores
+from dither.scores.runs import LABEL
+from dither.scores.settling import Settling
 from dither.scores.table import ScoreTable
 
 DEFAULT = (
@@ -46,8 +48,9 @@ class Tracker:
     fine-tuning needs evaluations every 50 steps: per epoch, most examples are never seen to be forgotten).
 
     Scores of one visit (loss, el2n, margin, ...) keep the value of the latest visit: take `table()` at the
-    step that the score is meant for, or after an evaluation there. Thread-safe; a batch that is refused
-    leaves nothing behind.
+    step that the score is meant for, or after an evaluation there. `update` also keeps the labels (4 bytes an
+    example), by which tables of different data are told apart. Thread-safe; a batch that is refused leaves
+    nothing behind.
     """
 
     def __init__(self, n_examples: int, scores: Iterable[str] = DEFAULT) -> None:
@@ -63,10 +66,12 @@ class Tracker:
                 )
         needed = {column for name in self.scores for column in DERIVED.get(name, ())}
         self._columns = tuple(c for c in _COLUMNS if c in needed or c in ("confidence", "correct"))
-        self._needed = frozenset((*self._columns, *self.scores)) & frozenset(_COLUMNS)
-        self._from_logits = [name for name in self.scores if name in LAST and name not in _COLUMNS]
+        self._takes = tuple(name in self._columns or name in self.scores for name in _COLUMNS)
+        self._from_logits = [n for n in self.scores if n == "settled" or (n in LAST and n not in _COLUMNS)]
         self._histories = Records(n_examples)
         self._last = {name: np.full(n_examples, np.nan) for name in self.scores if name in LAST}
+        self._labels: np.ndarray | None = None  # int32, -1 where there was none yet
+        self._settling = Settling(n_examples) if "settled" in self.scores else None
         self._lock = threading.Lock()
         self.classes: int | None = None
         self.step: int | None = None
@@ -77,7 +82,9 @@ class Tracker:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self._histories.array.nbytes + sum(values.nbytes for values in self._last.values())
+        more = [*self._last.values(), *(() if self._labels is None else (self._labels,))]
+        more += () if self._settling is None else self._settling.state.values()
+        return self._histories.array.nbytes + sum(values.nbytes for values in more)
 
     def update(self, index: Any, logits: Any, labels: Any, *, step: int | None = None) -> None:
         """One visit of each example of a batch.
@@ -85,8 +92,9 @@ class Tracker:
         index: (b,) integers, places in the data set. logits: (b, classes), labels: (b,), as `logit_scores`
         takes them. step: where training stands; kept in the table.
 
-        Raises UserError for an index outside the data set or twice in the batch, labels outside the classes,
-        logits without probabilities (NaN), another number of classes than before; nothing is taken then.
+        Raises UserError for an index outside the data set or twice in the batch, labels outside the classes
+        or other than before, logits without probabilities (NaN), another number of classes than before;
+        nothing is taken then.
         """
         places = integers(index, "index")
         wanted = tuple(dict.fromkeys((*self._columns, *self._last)))
@@ -98,8 +106,28 @@ class Tracker:
             rows = len(found["confidence"])
             if rows != len(places):
                 raise UserError(f"index has {len(places)} elements where logits have {rows} rows")
+            mine = integers(labels, "labels")
+            self._check_labels(places, mine)
             self._take(places, [found.get(name) for name in _COLUMNS], found, step)
+            if self._labels is None:
+                self._labels = np.full(len(self), -1, np.int32)
+            self._labels[places] = mine
+            if self._settling is not None:
+                self._settling.visit(places, logits, self._histories.array["visits"])
             self.classes = classes
+
+    def _check_labels(self, places: np.ndarray, labels: np.ndarray) -> None:
+        """An example whose label changes is, most of the time, another one: the index is wrong."""
+        if self._labels is None or not len(places) or places.min() < 0 or places.max() >= len(self):
+            return  # a place outside is refused by its own name
+        before = self._labels[places]
+        changed = (before != labels) & (before >= 0)
+        if changed.any():
+            k = int(changed.argmax())
+            raise UserError(
+                f"example {places[k]} at place {k} of the batch has the label {labels[k]} and had "
+                f"{before[k]} before; is the index that of the data set? New labels need a new tracker"
+            )
 
     def visit(
         self,
@@ -118,17 +146,14 @@ class Tracker:
         places, given = integers(index, "index"), (confidence, correct, margin, loss, el2n, entropy)
         if self._from_logits:
             raise UserError(f"{self._from_logits[0]} comes from logits: use update()")
-        columns = [
-            self._given(name, value, len(places)) if name in self._needed else None
-            for name, value in zip(_COLUMNS, given, strict=True)
-        ]
+        n, columns = len(places), []
+        for value, takes in zip(given, self._takes, strict=True):
+            if takes and value is None:
+                name = _COLUMNS[len(columns)]
+                raise UserError(f"the tracked scores need {name}; pass it, or use update() with logits")
+            columns.append(floats(value, _COLUMNS[len(columns)], n) if takes else None)
         with self._lock:
-            self._take(places, columns, dict(zip(_COLUMNS, columns, strict=True)), step)
-
-    def _given(self, name: str, value: Any, n: int) -> Floats:
-        if value is None:
-            raise UserError(f"the tracked scores need {name}; pass it, or use update() with logits")
-        return floats(value, name, n)
+            self._take(places, columns, dict(zip(_COLUMNS, columns, strict=True)) if self._last else {}, step)
 
     def _take(
         self,
@@ -157,11 +182,19 @@ class Tracker:
             self.step = int(step)
 
     def table(
-        self, run: str = "run", *, ids: Any = None, provenance: Mapping[str, Any] | None = None
+        self,
+        run: str = "run",
+        *,
+        ids: Any = None,
+        provenance: Mapping[str, Any] | None = None,
+        data: str | None = None,
     ) -> ScoreTable:
-        """What was collected, as the table of one run. ids: (n,) of integers or strings, default 0..n-1."""
+        """What was collected, as the table of one run. ids: (n,) of integers or strings, default 0..n-1.
+        data: a name of the data set; tables of different ones do not merge."""
         with self._lock:
             records = self._histories.array.copy()
+            labels = {} if self._labels is None else {LABEL: self._labels.astype(np.int64)}
+            changed = None if self._settling is None else self._settling.state["changed"].astype(np.int64)
             last = {name: values.copy() for name, values in self._last.items()}
         columns: dict[str, np.ndarray] = {"visits": (records["visits"] & 0x7FFF_FFFF).astype(np.int64)}
         kept = {part for name in self.scores for part in DERIVED.get(name, ())} & set(_COLUMNS)
@@ -173,19 +206,26 @@ class Tracker:
             columns["mean_margin"] += records["margin_error"]
         if "confidence" in kept:
             columns["squares_confidence"] = records["deviation"].astype(np.float64)
+        if changed is not None:
+            columns["sum_changed"] = changed
         unseen = columns["visits"] == 0
         for name, values in columns.items():
             if name.startswith(("mean_", "squares_")):
                 values[unseen] = np.nan
         about = {"step": self.step, "classes": self.classes, **(provenance or {})}
-        return ScoreTable.of_run(run, {**columns, **last}, ids=ids, scores=self.scores, provenance=about)
+        return ScoreTable.of_run(
+            run, {**columns, **last, **labels}, ids=ids, scores=self.scores, provenance=about, data=data
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as arrays and plain values: to save beside a checkpoint and go on bit for bit."""
         with self._lock:
             last = {f"last.{name}": values.copy() for name, values in self._last.items()}
+            labels = {} if self._labels is None else {"labels": self._labels.copy()}
+            if self._settling is not None:
+                labels |= {name: values.copy() for name, values in self._settling.state.items()}
             about = {"scores": list(self.scores), "classes": self.classes, "step": self.step}
-            return {"records": self._histories.array.view(np.uint8).copy(), **last, "about": about}
+            return {"records": self._histories.array.view(np.uint8).copy(), **last, **labels, "about": about}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave. UserError where it belongs to other examples or scores."""
@@ -199,4 +239,7 @@ class Tracker:
             self._histories.array[:] = records.view(RECORD)
             for name, values in self._last.items():
                 values[:] = state[f"last.{name}"]
+            self._labels = np.array(state["labels"], np.int32) if "labels" in state else None
+            for name, values in () if self._settling is None else self._settling.state.items():
+                values[:] = state[name]
             self.classes, self.step = state["about"]["classes"], state["about"]["step"]

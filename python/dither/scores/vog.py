@@ -15,23 +15,36 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, suggest
-from dither.scores.engine import Floats, borrow, integers, run_vog_examples, run_vog_reduce, run_vog_update
+from dither.scores.engine import (
+    Floats,
+    borrow,
+    integers,
+    run_vog_examples,
+    run_vog_reduce,
+    run_vog_update,
+    to_numpy,
+)
 
 
 @dataclass(frozen=True)
 class Dialect:
     """output: what is differentiated, "logit" or "prob" (the caller's part); stat: "std" or "var"; ddof: 0
-    for the population's; norm: "class", "dataset" or "none"."""
+    for the population's; norm: "class", "dataset" or "none"; stage: which checkpoints, from and to, with the
+    sum over ALL of them by the stage's length for its mean, as the toy script and Datagnosis have it."""
 
     output: str = "logit"
     stat: str = "std"
     ddof: int = 0
     norm: str = "class"
+    stage: tuple[int, int | None] | None = None
 
 
 DIALECTS = {
     "agarwal": Dialect(),
     "agarwal-toy": Dialect(output="prob"),
+    "agarwal-toy-early": Dialect(output="prob", norm="none", stage=(0, 5)),
+    "agarwal-toy-middle": Dialect(output="prob", norm="none", stage=(5, 10)),
+    "agarwal-toy-late": Dialect(output="prob", norm="none", stage=(10, None)),
     "kwok": Dialect("prob", "var", 1, "none"),
     "emnlp": Dialect("logit", "var", 0, "class"),
     "emnlp-dataset": Dialect("logit", "var", 0, "dataset"),
@@ -57,6 +70,8 @@ class VoG:
 
     def __init__(self, examples: int, elements: int, how: str | Dialect = "agarwal") -> None:
         self.how = dialect(how)
+        if self.how.stage is not None:
+            raise UserError("a stage of the checkpoints is taken of all their gradients: use vog()")
         self.checkpoints = 0
         self._mean = np.zeros((examples, elements), np.float32)
         self._squares = np.zeros((examples, elements), np.float32)
@@ -81,8 +96,18 @@ class VoG:
 def vog(gradients: Any, labels: Any = None, how: str | Dialect = "agarwal") -> Floats:
     """VoG from gradients of examples x checkpoints x elements at once, without state."""
     d, x = dialect(how), borrow(gradients, 3, "the gradients")
+    if d.stage is not None:
+        return normalise(_of_stage(to_numpy(gradients), *d.stage), d.norm, labels)
     _enough(x.shape[1], d)
     return normalise(run_vog_examples(x, d.stat == "std", d.ddof), d.norm, labels)
+
+
+def _of_stage(gradients: np.ndarray, start: int, end: int | None) -> Floats:
+    stage = gradients[:, start:end].astype(np.float64)
+    if not stage.shape[1]:
+        raise UserError(f"there is no checkpoint from {start} on among {gradients.shape[1]}")
+    mean = gradients.sum(axis=1, dtype=np.float64) / stage.shape[1]
+    return np.sqrt(((stage - mean[:, None]) ** 2).mean(axis=1)).mean(axis=1)
 
 
 def _enough(checkpoints: int, how: Dialect) -> None:

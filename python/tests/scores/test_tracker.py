@@ -41,7 +41,8 @@ def definitions(z: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     p /= p.sum(axis=2, keepdims=True)
     rows = np.arange(len(y))
     own = p[:, rows, y]
-    right = z.argmax(axis=2) == y
+    guess = z.argmax(axis=2)
+    right = guess == y
     hidden = z.copy()
     hidden[:, rows, y] = -np.inf
     target = np.zeros_like(p)
@@ -59,6 +60,10 @@ def definitions(z: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
         "aum": (z[:, rows, y] - hidden.max(axis=2)).mean(axis=0),
         "confidence_mean": own.mean(axis=0),
         "variability": own.std(axis=0),
+        "closeness": own.mean(axis=0) * (1 - own.mean(axis=0)),
+        "settled": np.array(
+            [max((t for t in range(1, len(z)) if g[t] != g[t - 1]), default=0) for g in guess.T]
+        ),
         "correctness": right.mean(axis=0),
         "aleatoric": (own * (1 - own)).mean(axis=0),
         "loss_mean": -np.log(own).mean(axis=0),
@@ -146,7 +151,12 @@ def test_bad_batches_leave_nothing_behind():
     refusals = {
         "none of the 203 examples": ([1, 203], z[0, :2], y[:2]),
         "at place 0": ([-1, 5], z[0, :2], y[:2]),
-        "stands in the batch before": ([4, 9, 4], z[0, :3], y[:3]),
+        "stands in the batch before": ([4, 9, 4], z[0, :3], y[[4, 9, 4]]),
+        f"example 8 at place 1 of the batch has the label {(y[8] + 1) % CLASSES}": (
+            [2, 8],
+            z[0, :2],
+            [y[2], (y[8] + 1) % CLASSES],
+        ),
         "4 classes where earlier ones had 5": ([1], np.zeros((1, 4), np.float32), [0]),
         "outside the 5 classes": ([1], z[0, :1], [5]),
         "row 1": ([1, 2], np.array([[0.0] * 5, [np.nan] + [0.0] * 4], np.float32), [0, 0]),
@@ -200,7 +210,11 @@ def test_threads_may_update_at_once():
 
 
 def test_memory_and_names():
-    assert Tracker(1000, ALL).nbytes == 48_000
+    plain = [name for name in ALL if name != "settled"]
+    assert Tracker(1000, plain).nbytes == 48_000 and Tracker(1000).nbytes == 48_000
+    z, y = history()
+    assert track(z[:1], y, plain).nbytes == 52 * N  # and the labels
+    assert track(z[:1], y).nbytes == 60 * N  # and the last prediction, and when it changed
     with pytest.raises(UserError, match="did you mean 'forgetting'"):
         Tracker(5, ["forgeting"])
     with pytest.raises(UserError, match="positive"):
@@ -209,3 +223,42 @@ def test_memory_and_names():
     assert isinstance(table, ScoreTable) and "forgetting" in table.scores
     with pytest.raises(UserError, match="aum"):
         table.values("aum")
+
+
+def test_runs_of_other_data_do_not_merge():
+    z, y = history()
+    table = track(z[:2], y).table("a")
+    other = y.copy()
+    other[17] = (other[17] + 1) % CLASSES
+    with pytest.raises(
+        UserError, match=r"other labels than the runs before it for 1 examples, .*17.* among them"
+    ):
+        table.merge(track(z[:2], other).table("b"))
+    part = Tracker(N, ALL)  # shares no example with the run that differs
+    part.update(np.arange(10), z[0, :10], y[:10])
+    assert set(track(z[:2], other).table("b").merge(part.table("c")).runs) == {"b", "c"}
+    wider = np.concatenate([z, z[:, :, :1] - 9], axis=2)
+    with pytest.raises(UserError, match="5 and 6 classes"):
+        table.merge(track(wider[:2], y).table("b"))
+    with pytest.raises(UserError, match="different data: mnist and digits"):
+        part.table("c", data="mnist").merge(part.table("d", data="digits"))
+    assert track(z[:2], y).table("b").merge(table).runs["a"].columns["label"].tolist() == y.tolist()
+    assert "label" not in table.scores_of_any
+
+
+def test_labels_are_compared_through_runs_that_know_only_some():
+    y = np.arange(6) % 3
+    z = np.zeros((6, 3), np.float32)
+
+    def run(name: str, index, labels) -> ScoreTable:
+        tracker = Tracker(6, ["el2n"])
+        tracker.update(index, z[index], labels[index])
+        return tracker.table(name)
+
+    changed = y.copy()
+    changed[4] = 0
+    a, b, c = run("a", [0, 1, 2], y), run("b", [3, 4, 5], y), run("c", [0, 4], changed)
+    assert len(a.merge(b).runs) == 2 and len(a.merge(c).runs) == 2
+    for tables in ((a, b, c), (c, b, a), (b, a, c)):
+        with pytest.raises(UserError, match="not of the same data"):
+            tables[0].merge(*tables[1:])

@@ -29,7 +29,7 @@ def by_formula(g: np.ndarray, how: Dialect, labels: np.ndarray) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", [name for name, how in DIALECTS.items() if how.stage is None])
 @pytest.mark.parametrize("size", [1, 16, 53, 5000])
 def test_dialects_are_their_formulas(name, size):
     g, labels = gradients(size), np.arange(N) % 3
