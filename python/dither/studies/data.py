@@ -70,21 +70,26 @@ def glosses(train: int, test: int, buckets: int = 2048, seed: int = 0) -> Data:
 
     UserError where the package is not installed. Repeated glosses are left out.
     """
-    if not (WORDNET / "data.noun").is_file():
-        raise UserError(
-            f"there is no WordNet in {WORDNET}; install Debian's wordnet-base or set DITHER_WORDNET"
-        )
     found: dict[str, int] = {}
     for part in ("noun", "verb", "adj", "adv"):
-        for line in (WORDNET / f"data.{part}").read_text(encoding="utf-8").splitlines():
-            if not line.startswith("  "):  # the licence
-                found.setdefault(line.split("|", 1)[1].strip(), int(line.split(" ", 2)[1]))
+        for line in wordnet(part):
+            found.setdefault(line.split("|", 1)[1].strip(), int(line.split(" ", 2)[1]))
     texts = list(found)
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(texts))[: train + test]
     x = _hashed([texts[i] for i in order], buckets)
     y = np.array([found[texts[i]] for i in order], np.int64)
     name = f"WordNet glosses, {train:,} for training and {test:,} for testing"
     return Data(x[:train], y[:train], x[train:], y[train:], 45, name)
+
+
+def wordnet(part: str) -> list[str]:
+    """The lines of WordNet's data file of `part`: noun, verb, adj or adv. UserError where there is none."""
+    if not (WORDNET / "data.noun").is_file():
+        raise UserError(
+            f"there is no WordNet in {WORDNET}; install Debian's wordnet-base or set DITHER_WORDNET"
+        )
+    lines = (WORDNET / f"data.{part}").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if not line.startswith("  ")]  # the licence
 
 
 def _hashed(texts: list[str], buckets: int) -> np.ndarray:
