@@ -249,7 +249,7 @@ def stuck(saturation: list[dict[str, Any]]) -> Any:
         axes.set(xscale="log", xlabel="compute C (FLOPs)", title=title)
         axes.axhline(0, color="#777777", linewidth=1)
     left.set_ylabel("residual, observed - fitted (%)")
-    legend(right)
+    legend(right, labelspacing=0.15)
     return figure
 
 
