@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from dither import laws
@@ -26,11 +27,14 @@ class Arguments:
     inference after it. qat: the share of tokens for quantized training at --size, --tokens, --bits. critical:
     tokens beyond which more training harms a model quantized to --bits (the gap law's constants by --gap).
     memory: bits after training for --memory bytes and --tokens (with --gap). bits: bits of training for
-    --flops (own runs of the precision law, or --constants). hyper: learning rate and batch for --flops.
+    --flops (own runs of the precision law, or --constants), with --size held where it is given. split:
+    exponent and mantissa bits of a float of --bits. mixture: shares of the domains --domains that make the
+    --loss of --data least. worth: is a cheaper method (--cheap, its cost divided by --speedup) better than
+    --data at equal compute up to --flops. hyper: learning rate and batch for --flops.
     """
 
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
-    """budget, target, qat, critical, memory, bits or hyper"""
+    """budget, target, qat, critical, memory, bits, split, mixture, worth or hyper"""
     law: str = "chinchilla"
     """the law of budget and target"""
     data: tuple[str, ...] = ()
@@ -57,6 +61,12 @@ class Arguments:
     """bits of a weight"""
     memory: float | None = None
     """bytes of the weights"""
+    domains: tuple[str, ...] = ()
+    """mixture: the table's columns of shares"""
+    cheap: tuple[str, ...] = ()
+    """worth: runs of the cheaper method"""
+    speedup: float = 1.0
+    """worth: how many times the FLOPs the cheaper method does at the same cost"""
     out: Annotated[str | None, tyro.conf.arg(metavar="FILE.json")] = None
     """write the decision here"""
 
@@ -131,7 +141,59 @@ def _memory(a: Arguments) -> planning.Decision:
 
 def _bits(a: Arguments) -> planning.Decision:
     (flops,) = need(a, "flops")
-    return decide(a, "precision", planning.bits_for_compute(flops))
+    size = None if a.size is None else need(a, "size")[0]
+    return decide(a, "precision", planning.bits_for_compute(flops, size))
+
+
+def _split(a: Arguments) -> planning.Decision:
+    (bits,) = need(a, "bits")
+    return decide(a, "fp_training", planning.split_of_bits(bits))
+
+
+def _mixture(a: Arguments) -> planning.Decision:
+    if not a.data:
+        raise UserError("dither plan mixture needs --data: runs at several mixtures, a column a domain")
+    law = laws.mixing(a.domains)
+    frame, _ = load(a.data, "full", None)
+    fit = laws.fit(law, frame, loss=a.loss, **mapping(law, a.column))
+
+    def what(**params: float) -> dict[str, float]:
+        vector = law.vector(params)
+
+        def loss(shares: Any) -> float:
+            return float(law.curve(vector, dict(zip(law.variables, shares, strict=True))))
+
+        shares, value = laws.best_mixture(loss, len(law.variables))
+        return {**dict(zip(law.variables, map(float, shares), strict=True)), "loss": value}
+
+    return planning.decide(law, what, fit, n=100)
+
+
+def _worth(a: Arguments) -> planning.Decision:
+    (flops,) = need(a, "flops")
+    if not (a.data and a.cheap):
+        raise UserError("dither plan worth needs --data and --cheap: runs of the plain and the cheap method")
+    law = laws.get(a.law)
+    plain, cheap = (
+        laws.fit(law, load(path, "full", None)[0], loss=a.loss, **mapping(law, a.column))
+        for path in (a.data, a.cheap)
+    )
+    least = min(float((6 * one.arrays["N"] * one.arrays["D"]).min()) for one in (plain, cheap))
+    if flops <= least:
+        raise UserError(f"--flops {flops:g} lies below the smallest run ({least:.3g} FLOPs)")
+    found = laws.crossover(cheap, plain, a.speedup, np.geomspace(least, flops, 9))
+    values = {"advantage at the smallest run": float(found.advantage[0])}
+    values["advantage at --flops"] = float(found.advantage[-1])
+    spans = zip(values, ((found.low[i], found.high[i]) for i in (0, -1)), strict=True)
+    intervals = {name: (float(low), float(high)) for name, (low, high) in spans}
+    if found.crossing is not None:
+        values["changes at FLOPs"] = found.crossing
+    cautions = (
+        found.verdict,
+        *(f"plain: {c}" for c in plain.cautions),
+        *(f"cheap: {c}" for c in cheap.cautions),
+    )
+    return planning.Decision(values, intervals, f"{len(plain.loss)} and {len(cheap.loss)} own runs", cautions)
 
 
 def _hyper(a: Arguments) -> planning.Decision:
@@ -156,6 +218,9 @@ WHAT = {
     "critical": _critical,
     "memory": _memory,
     "bits": _bits,
+    "split": _split,
+    "mixture": _mixture,
+    "worth": _worth,
     "hyper": _hyper,
 }
 

@@ -129,23 +129,26 @@ def for_loss(
     return what
 
 
-def bits_for_compute(flops: float) -> Callable[..., dict[str, float]]:
+def bits_for_compute(flops: float, size: float | None = None) -> Callable[..., dict[str, float]]:
     """Bits of weights, activations and cache alike, size and tokens that make the precision law's loss least
     where a product of b bits costs b/16 of one of 16 bits: flops = 6 N D bits/16 (2411.04330, section 4.3).
 
-    It depends on gw, ga, gkv alone: where x / (e^x - 1), x = bits/g, sums to one over the three; 1.90 g for
-    equal ones. gw 2.67, ga 2.21, gkv .96 give 3.47 bits; the paper's 7 to 8 would need g of about 4.
+    With size and tokens free it depends on gw, ga, gkv alone: where x / (e^x - 1), x = bits/g, sums to one
+    over the three; 1.90 g for equal ones. gw 2.67, ga 2.21, gkv .96 give 3.47 bits; the paper's 7 to 8 would
+    need g of about 4. With the `size` held, more bits pay the longer it is trained.
     """
     from dither.laws.precision import PRECISION
 
     def best(bits: Floats, p: Mapping[str, float]) -> tuple[Floats, Floats]:
         """The optimal size and tokens at these bits: Chinchilla's, its A raised by what the bits cost."""
+        product = flops * 16 / (6 * bits)
+        if size is not None:
+            return np.full_like(product, size), product / size
         worth = np.prod([-np.expm1(-bits / p[g]) for g in ("gw", "ga", "gkv")], axis=0)
         a = p["A"] * worth ** -p["alpha"]
         g = (p["alpha"] * a / (p["beta"] * p["B"])) ** (1 / (p["alpha"] + p["beta"]))
-        product = flops * 16 / (6 * bits)
-        size = g * product ** (p["beta"] / (p["alpha"] + p["beta"]))
-        return size, product / size
+        n = g * product ** (p["beta"] / (p["alpha"] + p["beta"]))
+        return n, product / n
 
     def what(**params: float) -> dict[str, float]:
         def loss(bits: Floats) -> Floats:
@@ -155,6 +158,30 @@ def bits_for_compute(flops: float) -> Callable[..., dict[str, float]]:
         bits = least(loss, 1.0, 16.0)
         n, d = best(np.array(bits), params)
         return {"bits": bits, "N": float(n), "D": float(d), "loss": float(loss(np.array(bits)))}
+
+    return what
+
+
+def split_of_bits(bits: float) -> Callable[..., dict[str, float]]:
+    """Exponent and mantissa bits of a float of `bits` bits, its sign among them, whose term in fp_training is
+    least: (e + 1/2)^-delta (m + 1/2)^-nu with e + m = bits - 1 (2501.02423).
+
+    In fractions e = bits delta / (delta + nu) - 1/2, whatever the size, the tokens and the block.
+    "next best costs" is the term of the second best split over that of the best.
+    """
+    if bits != int(bits) or not 3 <= bits <= 64:
+        raise UserError(f"a float has 3 to 64 bits to split, not {bits:g}")
+    exponents = np.arange(1, int(bits) - 1)
+
+    def what(*, delta: float, nu: float, **_: float) -> dict[str, float]:
+        cost = (exponents + 0.5) ** -delta * (bits - 1 - exponents + 0.5) ** -nu
+        order = np.argsort(cost)
+        e = int(exponents[order[0]])
+        found = {"exponent bits": float(e), "mantissa bits": bits - 1.0 - e}
+        found["exponent bits, in fractions"] = bits * delta / (delta + nu) - 0.5
+        if len(order) > 1:
+            found["next best costs"] = float(cost[order[1]] / cost[order[0]])
+        return found
 
     return what
 

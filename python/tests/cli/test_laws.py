@@ -119,6 +119,10 @@ def test_runs_that_cannot_be_read(folder, tmp_path, capsys):
         (("plan", "budget"), "needs --flops"),
         (("plan", "bits", "--flops", "1e20"), "no constants of precision"),
         (("plan", "target", "--loss_target", "1.2"), "out of reach"),
+        (("plan", "split"), "needs --bits"),
+        (("plan", "split", "--bits", "2.5"), "3 to 64 bits"),
+        (("plan", "mixture", "--domains", "web", "code"), "needs --data"),
+        (("plan", "worth", "--flops", "1e20"), "needs --data and --cheap"),
         (("plan", "qat", "--size", "-1", "--tokens", "1e10", "--bits", "4"), "must be positive"),
     ],
 )
@@ -146,3 +150,36 @@ def test_plans(table, tmp_path, capsys):
     assert "learning rate" in capsys.readouterr().out
     assert main(["fit", "list"]) == 0
     assert "data_constrained" in capsys.readouterr().out
+
+
+def test_the_split_of_a_float(capsys):
+    assert main(["plan", "split", "--bits", "8"]) == 0
+    said = capsys.readouterr().out
+    assert "2501.02423" in said and "exponent bits          4" in said and "mantissa bits          3" in said
+
+
+def test_the_cheap_method_at_equal_compute(table, tmp_path, capsys):
+    """The same runs, one as if twice as cheap: better at every budget, by what twice the compute buys."""
+    out = tmp_path / "worth.json"
+    arguments = ["--flops", "1e21", "--speedup", "2", *COLUMNS, "--out", str(out)]
+    assert main(["plan", "worth", "--data", table, "--cheap", table, *arguments]) == 0
+    assert "better at every budget" in capsys.readouterr().out
+    values = json.loads(out.read_text())["values"]
+    law = laws.get("chinchilla")
+    ends = [laws.budget(law, flops)(**TRUTH)["loss"] for flops in (1e21, 2e21)]
+    assert values["advantage at --flops"] == pytest.approx(ends[0] - ends[1], rel=0.1)
+    assert main(["plan", "worth", "--data", table, "--cheap", table, "--flops", "1e10", *COLUMNS]) == 2
+
+
+def test_the_best_mixture_of_own_runs(tmp_path, capsys):
+    """L = c + exp(sum t_j r_j) is least at the vertex of the least t; its runs say so."""
+    shares = np.random.default_rng(0).dirichlet([2.0, 2.0, 2.0], 24)
+    loss = 1.5 + np.exp(shares @ [0.6, -0.4, 0.3])
+    path = tmp_path / "mixtures.csv"
+    rows = [",".join(f"{v:.9f}" for v in (*r, y)) for r, y in zip(shares, loss, strict=True)]
+    path.write_text("\n".join(["web,code,books,loss", *rows]))
+    out = tmp_path / "mixture.json"
+    arguments = ["--data", str(path), "--domains", "web", "code", "books", "--out", str(out)]
+    assert main(["plan", "mixture", *arguments]) == 0
+    found = json.loads(out.read_text())["values"]
+    assert found["code"] > 0.99 and found["loss"] == pytest.approx(1.5 + np.exp(-0.4), rel=1e-2)

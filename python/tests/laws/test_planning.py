@@ -83,6 +83,36 @@ def test_bits_for_compute_are_least():
         assert laws.get("precision").predict(constants, **point) > found["loss"]
 
 
+def test_bits_at_a_held_size_grow_with_training():
+    """Least over a fine grid of bits: 5.7 at 20 tokens a parameter, 7.7 at 100 (of 16 bits)."""
+    p = dict(A=4299.0, B=1.806e4, E=2.76, alpha=0.4965, beta=0.4965, gw=2.6745, ga=2.2102, gkv=0.9578)
+    grid = np.linspace(1, 16, 150_001)
+    worth = np.prod([1 - np.exp(-grid / p[g]) for g in ("gw", "ga", "gkv")], axis=0)
+    for ratio, expected in ((20, 5.71), (100, 7.70)):
+        n, flops = 1e8, 6 * 1e8 * 1e8 * ratio
+        loss = p["A"] * (n * worth) ** -0.4965 + p["B"] * (flops * 16 / (6 * n * grid)) ** -0.4965
+        found = planning.bits_for_compute(flops, n)(**p)
+        assert found["bits"] == pytest.approx(grid[np.argmin(loss)], abs=2e-4)
+        assert found["bits"] == pytest.approx(expected, abs=0.01) and found["N"] == n
+
+
+def test_the_split_of_a_float_is_the_published_one():
+    """2501.02423's own advice: E2M1, E4M3 and E8M7 for 4, 8 and 16 bits."""
+    decision = {
+        bits: planning.decide(laws.get("fp_training"), planning.split_of_bits(bits)) for bits in (4, 8, 16)
+    }
+    for bits, (e, m) in {4: (2, 1), 8: (4, 3), 16: (8, 7)}.items():
+        found = decision[bits].values
+        assert (found["exponent bits"], found["mantissa bits"]) == (e, m)
+        assert abs(found["exponent bits, in fractions"] - e) < 0.5 and found["next best costs"] > 1
+        assert "2501.02423" in decision[bits].basis
+    whole = planning.split_of_bits(12)(delta=2.0, nu=2.0)
+    assert whole["exponent bits, in fractions"] == 5.5  # half of 12, less a half
+    for bad in (2, 4.5, 65):
+        with pytest.raises(UserError, match="3 to 64 bits"):
+            planning.split_of_bits(bad)
+
+
 def test_crossover():
     n, d = (v.ravel() for v in np.meshgrid(np.geomspace(1e8, 1e10, 6), np.geomspace(2e9, 2e11, 6)))
     law = laws.get("chinchilla")
