@@ -37,7 +37,8 @@ class Step:
 
     def __init__(self, config: GPTConfig, recipe: str) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.model = dnn.prepare_(GPT(config, VOCABULARY, generator), recipe, steps=1000)
+        model = GPT(config, VOCABULARY, generator)
+        self.parameters, self.model = model.num_params, dnn.prepare_(model, recipe, steps=1000)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
         self.tokens = torch.randint(0, VOCABULARY, (BATCH, config.context), generator=generator)
         self.count = 0
@@ -55,7 +56,7 @@ class Step:
 def test_step(shape, recipe):
     steps = {name: Step(SHAPES[shape], name) for name in ("fp32", recipe)}
     times = interleaved(dict(steps), rounds=5 if shape == "10M" else 12)
-    size = f"GPT {shape}, {steps['fp32'].model.num_params / 1e6:.1f}M parameters"
+    size = f"GPT {shape}, {steps['fp32'].parameters / 1e6:.1f}M parameters"
     goal = STEPS.get(recipe) if shape == "10M" else None
     cost(size, OVER_FP32, recipe, times[recipe], times["fp32"], goal)
 

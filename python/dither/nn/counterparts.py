@@ -23,7 +23,7 @@ from dither.nn.layers import (
     QuantRMSNorm,
     QuantTransposedLinear,
 )
-from dither.nn.optin import QuantNormOf, QuantOutputOf
+from dither.nn.optin import QuantNormOf, QuantOutputOf, QuantResidualOf
 
 COUNTERPARTS: dict[type[nn.Module], type[Quantized]] = {
     nn.Linear: QuantLinear,
@@ -48,6 +48,7 @@ OPT_IN: dict[str, type[Quantized]] = {
     "norm": QuantNormOf,
     "attention": QuantAttentionOf,
     "output": QuantOutputOf,
+    "residual": QuantResidualOf,
 }
 """Kind -> class mixed into a module of any class."""
 

@@ -1,14 +1,16 @@
-"""Counterparts for modules of any class, which the user names (prepare_'s `also`): norms and outputs.
+"""Counterparts for modules of any class, which the user names (prepare_'s `also`): norms, outputs, sums.
 
 The class is mixed into the module's own, whose forward runs as it is. Attention is in attention.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from dither.errors import UserError
 from dither.nn import history
@@ -56,7 +58,16 @@ class _Cast(torch.autograd.Function):
         return quantized(g, operand, -1, rng, DGRAD_G, scales=scales), None, None, None, None
 
 
-class QuantOutputOf(Quantized):
+class _Casting(Quantized):
+    """What quantizes values on their way."""
+
+    def _cast(self, x: Tensor) -> Tensor:
+        operands, rng, state = self.part()
+        scales = remembered(x, operands, FPROP_X, state)
+        return _Cast.apply(x, None if rng is None else rng.clone(), scales, state, operands)
+
+
+class QuantOutputOf(_Casting):
     """Any module whose output is quantized: a residual block (so the sum that it returns), a softmax, an
     activation. Of a tuple or list the first entry is the output."""
 
@@ -73,7 +84,43 @@ class QuantOutputOf(Quantized):
             f"{type(result).__name__} without a tensor in front; leave it out of also="
         )
 
-    def _cast(self, x: Tensor) -> Tensor:
-        operands, rng, state = self.part()
-        scales = remembered(x, operands, FPROP_X, state)
-        return _Cast.apply(x, None if rng is None else rng.clone(), scales, state, operands)
+
+class _ResidualSums(TorchFunctionMode):
+    """While it is entered, sums of the residual stream are cast: one of their terms is a tensor of
+    `stream`, that very object. They join it."""
+
+    def __init__(self, stream: list[Tensor], cast: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stream, self.cast = stream, cast
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func not in _ADDITIONS or len(args) < 2 or not all(isinstance(x, Tensor) for x in args[:2]):
+            return result
+        a, b = args[:2]
+        if a.shape == b.shape and any(x is a or x is b for x in self.stream):
+            result = self.cast(result)
+            self.stream.append(result)
+        return result
+
+
+_ADDITIONS = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)
+
+
+class QuantResidualOf(_Casting):
+    """A block of any class: the sums of the residual stream in its forward, x + f(x), in the middle as at the
+    end. They all draw the same random bits."""
+
+    parts = (("", "residual"),)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        stream = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        given = len(stream)
+        with _ResidualSums(stream, self._cast):
+            result = super().forward(*args, **kwargs)
+        if len(stream) == given:
+            raise UserError(
+                f"{self.dither_site.owner!r} was taken as residual, but its forward adds nothing to a tensor "
+                "that it is given; leave it out of also="
+            )
+        return result

@@ -55,7 +55,8 @@ def prepare_(
             recipe leaves out; or None, which exempts.
         also: globs by kind, {"norm": "*.ln_?"}: modules to be sites of that kind although the recipe does not
             name the kind, or this package not their class ("norm": with a `weight`; "attention": what calls
-            F.scaled_dot_product_attention; "output": any, its output is quantized).
+            F.scaled_dot_product_attention; "output": any, its output is quantized;
+            "residual": a block, its sums x + f(x) are).
         filter_fn: called as filter_fn(module, name) for every site that is left; False leaves it out.
         ragged: "shorter" lets the last block of an axis be shorter (a tile at an edge smaller); "error"
             refuses a layer whose features do not fill whole blocks, and in the run whatever does not, above

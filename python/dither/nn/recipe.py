@@ -25,7 +25,9 @@ from dither.nn.presets import PRESETS, Preset
 from dither.nn.streams import OPERANDS, PRODUCTS
 from dither.quantizer import Quantizer
 
-SITES = ("linear", "head", "conv", "grouped", "embedding", "norm", "attention", "product", "output")
+SITES = (
+    "linear", "head", "conv", "grouped", "embedding", "norm", "attention", "product", "output", "residual",
+)  # fmt: skip
 
 Value = Quantizer | Operand | str | None
 """A preset name stands for its quantizer; a Recipe holds no other string than "fprop"."""
@@ -36,9 +38,10 @@ class Recipe:
     """Six operands, three rotations and the kinds of sites they apply to: a frozen value.
 
     `sites` is a subset of linear (every linear but the head), head, conv, grouped (the linears of experts),
-    embedding, norm (the affine weight), attention (its two products), product (dither.nn.MatrixProduct) and
-    output (what a module returns). Products use the six operands; embedding and norm weights are
-    fake-quantized with `fprop_w`, straight-through; an output with `fprop_x`, its gradient with `dgrad_g`.
+    embedding, norm (the affine weight), attention (its two products), product (dither.nn.MatrixProduct),
+    output (what a module returns) and residual (the sums x + f(x) in it). Products use the six operands;
+    embedding and norm weights are fake-quantized with `fprop_w`, straight-through; outputs and residual sums
+    with `fprop_x`, their gradient with `dgrad_g`.
     Raises UserError for an unknown quantizer, operand or site.
     """
 

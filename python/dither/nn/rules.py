@@ -41,10 +41,15 @@ def opted_in(
             if not names and not any(c.answers(glob) for c in found):
                 names = "\n  ".join(f"{n} ({type(m).__name__})" for n, m in modules.items() if n)
                 raise UserError(f"also pattern {glob!r} matches no module. Modules:\n  {names or 'none'}")
-            for name in names:
-                if id(modules[name]) not in have:
-                    have.add(id(modules[name]))
-                    extra += _taken(name, modules[name], kind)
+            taken = [name for name in names if id(modules[name]) not in have]
+            if not taken and not any(c.kind == kind and c.answers(glob) for c in found + extra):
+                raise UserError(
+                    f"also pattern {glob!r} takes no module as {kind}: {names[0]!r} is a site of "
+                    "another kind, and a module is one alone"
+                )
+            for name in taken:
+                have.add(id(modules[name]))
+                extra += _taken(name, modules[name], kind)
     return extra
 
 

@@ -22,7 +22,8 @@ from dither.nn.streams import OPERANDS
 
 HEAD_NAMES = ("head", "lm_head", "output")
 
-USED = {"embedding": ("fprop_w",), "norm": ("fprop_w",), "output": ("fprop_x", "dgrad_g")}
+USED = {"embedding": ("fprop_w",), "norm": ("fprop_w",), "output": ("fprop_x", "dgrad_g"),
+        "residual": ("fprop_x", "dgrad_g")}  # fmt: skip
 """Kinds that are no product, with the operands that they use."""
 
 
@@ -58,7 +59,7 @@ class Site:
     @property
     def shared_weight(self) -> bool:
         """Whether the second factor is a weight, the same on all ranks, and not a share of the batch."""
-        return self.kind not in ("attention", "product", "output")
+        return self.kind not in ("attention", "product", "output", "residual")
 
     @property
     def operands(self) -> dict[str, Any]:

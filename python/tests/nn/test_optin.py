@@ -1,0 +1,92 @@
+"""What prepare_'s `also` takes: residual sums, in the middle of other people's blocks; kinds that meet."""
+
+# Attributes of a swapped module are unknown to the type checker.
+# pyright: reportArgumentType=false
+
+import pytest
+import tiny_models
+import torch
+from torch import Tensor, nn
+
+import dither.nn as dnn
+from dither.errors import UserError
+from dither.nn import twin
+from dither.quantizer import Quantizer
+
+SUMS = dnn.Recipe(fprop_x="mxfp4", dgrad_g="mxfp8_e5m2", sites="residual", name="sums")
+
+
+class Block(nn.Module):
+    """Two sums of the stream, written in different ways, and one that is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(40, 40), nn.Linear(40, 40)
+
+    def forward(self, x: Tensor, turn: Tensor | None = None) -> Tensor:
+        x = x + self.first(x)
+        inner = self.second(x) + self.first(x)
+        x = torch.add(inner, x)
+        x += 1.0
+        return x
+
+
+def fq(x: Tensor, name: str) -> Tensor:
+    return twin.fake_quant(x, Quantizer(name), -1)
+
+
+def test_every_sum_of_the_stream_and_no_other():
+    torch.manual_seed(0)
+    block = Block()
+    x = torch.randn(3, 40, requires_grad=True)
+    one = x + block.first(x)
+    cast_one = (fq(one.detach(), "mxfp4") - one).detach() + one
+    two = cast_one + (block.second(cast_one) + block.first(cast_one))
+    expected = fq(two.detach(), "mxfp4") + 1.0
+    dnn.prepare_(block, SUMS, also={"residual": ""})
+    torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-6)
+    g = torch.randn_like(expected)
+    (dx,) = torch.autograd.grad(block(x), x, g)
+    g_two = fq(g, "mxfp8_e5m2")
+    (g_one,) = torch.autograd.grad(two, cast_one, g_two, retain_graph=True)
+    (wanted,) = torch.autograd.grad(one, x, fq(g_one, "mxfp8_e5m2"))
+    torch.testing.assert_close(dx, wanted)
+    assert [site.kind for site in dnn.sites(block)] == ["residual"]
+    assert type(dnn.restore_(block)) is Block
+
+
+def test_other_peoples_blocks_compiled_and_described():
+    torch.manual_seed(0)
+    model, (x, _) = tiny_models.Gpt2(), tiny_models.text()
+    also = {"residual": "h.0"}
+    row = next(s for s in dnn.describe(model, SUMS, also=also) if s.name == "h.0")
+    assert row.is_quantized and set(row.operands) == {"fprop_x", "dgrad_g"}
+    dnn.prepare_(model, SUMS, also=also)
+    with torch.no_grad():
+        y = model.h[0](torch.randn(2, 16, 32))
+        assert torch.equal(y, fq(y, "mxfp4"))
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    grads = []
+    for call in (model, compiled):
+        model.zero_grad()
+        call(x).square().sum().backward()
+        grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_a_block_without_sums_is_an_error():
+    model = nn.Sequential(nn.Sequential(nn.Linear(8, 8)))
+    dnn.prepare_(model, SUMS, also={"residual": "0"})
+    with pytest.raises(UserError, match="'0' was taken as residual, but its forward adds nothing"):
+        model(torch.randn(2, 8))
+
+
+@pytest.mark.parametrize(
+    "also",
+    [{"output": "first"}, {"residual": "", "output": ""}],
+    ids=["a linear is a site already", "two kinds for one module"],
+)
+def test_a_module_is_a_site_of_one_kind(also):
+    with pytest.raises(UserError, match=r"takes no module as output.*is a site of another kind"):
+        dnn.prepare_(Block(), SUMS.replace(sites=("residual", "output", "linear")), also=also)
