@@ -17,7 +17,7 @@ from dither import laws
 from dither.errors import UserError
 from dither.laws.engine import Floats
 from dither.laws.validation import nested, uncalibrated
-from dither.studies.measure import Measurement, jackknife, resampled
+from dither.studies.measure import Measurement, jackknife, proportion, resampled
 
 Runs = dict[str, Floats]
 LAW, OBJECTIVE = "chinchilla", "log_square"
@@ -63,9 +63,26 @@ def floor_row(one: Corpus) -> tuple[str, ...]:
         *ends,
         "rejected" if test.rejected else "not rejected",
         f"{one.fit['loss'].min():.3f}",
-        "yes" if found.low is not None and found.high is not None and test.rejected else "no",
+        "yes" if identified(one) else "no",
         why or "-",
     )
+
+
+def identified(one: Corpus) -> bool:
+    """Whether the profile of E is bounded on both sides, and E = 0 rejected."""
+    found = one.law.profile("E")
+    zero = next(test for test in nested(one.law) if test.name == "E = 0")
+    return found.low is not None and found.high is not None and zero.rejected
+
+
+def power(cells: Runs, truth: Mapping[str, float], noise: float, sweeps: int) -> Measurement:
+    """The share of simulated sweeps of these cells, at that noise of ln L, that identify the floor of
+    `truth`."""
+    found = []
+    for seed in range(sweeps):
+        made = laws.get(LAW).simulate(truth, N=cells["N"], D=cells["D"], noise=noise, seed=seed)
+        found.append(identified(corpus("simulated", made, made)))
+    return proportion(float(np.mean(found)), sweeps)
 
 
 def exponent(one: Corpus, counts: Floats) -> tuple[float, Floats]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dither.laws.engine import Floats
 from dither.studies.study import Context
 from dither.studies.sweeps import Row, trained
 from dither.studies.texts import CORPORA, source
@@ -109,3 +110,15 @@ def runs(context: Context) -> tuple[dict[str, dict[str, list[Row]]], dict[int, d
     for (kind, corpus, _), row in zip(todo, rows, strict=True):
         found[corpus].setdefault(kind, []).append(row)
     return found, tried
+
+
+def table(rows: list[Row]) -> dict[str, Floats]:
+    """N, D and bits per byte of runs."""
+    columns = {"N": "N", "D": "D", "loss": "bits_per_byte"}
+    return {
+        name: np.array([row[column] for row in rows], dtype=np.float64) for name, column in columns.items()
+    }
+
+
+def same_cell(one: Row, other: Row) -> bool:
+    return (one["N"], one["D"]) == (other["N"], other["D"])

@@ -38,6 +38,14 @@ def test_a_floor_that_the_runs_show_is_found_and_one_that_they_do_not_is_not_cla
     assert corpora_laws.floor_row(flat)[6] == "no" and corpora_laws.floor_row(shown)[0] == "x"
 
 
+def test_the_power_to_identify_a_floor_falls_with_the_noise():
+    n, d = cells((6e4, 2e5, 6e5, 2e6))
+    found = [
+        corpora_laws.power({"N": n, "D": d}, tiny_laws.SIMULATED, noise, 6).estimate for noise in (1e-4, 0.1)
+    ]
+    assert found[0] == 1 and found[1] < 0.5
+
+
 def test_maps_and_translations_predict_what_they_were_made_by():
     x, y = made("x", 1.0, 1.0, 1.2, 0.001, 0), made("y", 0.8, 0.9, 0.7, 0.001, 7)
     found = corpora_laws.maps([x, y])
@@ -74,7 +82,7 @@ def test_the_pages_of_the_study_from_simulated_corpora_judge_every_claim():
         16: {4e-3: 2.6, 1e-2: 2.5, 2.5e-2: 2.3, 6.25e-2: 2.4},
         64: {4e-3: 2.31, 1e-2: 2.3, 2.5e-2: 2.33, 6.25e-2: 2.4},
     }
-    found = tiny_laws.analyse(corpora, again, tried, 63, 40)
+    found = tiny_laws.analyse(corpora, again, tried, 63, 40, 2)
     asked = {claim.key for claim in tiny_laws.STUDY.claims}
     assert set(found.measured) == asked and len(found.figures) == 7
     widths = {table.title: (len(table.headings), {len(row) for row in table.rows}) for table in found.tables}

@@ -18,17 +18,11 @@ from dither.studies import corpora_laws
 from dither.studies.corpora_laws import RIVALS, Corpus, Errors
 from dither.studies.measure import Measurement, over_seeds
 from dither.studies.study import Claim, Context, Outcome, Study, Table
-from dither.studies.sweeps import Row
 from dither.studies.texts import CORPORA
-from dither.studies.tiny_runs import best_rates, runs
+from dither.studies.tiny_runs import best_rates, runs, same_cell, table
 
-
-def table(rows: list[Row]) -> corpora_laws.Runs:
-    """N, D and bits per byte of runs."""
-    columns = {"N": "N", "D": "D", "loss": "bits_per_byte"}
-    return {
-        name: np.array([row[column] for row in rows], dtype=np.float64) for name, column in columns.items()
-    }
+SIMULATED = {"A": 22.0, "B": 540.0, "E": 1.2, "alpha": 0.4, "beta": 0.5}
+"""A law whose losses are of the size of ours."""
 
 
 def measure(context: Context) -> Outcome:
@@ -44,11 +38,7 @@ def measure(context: Context) -> Outcome:
         for name, kinds in trained_runs.items()
     }
     total = sum(len(rows) for kinds in trained_runs.values() for rows in kinds.values())
-    return analyse(corpora, again, tried, total, context.choose(1000, 200))
-
-
-def same_cell(one: Row, other: Row) -> bool:
-    return (one["N"], one["D"]) == (other["N"], other["D"])
+    return analyse(corpora, again, tried, total, *context.choose((1000, 40), (200, 4)))
 
 
 def analyse(
@@ -57,6 +47,7 @@ def analyse(
     tried: Mapping[int, Mapping[float, float]],
     total: int,
     replicates: int,
+    sweeps: int,
 ) -> Outcome:
     """Everything that follows from the runs. again: losses of one cell under other seeds, by corpus."""
     exponent, exponents = corpora_laws.mean_exponent(corpora, replicates)
@@ -94,6 +85,7 @@ def analyse(
             ("corpus", "E", "from", "to", "E = 0", "least loss seen", "identified", "why not calibrated"),
             [corpora_laws.floor_row(one) for one in corpora],
         ),
+        power_table(corpora[0].fit, sweeps),
         fit_table(corpora, exponents),
         held_table(corpora, direct, naive),
         rival_table(corpora),
@@ -111,6 +103,19 @@ def analyse(
         found, f"{total} runs on {', '.join(one.name for one in corpora)}, and a pilot of "
                f"{sum(map(len, tried.values()))}", pages, pictures(corpora, kappas),
     )  # fmt: skip
+
+
+def power_table(cells: corpora_laws.Runs, sweeps: int) -> Table:
+    rows = []
+    for noise in (0.03, 0.01, 0.003, 0.001):
+        found = corpora_laws.power(cells, SIMULATED, noise, sweeps)
+        rows.append((f"{noise:.1%}", f"{found.estimate:.0%} [{found.low:.0%}, {found.high:.0%}]"))
+    return Table(
+        f"What would identify it: share of {sweeps} simulated sweeps of these cells that identify a floor of "
+        f"{SIMULATED['E']}, by the noise of L",
+        ("noise", "identified"),
+        rows,
+    )
 
 
 def fit_table(corpora: list[Corpus], exponents: Mapping[str, Measurement]) -> Table:
@@ -242,6 +247,9 @@ def pictures(corpora: list[Corpus], kappas: Mapping[tuple[str, str], tuple[laws.
         f"{one.name}: the fitted loss, the runs, and those held out": plots.contours(one.law, held=one.held)
         for one in corpora
     }
+    for figure in contours.values():
+        for axes in figure.axes:
+            axes.set_ylabel(axes.get_ylabel().replace("nats/token", "bits per byte"))
     return {
         **profiles,
         **contours,
