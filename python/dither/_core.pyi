@@ -1,4 +1,5 @@
-"""The compiled extension. Only dither.formats and dither.arrays call it."""
+"""The compiled extension. dither.formats calls it, and one bridge a pillar: dither.arrays, dither.laws.engine
+and dither.scores.engine."""
 
 from typing import Any
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from dither import arrays
 from dither.arrays import Buffer, Random
-from dither.checks import check_address, check_no_address
+from dither.checks import BITS_LOST, check_address, check_given_bits, check_no_address
 from dither.errors import UserError, require
 from dither.formats import Format
 from dither.quantizer import Quantizer, parse
@@ -39,6 +39,10 @@ NUMPY = {
     "u16": "uint16",
     "u32": "uint32",
 }
+
+
+_HUGE_PAGE = 1 << 21
+"""Bytes of a huge page, below which none fits."""
 
 
 def handler_of(x: Any) -> Any | None:
@@ -129,7 +133,8 @@ def dtype_of(word_or_dtype: Any) -> np.dtype:
 def fresh(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """A new array to write, from memory that is asked to come in huge pages."""
     y = np.empty(shape, dtype)
-    arrays.prefer_huge_pages(y.__array_interface__["data"][0], y.nbytes)
+    if y.nbytes >= _HUGE_PAGE:  # numpy's way to an address takes longer than a kernel on a small array
+        arrays.prefer_huge_pages(y.__array_interface__["data"][0], y.nbytes)
     return y
 
 
@@ -195,14 +200,7 @@ def randomness(
         return check_address(seed, stream, offset)
     check_no_address(seed, stream, offset)
     given = np.asarray(random)
-    if given.shape != x.shape or given.dtype.kind not in "iu":
-        raise UserError(
-            f"random= holds one integer an element: shape {x.shape}, not {given.dtype} of shape {given.shape}"
-        )
-    if given.size and not (0 <= int(given.min()) and int(given.max()) < 1 << q.bits):
-        raise UserError(
-            f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads"
-        )
+    check_given_bits(q, x.shape, given, given.dtype, given.dtype.kind in "iu")
     if any(np.shares_memory(given, out) for out in outputs):
-        raise UserError("out= overlaps random=, whose integers would be lost while they are read")
+        raise UserError(BITS_LOST)
     return buffer(np.require(given, np.uint32, ["C", "A"]), "u32")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from dither.errors import UserError
@@ -40,6 +41,26 @@ def check_no_address(seed: Any, stream: Any, offset: Any) -> None:
         if value is not default and value != default:
             raise UserError(f"{name}= and random= were both given: one of them says where the bits come from")
 
+
+def check_given_bits(q: Quantizer, shape: Sequence[int], given: Any, dtype: Any, whole: bool) -> None:
+    """`given`, of any library, holds one integer below 2**q.bits an element of an array of `shape`.
+
+    `dtype` is what the user gave, and `whole` whether that holds integers.
+    """
+    if tuple(given.shape) != tuple(shape) or not whole:
+        raise UserError(
+            f"random= holds one integer an element: shape {tuple(shape)}, not {dtype} of shape "
+            f"{tuple(given.shape)}"
+        )
+    if 0 in given.shape or getattr(given, "is_meta", False):
+        return  # no values
+    if not (0 <= int(given.min()) and int(given.max()) < 1 << q.bits):
+        raise UserError(
+            f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads"
+        )
+
+
+BITS_LOST = "out= overlaps random=, whose integers would be lost while they are read"
 
 _warned: set[tuple[str, str]] = set()
 

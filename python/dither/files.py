@@ -43,10 +43,13 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a name beside `path` to write to; on success it takes the place of `path`, on failure it is
-    removed. Raises UserError where there is no file to be written."""
+def check_place(path: Path) -> None:
+    """Raise UserError where no file can be written, before the work that would fill it."""
+    _make_aside(path).unlink()
+
+
+def _make_aside(path: Path) -> Path:
+    """An empty file beside `path`."""
     if path.exists() and not path.is_file():
         raise UserError(
             f"{path} is {'a folder' if path.is_dir() else 'no regular file'}: give the name of a file"
@@ -58,6 +61,14 @@ def replacing(path: Path) -> Iterator[Path]:
         if error.errno in _FULL:
             raise
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    return aside
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path` to write to; on success it takes the place of `path`, on failure it is
+    removed. Raises UserError where there is no file to be written."""
+    aside = _make_aside(path)
     try:
         yield aside
         sync(aside)

@@ -11,8 +11,9 @@ from dither.arguments import NUMPY, as_input, as_quantizer, buffer, fresh, rando
 from dither.blocks import Layout
 from dither.checks import check_axis
 from dither.errors import UserError
+from dither.parts import buffers
 from dither.quantizer import Quantizer
-from dither.tensor import QuantizedTensor, buffers
+from dither.tensor import QuantizedTensor
 
 
 @routed

@@ -9,6 +9,7 @@ import numpy as np
 
 from dither import arrays
 from dither.arguments import as_input, as_quantizer, buffer, randomness, routed
+from dither.blocks import extents, grid
 from dither.checks import check_axis
 from dither.errors import UserError
 from dither.quantizer import Quantizer
@@ -70,24 +71,10 @@ def finish_stats(
     stats["scale_spread"] = highest - lowest if scales else math.nan
     stats["scale_std"] = math.sqrt(m2 / scales) if scales else math.nan
     if blocks is not None:
-        grid = _block_shape(q, shape, axis)
-        sums = {name: row.reshape(grid) for name, row in blocks.items()}
+        blocks_of = grid(shape, extents(q, shape, axis))
+        sums = {name: row.reshape(blocks_of) for name, row in blocks.items()}
         stats["blocks"] = {**_ratios(sums), "scale": sums["scale"]}
     return stats
-
-
-def _block_shape(q: Quantizer, shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    if q.block in (None, "tensor") or not shape:
-        return ()
-    if isinstance(q.block, tuple):
-        return (
-            *shape[:-2],
-            *(-(-n // size) for n, size in zip(shape[-2:], q.block[-len(shape) :], strict=True)),
-        )
-    if q.block == "column":
-        return tuple(n if d == axis else 1 for d, n in enumerate(shape))
-    size = shape[axis] if q.block == "row" else min(int(q.block or 1), shape[axis])
-    return (*shape[:axis], -(-shape[axis] // size), *shape[axis + 1 :])
 
 
 _COUNTS = ("count", "nonfinite", "clipped", "last_bin", "underflowed")

@@ -11,6 +11,7 @@ Where the bits of a code lie is said in `dither.blocks`, what a file looks like 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,11 @@ from typing import Any
 import numpy as np
 
 from dither import arrays, storage
-from dither.arguments import (
-    NUMPY,
-    WORDS,
-    as_quantizer,
-    buffer,
-    check_output,
-    dtype_of,
-    fresh,
-    word_of,
-)
-from dither.arrays import Buffer
+from dither.arguments import WORDS, as_quantizer, buffer, check_output, dtype_of, fresh, word_of
 from dither.blocks import Layout, cut
 from dither.checks import check_axis, warn_inexact
 from dither.errors import UserError, suggest
+from dither.parts import buffers, check_part, locked, row_bits
 from dither.quantizer import Quantizer
 from dither.transposed import Transposed
 
@@ -66,7 +58,7 @@ class QuantizedTensor:
         zero_points: np.ndarray | None = None,
     ) -> None:
         q = as_quantizer(quantizer)
-        shape = tuple(int(n) for n in shape)
+        shape = tuple(operator.index(n) for n in shape)
         self._layout = Layout(q, shape, check_axis(axis, len(shape)))
         if dtype_word not in WORDS.values():
             raise UserError(f"dtype_word= is one of {', '.join(WORDS.values())}, not {dtype_word!r}")
@@ -76,7 +68,7 @@ class QuantizedTensor:
             raise UserError(f"{q} has {have} tensor scale, but tensor_scale= is {tensor_scale!r}")
         second = None if tensor_scale is None else np.asarray(tensor_scale, np.float32)
         given = {"codes": codes, "scales": scales, "tensor_scale": second, "zero_points": zero_points}
-        parts = {name: _part(self._layout, name, part) for name, part in given.items()}
+        parts = {name: check_part(self._layout, name, part) for name, part in given.items()}
         self._held: dict[str, np.ndarray] = {k: part for k, part in parts.items() if part is not None}
 
     @property
@@ -117,12 +109,12 @@ class QuantizedTensor:
     @property
     def codes(self) -> np.ndarray:
         """The element codes, uint8, read-only: see `dither.blocks` for where a code lies."""
-        return _locked(self._held["codes"])
+        return locked(self._held["codes"])
 
     @property
     def scales(self) -> np.ndarray | None:
         """One scale a block, read-only: uint8 codes, or float32; None for a plain cast."""
-        return None if (scales := self._held.get("scales")) is None else _locked(scales)
+        return None if (scales := self._held.get("scales")) is None else locked(scales)
 
     @property
     def tensor_scale(self) -> np.float32 | None:
@@ -132,7 +124,7 @@ class QuantizedTensor:
     @property
     def zero_points(self) -> np.ndarray | None:
         """One zero point a block, uint8, read-only; where the quantizer has them."""
-        return None if (zeros := self._held.get("zero_points")) is None else _locked(zeros)
+        return None if (zeros := self._held.get("zero_points")) is None else locked(zeros)
 
     @property
     def nbytes(self) -> int:
@@ -185,7 +177,7 @@ class QuantizedTensor:
         parts = self.parts()
         for name in {"scales", "zero_points"} & parts.keys():
             parts[name] = parts[name][(*part.scales, ...)]
-        parts["codes"] = _locked(_row_bits(parts["codes"][(*part.codes, ...)], part.bits))
+        parts["codes"] = locked(row_bits(parts["codes"][(*part.codes, ...)], part.bits))
         return QuantizedTensor(self.quantizer, part.layout.shape, part.layout.axis, self._dtype_word, **parts)
 
     def __len__(self) -> int:
@@ -207,7 +199,7 @@ class QuantizedTensor:
     def parts(self) -> dict[str, np.ndarray]:
         """The arrays that are held, by name, read-only: codes, scales, tensor_scale, zero_points, as far as
         there are any."""
-        return {name: _locked(part) for name, part in self._held.items()}
+        return {name: locked(part) for name, part in self._held.items()}
 
     def save(self, path: str | Path, name: str = "tensor") -> None:
         """Write a safetensors file that describes itself: see `save_tensors`."""
@@ -243,7 +235,8 @@ def save_tensors(tensors: Mapping[str, QuantizedTensor | np.ndarray], path: str 
 
     The array NAME lies in NAME.codes, NAME.scales, NAME.tensor_scale (see `dither.storage` for the metadata).
     The file is written aside and renamed, so that a reader finds the old one or the new one. Raises UserError
-    for names that would collide, MissingExtraError without safetensors.
+    for names that would collide and parts made by hand that `load_tensors` would refuse, MissingExtraError
+    without safetensors.
     """
     entries: dict[str, Any] = {}
     described = {}
@@ -254,6 +247,7 @@ def save_tensors(tensors: Mapping[str, QuantizedTensor | np.ndarray], path: str 
                 f"{type(tensor).__name__}"
             )
         if isinstance(tensor, QuantizedTensor):
+            storage.check_content(name, tensor.layout, tensor.parts())
             storage.add(entries, name, storage.flat(name, tensor.parts()))
             described[name] = storage.describe(tensor.layout, tensor.dtype_word, tensor.parts())
         else:
@@ -273,39 +267,6 @@ def load_tensors(path: str | Path) -> dict[str, QuantizedTensor | np.ndarray]:
         layout = s.layout
         found[name] = QuantizedTensor(layout.quantizer, layout.shape, layout.axis, s.dtype_word, **s.parts)
     return found
-
-
-def buffers(layout: Layout, held: Mapping[str, np.ndarray]) -> dict[str, Buffer]:
-    """The memory of all parts but the tensor scale."""
-    return {k: buffer(part, layout.parts[k][1]) for k, part in held.items() if k != "tensor_scale"}
-
-
-def _locked(part: np.ndarray) -> np.ndarray:
-    """A view that cannot be written through."""
-    view = part.view()
-    view.flags.writeable = False
-    return view
-
-
-def _part(layout: Layout, name: str, x: Any) -> Any:
-    """A part after its checks; None where the quantizer has none."""
-    if name not in layout.parts:
-        if x is not None:
-            raise UserError(f"{layout.quantizer} has no {name}, but {name}= was given")
-        return None
-    shape, word = layout.parts[name]
-    if not isinstance(x, np.ndarray) or x.dtype != NUMPY[word] or x.shape != shape:
-        have = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-        raise UserError(f"{name}= is a {NUMPY[word]} array of shape {shape}, not {have}")
-    return np.require(x, requirements=["C", "A"])
-
-
-def _row_bits(codes: np.ndarray, bits: slice) -> np.ndarray:
-    """Some bits of each row of codes, as rows that start at a byte and are filled up with zero bits."""
-    if bits.start % 8 == 0 and (bits.stop % 8 == 0 or bits.stop > 8 * (codes.shape[-1] - 1)):
-        return codes[..., bits.start // 8 : -(-bits.stop // 8)]
-    single = np.unpackbits(codes, axis=-1, bitorder="little")[..., bits]
-    return np.packbits(single, axis=-1, bitorder="little")
 
 
 def _target(t: QuantizedTensor, dtype: Any, out: Any) -> np.ndarray:

@@ -15,9 +15,10 @@ from rich.markup import escape
 from dither import conformance
 from dither.cli.formats import plain_table
 from dither.cli.terminal import console, parse
-from dither.conformance.judge import Report, Verdict, summary
+from dither.conformance.case import Verdict
+from dither.conformance.findings import Report, summary
 from dither.errors import UserError
-from dither.files import replacing
+from dither.files import check_place, replacing
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str]) -> int:
     given = parse("conformance", Arguments, arguments)
     if given.module is None and given.write_vectors is None:
         raise UserError("name a MODULE to test, or --write_vectors FOLDER (or both)")
+    if given.json is not None:
+        check_place(given.json)
     out = console()
     if given.write_vectors is not None:
         manifest = conformance.write_vectors(given.write_vectors)

@@ -18,7 +18,7 @@ from dither.cli.bars import make_bar
 from dither.cli.formats import plain_table
 from dither.cli.quantize import Globs, print_kept, size
 from dither.cli.terminal import console, parse
-from dither.files import disk_errors, write_json, write_text
+from dither.files import check_place, disk_errors, write_json, write_text
 from dither.report import inspection as report
 
 
@@ -113,6 +113,9 @@ def print_mix(out: Console, found: Inspection) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run `dither inspect`. Raises UserError for everything the user can cause."""
     a = parse("inspect", Arguments, arguments)
+    for target in (a.json, a.html):
+        if target is not None:
+            check_place(Path(target))
     found = inspect(
         a.checkpoint, split_formats(a.formats), exempt=a.exempt, only=a.only, budget=a.budget,
         objective=a.objective, seed=a.seed, observer=make_bar("inspect"),

@@ -8,7 +8,9 @@
 docs/conformance.md has the schema of the vectors, the five-line adapter, and what counts as a choice.
 """
 
-from dither.conformance.judge import Report, as_json, load, run
+from dither.conformance.findings import Report, as_json
+from dither.conformance.judge import run
+from dither.conformance.loading import load
 from dither.conformance.vectors import VERSION, write_vectors
 
 __all__ = ["VERSION", "Report", "as_json", "load", "run", "write_vectors"]

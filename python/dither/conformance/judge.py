@@ -7,109 +7,18 @@ is then held against that rule: a rule other than `floor` is one choice and not 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from dither.conformance import blockwise, casts, inputs
-from dither.conformance.adapters import ADAPTERS
-from dither.conformance.case import Case, Verdict, same_bits
-from dither.errors import UserError, suggest
+from dither.conformance.case import Case, same_bits
+from dither.conformance.findings import Report, Row
+from dither.errors import UserError
 from dither.quantizer import Quantizer
-
-
-@dataclass
-class Finding:
-    """One named difference within a row: how often, and the first example."""
-
-    name: str
-    verdict: Verdict
-    clause: str
-    count: int = 0
-    example: str = ""
-
-
-@dataclass
-class Row:
-    """Everything asked about one format or preset under one rounding."""
-
-    what: str
-    rounding: str
-    compared: int = 0
-    equal: int = 0
-    findings: dict[str, Finding] = field(default_factory=dict)
-
-    def note(self, name: str, verdict: Verdict, clause: str, count: int, example: str) -> None:
-        found = self.findings.setdefault(name, Finding(name, verdict, clause, 0, example))
-        found.count += count
-
-    def of(self, verdict: Verdict) -> list[Finding]:
-        return [f for f in self.findings.values() if f.verdict == verdict]
-
-
-@dataclass
-class Report:
-    """What an adapter was asked and how it answered."""
-
-    adapter: str
-    library: str
-    rows: list[Row]
-    not_offered: list[str]
-
-    @property
-    def conforming(self) -> bool:
-        """Whether there are no violations."""
-        return not any(row.of("violation") for row in self.rows)
-
-
-def load(name: str) -> ModuleType:
-    """The adapter of that name: one of dither's own, a path to a .py file, or an importable module.
-
-    Raises UserError where there is none, it cannot be imported, or it has neither `cast` nor `blocks`.
-    """
-    try:
-        if name in ADAPTERS:
-            module = importlib.import_module(f"dither.conformance.adapters.{name}")
-        elif name.endswith(".py"):
-            module = _from_file(Path(name))
-        else:
-            module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = error.name or name
-        if missing.split(".")[0] == name.split(".")[0] and name not in ADAPTERS:
-            known = ", ".join(ADAPTERS)
-            raise UserError(
-                f"no module {name!r}{suggest(name, ADAPTERS)}: give an importable module, a file ending in "
-                f".py, or one of dither's adapters ({known})"
-            ) from error
-        raise UserError(f"the adapter {name!r} needs {missing}, which is not installed") from error
-    if not any(callable(getattr(module, f, None)) for f in ("cast", "blocks")):
-        raise UserError(
-            f"{name} has neither cast(x, format) nor blocks(x, preset): docs/conformance.md shows an adapter"
-        )
-    return module
-
-
-def _from_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    try:
-        spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise UserError(f"{path} cannot be imported: {error}") from error
-    return module
 
 
 def _parameters(function: Callable) -> set[str]:
@@ -136,6 +45,8 @@ def _answer(function: Callable, case: Case, x: np.ndarray, options: dict[str, An
             if error.args[:1] == (case.what,):
                 raise _NotOfferedError from None
             raise
+        except SystemExit:
+            raise UserError(f"the adapter ends the process where it is asked for {case.what}") from None
         try:
             got = np.asarray(got).astype(np.float32)
         except (TypeError, ValueError):
@@ -293,42 +204,3 @@ def run(module: ModuleType) -> Report:
     offered = {row.what for row in rows.values()}
     library = str(getattr(module, "library", module.__name__))
     return Report(module.__name__, library, list(rows.values()), sorted(missing - offered))
-
-
-def as_json(report: Report) -> dict[str, Any]:
-    """The report as plain data."""
-
-    def findings(row: Row, verdict: Verdict) -> list[dict[str, Any]]:
-        return [
-            {"name": f.name, "clause": f.clause, "count": f.count, "example": f.example}
-            for f in row.of(verdict)
-        ]
-
-    return {
-        "adapter": report.adapter,
-        "library": report.library,
-        "conforming": report.conforming,
-        "results": [
-            {
-                "what": row.what,
-                "rounding": row.rounding,
-                "compared": row.compared,
-                "equal": row.equal,
-                "choices": findings(row, "choice"),
-                "violations": findings(row, "violation"),
-            }
-            for row in report.rows
-        ],
-        "not_offered": report.not_offered,
-    }
-
-
-def summary(report: Report, verdict: Verdict) -> dict[tuple[str, str], tuple[list[str], Finding]]:
-    """The findings of a verdict by format and name, over all roundings: (roundings, the sum)."""
-    found: dict[tuple[str, str], tuple[list[str], Finding]] = {}
-    for row in report.rows:
-        for f in row.of(verdict):
-            roundings, total = found.setdefault((row.what, f.name), ([], replace(f, count=0)))
-            roundings.append(row.rounding)
-            total.count += f.count
-    return found

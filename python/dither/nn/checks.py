@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither.checks import check_address, check_no_address
+from dither.checks import BITS_LOST, check_address, check_given_bits, check_no_address
 from dither.errors import UserError
 from dither.nn import kernels
 from dither.nn.kernels import WORDS
@@ -113,18 +113,11 @@ def check_draws(
     if random is not None:
         check_no_address(seed, stream, offset)
         given = torch.as_tensor(random)
-        if given.shape != x.shape or given.is_floating_point() or given.dtype == torch.bool:
-            raise UserError(
-                f"random= holds one integer an element: shape {tuple(x.shape)}, "
-                f"not {given.dtype} of shape {tuple(given.shape)}"
-            )
         wide = given.to(torch.int64)
-        if wide.numel() and not wide.is_meta and not (0 <= int(wide.min()) and int(wide.max()) < 1 << q.bits):
-            raise UserError(
-                f"random= holds integers from 0 to 2**{q.bits} - 1, as many bits as the quantizer reads"
-            )
+        integers = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+        check_given_bits(q, x.shape, wide, given.dtype, integers)
         if any(out is not None and overlap(given, out) for out in outputs):
-            raise UserError("out= overlaps random=, whose integers would be lost while they are read")
+            raise UserError(BITS_LOST)
         return None, 0, wide.to(x.device)
     if rng is not None:
         if rng.shape != (2,) or rng.dtype != torch.int64:

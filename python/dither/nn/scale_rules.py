@@ -12,7 +12,7 @@ from torch import Tensor
 from dither import arrays
 from dither.checks import check_axis
 from dither.nn import fresh, kernels, ops, scratch
-from dither.nn.twin import Blocks
+from dither.nn.blocking import Blocks
 from dither.quantizer import Quantizer
 
 QUEST_CLIP = 2.92247856

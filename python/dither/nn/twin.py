@@ -16,13 +16,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dither.formats import Format
-from dither.nn.floatbits import Layout, layout_of, round_to_grid, scaled_constant
+from dither.nn.blocking import Blocks
+from dither.nn.elements import next_on, round_to
+from dither.nn.floatbits import Layout, layout_of
 from dither.nn.orders import dialect_scale, prescaled
 from dither.nn.philox import random_bits
 from dither.nn.scales import Factors, Power, block_scale
 from dither.quantizer import STOCHASTIC, Quantizer
-from dither.scaling import Block
 
 
 def covers(q: Quantizer) -> bool:
@@ -91,55 +91,6 @@ def neighbours(
     return blocks.join(lo).to(dtype), blocks.join(hi).to(dtype)
 
 
-class Blocks:
-    """Views a tensor as (before, block, element, after) with zero padding at the ends, and back."""
-
-    def __init__(self, shape: torch.Size, block: Block, axis: int) -> None:
-        self.shape, self.block = shape, block
-        if block == "tensor":
-            self.before, self.length, self.after = 1, shape.numel(), 1
-        else:
-            axis %= max(len(shape), 1)
-            self.before, self.after = shape[:axis].numel(), shape[axis + 1 :].numel()
-            self.length = shape[axis] if shape else 1
-        if isinstance(block, tuple):
-            self.before = shape[:-2].numel()
-            self.rows, self.columns = (1, 1, *shape)[-2:]
-            self.below, self.right = -self.rows % block[0], -self.columns % block[1]
-        self.size = block if isinstance(block, int) else max(self.length, 1)
-        self.padding = -self.length % self.size
-
-    def split(self, x: Tensor) -> Tensor:
-        if self.block is None:
-            return x
-        if isinstance(self.block, tuple):
-            rows, columns = self.block
-            x = x.reshape(self.before, self.rows, self.columns)
-            x = torch.nn.functional.pad(x, (0, self.right, 0, self.below))
-            tiles = x.view(self.before, -1, rows, (self.columns + self.right) // columns, columns)
-            return tiles.transpose(2, 3).reshape(self.before, -1, rows * columns, 1)
-        x = x.reshape(self.before, self.length, self.after)
-        if self.block == "column":
-            return x.transpose(0, 1).reshape(1, self.length, -1, 1)
-        if self.padding:
-            x = torch.nn.functional.pad(x, (0, 0, 0, self.padding))
-        return x.view(self.before, -1, self.size, self.after)
-
-    def join(self, y: Tensor) -> Tensor:
-        if self.block is None:
-            return y.contiguous()
-        if isinstance(self.block, tuple):
-            rows, columns = self.block
-            y = y.view(self.before, -1, (self.columns + self.right) // columns, rows, columns).transpose(2, 3)
-            y = y.reshape(self.before, self.rows + self.below, self.columns + self.right)
-            return y[:, : self.rows, : self.columns].reshape(self.shape).contiguous()
-        if self.block == "column":
-            y = y.view(self.length, self.before, self.after).transpose(0, 1)
-            return y.reshape(self.shape).contiguous()
-        y = y.reshape(self.before, self.length + self.padding, self.after)
-        return y[:, : self.length].reshape(self.shape).contiguous()
-
-
 def _bits_for(
     q: Quantizer, x: Tensor, rng: Tensor | None, offset: int, random: Tensor | None
 ) -> Tensor | None:
@@ -182,7 +133,7 @@ def _scale(q: Quantizer, absmax: Tensor, whole: Tensor | None, layout: Layout) -
 def _quantize(x: Tensor, q: Quantizer, layout: Layout, rounding: str, random: Tensor | None) -> Tensor:
     """Fake-quantized values of a blocked (or, for a plain cast, any) tensor of the compute type."""
     if q.block is None:
-        return _round(x, q.format, 0, rounding, q.overflow, layout, random, q.bits)
+        return round_to(x, q.format, 0, rounding, q.overflow, layout, random, q.bits)
     absmax, whole, poisoned = _peaks(x, q, layout)
     scale = _scale(q, absmax, whole, layout)
     if q.four_over_six and isinstance(scale, Factors):
@@ -203,9 +154,9 @@ def _apply(
 ) -> Tensor:
     if isinstance(scale, Factors):
         z = _encode(x, scale, layout)
-        y = _round(z, q.format, 0, rounding, q.overflow, layout, random, q.bits) * scale.decode
+        y = round_to(z, q.format, 0, rounding, q.overflow, layout, random, q.bits) * scale.decode
         return y if q.format.has_zero else torch.where(scale.zero, 0, y)
-    y = _round(x, q.format, scale.exponent, rounding, q.overflow, layout, random, q.bits)
+    y = round_to(x, q.format, scale.exponent, rounding, q.overflow, layout, random, q.bits)
     return torch.where(y == 0, 0, y) if q.dialect == "microxcaling" else y
 
 
@@ -264,69 +215,11 @@ def _encode(x: Tensor, scale: Factors, layout: Layout) -> Tensor:
     return torch.where(scale.zero, layout.value(layout.bits(x) & layout.sign), z)
 
 
-def _round(
-    x: Tensor,
-    fmt: Format,
-    shift: int | Tensor,
-    rounding: str,
-    overflow: str,
-    layout: Layout,
-    random: Tensor | None = None,
-    bits: int = 0,
-) -> Tensor:
-    """`x` on the format's grid times 2^shift; beyond it, what the overflow mode says; NaN stays NaN."""
-    source = layout.bits(x)
-    magnitude, sign, negative = source & layout.magnitude, source & layout.sign, source < 0
-    by_exponent = fmt.one_nan and fmt.mbits == 0
-    least = shift + fmt.emin
-    rounded = round_to_grid(
-        magnitude, negative, least, fmt.mbits, rounding, layout, random, bits, by_exponent
-    )
-    exponent = torch.as_tensor(shift, dtype=layout.integer, device=x.device)
-    end, below = scaled_constant(fmt.max, exponent, layout), negative
-    outside = magnitude == layout.infinity
-    if fmt.min != -fmt.max:
-        low = scaled_constant(abs(fmt.min), exponent, layout) if fmt.min else torch.zeros_like(end)
-        if not fmt.has_zero:  # E8M0: whatever is not positive lies below the range
-            below = negative | (rounded < low)
-            outside = outside | below
-        end = torch.where(below, low, end)
-    beyond = _beyond(end, magnitude == layout.infinity, below, fmt, rounding, overflow, layout)
-    rounded = torch.where(outside | (rounded > end), beyond, rounded)
-    if not fmt.signed:
-        sign = torch.zeros_like(sign)
-    elif not fmt.has_neg_zero:
-        sign = torch.where(rounded == 0, 0, sign)
-    return torch.where(magnitude > layout.infinity, float("nan"), layout.value(rounded | sign))
-
-
-def _beyond(
-    end: Tensor, infinite: Tensor, below: Tensor, fmt: Format, rounding: str, overflow: str, layout: Layout
-) -> Tensor:
-    """Magnitude bits for values beyond an end of the range: it, infinity, or NaN without infinity."""
-    if overflow == "saturate":
-        return end
-    has_inf = (~below | fmt.signed) & fmt.has_inf
-    special = torch.where(has_inf, layout.infinity, layout.infinity + 1).to(layout.integer)
-    if overflow == "propagate":
-        kept = infinite & (has_inf | (not fmt.one_nan))
-        return torch.where(kept, special, end)
-    if rounding == "toward_zero":
-        inwards = torch.ones_like(below)
-    elif rounding in ("up", "down"):
-        inwards = below if rounding == "up" else ~below
-    elif rounding == "to_odd" and fmt.max_code % 2:
-        inwards = has_inf
-    else:
-        return special
-    return torch.where(inwards & ~infinite, end, special)
-
-
 def _neighbours(x: Tensor, q: Quantizer, layout: Layout) -> tuple[Tensor, Tensor]:
     fmt = q.format
 
     def on_grid(z: Tensor, rounding: str, shift: int | Tensor = 0) -> Tensor:
-        return _round(z, fmt, shift, rounding, "saturate", layout)
+        return round_to(z, fmt, shift, rounding, "saturate", layout)
 
     if q.block is None:
         return on_grid(x, "down"), on_grid(x, "up")
@@ -341,21 +234,12 @@ def _neighbours(x: Tensor, q: Quantizer, layout: Layout) -> tuple[Tensor, Tensor
         # The quotient is rounded, so the true neighbours can be one step away from its own.
         # Not by `encode`, which is no reciprocal where it is bounded and in some dialects.
         first = on_grid(torch.where(scale.zero | (scale.decode == 0), 0, x / scale.decode), "down")
-        below, above = _next(first, on_grid, -1, layout), _next(first, on_grid, 1, layout)
+        below, above = next_on(first, on_grid, -1, layout), next_on(first, on_grid, 1, layout)
         code = torch.where(
             first * scale.decode > x, below, torch.where(above * scale.decode <= x, above, first)
         )
-        upper = torch.where(code * scale.decode >= x, code, _next(code, on_grid, 1, layout))
+        upper = torch.where(code * scale.decode >= x, code, next_on(code, on_grid, 1, layout))
         lo = torch.where(scale.zero, 0, code * scale.decode)
         hi = torch.where(scale.zero, 0, upper * scale.decode)
     nan = poisoned | torch.isnan(x)
     return torch.where(nan, float("nan"), lo), torch.where(nan, float("nan"), hi)
-
-
-def _next(r: Tensor, on_grid, side: int, layout: Layout) -> Tensor:
-    """The next grid value above (side 1) or below (side -1) the grid value r, or r at the end of the grid."""
-    bits = layout.bits(r)
-    step = torch.where((bits < 0) == (side < 0), 1, -1)  # away from zero or towards it
-    nearest = (layout.sign if side < 0 else 0) | 1  # the number next to zero
-    moved = torch.where((bits & layout.magnitude) == 0, nearest, bits + step)
-    return on_grid(layout.value(moved.to(layout.integer)), "up" if side > 0 else "down")

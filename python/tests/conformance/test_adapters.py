@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dither import conformance
-from dither.conformance.judge import Report, summary
+from dither.conformance.findings import Report, summary
 
 
 def judged(name: str) -> Report:

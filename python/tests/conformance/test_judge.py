@@ -8,7 +8,7 @@ import pytest
 
 import dither
 from dither import conformance
-from dither.conformance.judge import Report, summary
+from dither.conformance.findings import Report, summary
 from dither.errors import UserError
 from dither.quantizer import ROUNDINGS
 
