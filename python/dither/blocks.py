@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from dither.errors import UserError
 from dither.quantizer import Quantizer
+from dither.scaling import whole
 
 
 def extents(q: Quantizer, shape: tuple[int, ...], axis: int) -> tuple[int, ...] | None:
@@ -149,18 +150,17 @@ def cut(layout: Layout, index: object) -> Cut:
 
 def _spread(index: object, ndim: int) -> list[int | slice]:
     """An index as one integer or slice an axis."""
-    items = list(index) if isinstance(index, tuple) else [index]
-    if not all(i is Ellipsis or isinstance(i, slice) or hasattr(i, "__index__") for i in items) or any(
-        isinstance(i, bool) for i in items
-    ):
-        raise TypeError(f"a packed array is indexed by integers, slices and ..., not by {index!r}")
+    items = [whole(i) for i in (index if isinstance(index, tuple) else (index,))]
+    for item in items:
+        if isinstance(item, bool) or not (item is Ellipsis or isinstance(item, slice | int)):
+            raise TypeError(f"a packed array is indexed by integers, slices and ..., not by {item!r}")
     gaps = sum(i is Ellipsis for i in items)
     missing = ndim - (len(items) - gaps)
     if gaps > 1 or missing < 0:
         raise IndexError(f"{index!r} does not index an array of {ndim} dimensions")
     at = next((k for k, i in enumerate(items) if i is Ellipsis), len(items))
     items[at : at + gaps] = [slice(None)] * missing
-    return [i if isinstance(i, slice) else i.__index__() for i in items]  # type: ignore[union-attr]
+    return items  # type: ignore[return-value]
 
 
 def _in_range(k: int, axis: int, n: int) -> int:

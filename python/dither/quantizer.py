@@ -76,12 +76,8 @@ class Quantizer:
     guard: float
 
     def __init__(self, preset: str | Quantizer | None = None, **parts: Any) -> None:
-        unknown = next((k for k in parts if k not in _FIELDS), None)
-        if unknown is not None:
-            raise UserError(
-                f"a quantizer has no field {unknown!r}{suggest(unknown, _FIELDS)}. "
-                f"Fields: {', '.join(_FIELDS)}"
-            )
+        for name in parts:
+            _check_field(name)
         if isinstance(preset, Quantizer) and "dialect" in parts:
             preset = str(preset)  # what is not printed is a default, and a dialect has its own
         for name, value in _resolve(_parts_of(preset) | parts).items():
@@ -181,12 +177,23 @@ def _parts_of(preset: str | Quantizer | None) -> dict[str, Any]:
     if name and name not in PRESETS:
         raise UserError(f"unknown preset {name!r}{suggest(name, PRESETS)}. Presets: {', '.join(PRESETS)}")
     parts = dict(PRESETS[name]) if name else {}
+    changed: dict[str, Any] = {}
     for item in filter(None, overrides.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals or key not in _FIELDS:
-            raise UserError(f"{item!r} in the quantizer {preset!r} is not field=value{suggest(key, _FIELDS)}")
-        parts[key] = _parse_value(key, value)
-    return parts
+        key, _, value = item.partition("=")
+        if not value:
+            raise UserError(f"{item!r} in the quantizer {preset!r} is not field=value, such as rounding=up")
+        _check_field(key)
+        if key in changed:
+            raise UserError(f"the quantizer {preset!r} gives {key}= twice")
+        changed[key] = _parse_value(key, value)
+    return parts | changed
+
+
+def _check_field(name: str) -> None:
+    if name not in _FIELDS:
+        raise UserError(
+            f"a quantizer has no field {name!r}{suggest(name, _FIELDS)}. Fields: {', '.join(_FIELDS)}"
+        )
 
 
 def format_of(given: Any) -> Format:

@@ -225,8 +225,8 @@ def block_of(block: Any) -> Block:
     if isinstance(block, list):
         block = tuple(block)
     block = tuple(map(whole, block)) if isinstance(block, tuple) else whole(block)
-    if isinstance(block, str):
-        one_of("block", block, ("row", "column", "tensor"))
+    names = ("row", "column", "tensor")
+    if isinstance(block, str) and block in names:
         return block  # type: ignore[return-value]
     sizes = block if isinstance(block, tuple) and len(block) == 2 else (block,)
     if block is not None and not all(
@@ -234,9 +234,9 @@ def block_of(block: Any) -> Block:
     ):
         raise UserError(
             "block= is a positive number of elements, a tile (rows, columns), 'row', 'column', 'tensor' or "
-            f"None, not {block!r}"
+            f"None, not {block!r}{suggest(block, names) if isinstance(block, str) else ''}"
         )
-    return block
+    return block  # type: ignore[return-value]
 
 
 def whole(value: Any) -> Any:

@@ -36,6 +36,14 @@ KEY = "dither"
 PARTS = ("codes", "scales", "tensor_scale", "zero_points")
 DTYPES = ("fp32", "fp64", "fp16", "bf16")
 _WORDS = {"u8": "U8", "fp32": "F32"}
+_EIGHT_BITS = {
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+"""Types of FP8 in a file, as ml_dtypes calls them."""
 _BITS = 1 << 63
 """No file describes an array of so many bits."""
 
@@ -108,7 +116,7 @@ def read(path: Path, framework: str) -> tuple[dict[str, Stored], dict[str, Any],
     """
     package = require("safetensors", "safetensors")
     try:
-        headers.read(path)  # no name twice
+        header, begin = headers.read(path)  # no name twice
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
     except OSError as error:
@@ -127,10 +135,25 @@ def read(path: Path, framework: str) -> tuple[dict[str, Stored], dict[str, Any],
         if framework == "np" and any(dtype.startswith(("BF", "F8", "F4")) for _, dtype in shapes.values()):
             require("ml_dtypes", "safetensors")  # which teaches numpy these types
         with package.safe_open(str(path), framework=framework) as file:
-            plain = {name: file.get_tensor(name) for name in sorted(names - parts)}
+            special = ("F8", "F4") if framework == "np" else ()
+            plain = {
+                name: _small_floats(path, begin, name, header[name])
+                if shapes[name][1].startswith(special)
+                else file.get_tensor(name)
+                for name in sorted(names - parts)
+            }
         return packed, plain, metadata
     except (ValueError, RecursionError, OSError, package.SafetensorError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _small_floats(path: Path, begin: int, name: str, entry: Mapping[str, Any]) -> np.ndarray:
+    """A plain tensor of FP8, which the safetensors package looks for in numpy itself."""
+    if entry["dtype"] not in _EIGHT_BITS:
+        raise UserError(f"{name!r} is {entry['dtype']}, for which numpy has no type: load it with torch")
+    dtype = np.dtype(_EIGHT_BITS[entry["dtype"]])
+    start, end = entry["data_offsets"]
+    return np.fromfile(path, dtype, end - start, offset=begin + start).reshape(entry["shape"])
 
 
 def descriptions(metadata: Mapping[str, str]) -> dict[str, Stored]:

@@ -28,6 +28,7 @@ from dither.nn.checks import check_draws, check_fixed_out, check_input, check_ou
 from dither.nn.kernels import WORDS
 from dither.nn.linalg import matmul as matmul
 from dither.nn.packed import quantize as quantize
+from dither.nn.packed import unpacked
 from dither.nn.transforms import hadamard as hadamard
 from dither.nn.transforms import ms_eden as ms_eden
 from dither.quantizer import Quantizer, format_of
@@ -207,7 +208,7 @@ def error_stats(
     if not x.numel():
         raise UserError("an empty array has no error statistics")
     rng, offset, random = check_draws(q, x, seed, stream, offset, random, rng)
-    source = kernels.source(kernels.on_cpu(x.detach()))
+    source = kernels.source(kernels.on_cpu(unpacked(x).detach()))
     draws = kernels.draws(rng, offset, None if random is None else random.cpu())
     total, blocks = arrays.run_error_stats(q, source, axis, draws, per_block)
     return finish_stats(q, tuple(x.shape), axis, total, blocks)
@@ -216,5 +217,5 @@ def error_stats(
 def as_numpy(x: Tensor) -> np.ndarray:
     """The values for numpy, bf16 and fp16 as fp32."""
     check_input(x)
-    x = kernels.on_cpu(x.detach())
+    x = kernels.on_cpu(unpacked(x).detach())
     return (x if x.element_size() > 2 else x.float()).numpy()

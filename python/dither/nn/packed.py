@@ -166,7 +166,7 @@ class PackedTensor(Tensor):
             return _copy(this, args[1])
         if func._schema.is_mutable and _writes_packed(func, args, kwargs):
             raise UserError(f"{func} would change a packed tensor in place: dequantize it first")
-        args, kwargs = tree_map(_values, (args, kwargs))
+        args, kwargs = tree_map(unpacked, (args, kwargs))
         return func(*args, **kwargs)
 
 
@@ -204,7 +204,8 @@ def _(codes, scales, tensor_scale, zero_points, q, shape, axis, source, dtype):
     return codes.new_empty(shape, dtype=dtype)
 
 
-def _values(x: Any) -> Any:
+def unpacked(x: Any) -> Any:
+    """The plain tensor of a packed one's values; anything else as it is."""
     return x.dequantize() if isinstance(x, PackedTensor) else x
 
 
@@ -277,8 +278,8 @@ def quantize(
     }
     if not x.is_meta:
         buffers = {name: kernels.buffer(part) for name, part in parts.items() if name != "tensor_scale"}
-        values = kernels.source(_values(x).detach().cpu())
-        tensor_scale = arrays.run_quantize(layout, values, buffers, kernels.draws(*draws))
+        plain = kernels.source(unpacked(x).detach().cpu())
+        tensor_scale = arrays.run_quantize(layout, plain, buffers, kernels.draws(*draws))
         if tensor_scale is not None:
             parts["tensor_scale"].fill_(tensor_scale)
     if out is None:

@@ -16,6 +16,7 @@ from dither import arrays, eden
 from dither.errors import UserError
 from dither.nn import fresh, kernels, scratch
 from dither.nn.checks import check_input, check_out, dtype_of
+from dither.nn.packed import unpacked
 from dither.nn.philox import random_bits
 from dither.nn.streams import signed
 from dither.transforms import check_rotation, check_signs
@@ -188,6 +189,6 @@ def _check_rng(seed: Any, stream: Any, along_axis: Any, rng: Tensor | None) -> T
 def ms_eden(x: Tensor, axis: int = -1, *, seed: int, stream: int = 0, rotated: bool = True) -> Tensor:
     """`dither.ms_eden` on a tensor, over the CPU; constant to autograd."""
     check_input(x)
-    plain = kernels.on_cpu(x.detach()).float().numpy()
+    plain = kernels.on_cpu(unpacked(x).detach()).float().numpy()
     y = eden.ms_eden(plain, axis, seed=seed, stream=stream, rotated=rotated)
     return torch.from_numpy(y).to(x.device, x.dtype)

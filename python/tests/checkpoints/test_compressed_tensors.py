@@ -176,6 +176,27 @@ def test_it_is_turned_back_into_the_values_of_the_package(name, tmp_path):
     assert "quantization_config" not in config
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"config_groups": []}, "not as compressed-tensors writes it"),
+        ({"config_groups": {}}, "names no group for"),
+        ({"config_groups": {"g": {"targets": 5}}}, "not as compressed-tensors writes it"),
+        ({"config_groups": {"g": {"targets": ["re:("]}}}, "not as compressed-tensors writes it"),
+        ({"config_groups": {"g": {"targets": ["Linear"], "weights": None}}}, "are not read here"),
+        ({"quant_method": "gptq"}, "holds no quantized tensors"),
+        (3, "holds no quantized tensors"),
+    ],
+)
+def test_a_configuration_that_lies_is_refused(change, says, tmp_path):
+    quantize(write_folder(tmp_path / "m", layers=1), "mxfp4", tmp_path / "q", layout="compressed-tensors")
+    config = json.loads((tmp_path / "q" / "config.json").read_text())
+    changed = config["quantization_config"] | change if isinstance(change, dict) else change
+    (tmp_path / "q" / "config.json").write_text(json.dumps(config | {"quantization_config": changed}))
+    with pytest.raises(UserError, match=says):
+        dequantize(tmp_path / "q", "fp32", tmp_path / "back")
+
+
 def test_weights_that_the_package_itself_compressed_are_read(tmp_path):
     """Scales in bf16, regular expressions as targets: files that other programs write."""
     folder = write_folder(tmp_path / "m", layers=1)

@@ -140,6 +140,14 @@ def test_inspect_says_what_is_wrong(arguments, says, model, capsys):
     assert says in err
 
 
+@pytest.mark.parametrize("option", ["--html", "--json"])
+def test_a_place_that_cannot_be_written_is_said_before_the_work(option, model, capsys):
+    out, err = said(capsys, "inspect", "m.safetensors", option, "none/x", code=2)
+    assert "none/x cannot be written: No such file or directory" in err and not out
+    said(capsys, "inspect", "m.safetensors", "--formats", "mxfp4", option, "x")
+    assert sorted(p.name for p in model.iterdir()) == ["m.safetensors", "x"]
+
+
 def test_quantizers_with_commas_are_split_at_semicolons():
     assert split_formats("mxfp4, nvfp4,") == ["mxfp4", "nvfp4"]
     assert split_formats("mxfp4;format=e2m1,block=16") == ["mxfp4", "format=e2m1,block=16"]

@@ -59,7 +59,12 @@ def test_a_module_that_is_no_adapter_exits_with_2(arguments, says, tmp_path, mon
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("def cast(x, format) return x", "cannot be imported"), ("import no_such_library", "no_such_library")],
+    [
+        ("def cast(x, format) return x", "cannot be imported"),
+        ("import no_such_library", "no_such_library"),
+        ("import sys; sys.exit(0)", "ends the process where it is imported"),
+        ("def cast(x, format): raise SystemExit(0)", "ends the process where it is asked for"),
+    ],
 )
 def test_a_file_that_cannot_be_imported_exits_with_2(text, says, tmp_path, capsys):
     assert main(["conformance", adapter(tmp_path, text)]) == 2

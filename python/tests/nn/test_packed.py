@@ -86,6 +86,15 @@ def test_matmul_takes_the_packed_operand():
     assert torch.equal(dither.matmul(p, x.T), want.T)
 
 
+def test_what_reads_values_reads_those_of_a_packed_tensor():
+    p = dither.quantize(weights((4, 128)), "nvfp4")
+    plain = p.dequantize()
+    assert dither.error_stats(p, "mxfp4") == dither.error_stats(plain, "mxfp4")
+    assert (dither.histogram(p).counts == dither.histogram(plain).counts).all()
+    assert torch.equal(dither.ms_eden(p, seed=1), dither.ms_eden(plain, seed=1))
+    assert torch.equal(dither.fake_quant(p, "mxfp4"), dither.fake_quant(plain, "mxfp4"))
+
+
 def test_moving_and_copying_keep_the_parts():
     p = dither.quantize(weights(), "nvfp4")
     for same in (

@@ -42,6 +42,23 @@ def test_a_format_where_a_quantizer_belongs(face, name):
         dither.fake_quant(x, dither.formats.get("e4m3"))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("mxfp4:rouding=up", "no field 'rouding'.*did you mean 'rounding'"),
+        ("mxfp4:rounding", "'rounding' in the quantizer.*is not field=value"),
+        ("mxfp4:rounding=", "'rounding=' in the quantizer.*is not field=value"),
+        ("mxfp4:rounding=up,rounding=down", "gives rounding= twice"),
+        ("mxfp4:block=2.5", r"positive number of elements, a tile \(rows, columns\).*not '2.5'"),
+        ("mxfp4:block=-3", "positive number of elements"),
+        ("mxfp4:block=rows", "did you mean 'row'"),
+    ],
+)
+def test_texts_that_are_no_quantizers(text, says):
+    with pytest.raises(dither.UserError, match=says):
+        dither.Quantizer(text)
+
+
 def test_the_advice_names_presets_of_the_format():
     with pytest.raises(dither.UserError, match="mxfp8_e4m3") as caught:
         dither.fake_quant(X, "e4m3")

@@ -316,6 +316,10 @@ def made(t, **changes):
         (lambda t: made(t, tensor_scale=1.0), dither.UserError, "has no tensor scale"),
         (lambda t: made(t, dtype_word="int8"), dither.UserError, "dtype_word"),
         (lambda t: made(t, quantizer="format=e2m1"), dither.UserError, "has no scales"),
+        (lambda t: made(t, shape=(4.5, 100)), TypeError, "float"),
+        (lambda t: t[np.array([True, False, True, False])], TypeError, "indexed by integers, slices"),
+        (lambda t: t[None], TypeError, "indexed by integers, slices"),
+        (lambda t: t[True], TypeError, "indexed by integers, slices"),
     ],
 )  # fmt: skip
 def test_errors_say_what_to_do(call, error, says):

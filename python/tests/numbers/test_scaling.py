@@ -103,7 +103,7 @@ MEANINGLESS = [
     (dict(preset="mxfp4", zero_point=1), "True or False"),
     (dict(preset="mxfp4", block=(16, 0)), "tile"),
     (dict(preset="mxfp4", block=(16, 16, 16)), "tile"),
-    (dict(preset="mxfp4", block="16x"), "unknown block"),
+    (dict(preset="mxfp4", block="16x"), "block= is a positive number"),
 ]
 
 

@@ -71,6 +71,38 @@ def test_several_arrays_and_plain_ones(good, tmp_path):
         dither.load_tensors(tmp_path)
 
 
+def test_plain_tensors_of_fp8_are_read(tmp_path):
+    """The safetensors package looks for these types in numpy itself, which has none."""
+    path = tmp_path / "x.safetensors"
+    codes = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    kinds = ["float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float8_e4m3fnuz", "float8_e5m2fnuz"]
+    want = {name: codes.view(name) for name in kinds}
+    dither.save_tensors(want | {"packed": arrays()["nv"], "none": codes[:0].view(kinds[0])}, path)
+    found = dither.load_tensors(path)
+    assert found["packed"] == arrays()["nv"] and np.shape(found["none"]) == (0, 3)
+    for name, x in want.items():
+        got = found[name]
+        assert isinstance(got, np.ndarray) and got.dtype == x.dtype
+        assert np.array_equal(got.view(np.uint8), codes)
+
+
+def test_two_numbers_a_byte_are_no_type_of_numpy(good, tmp_path):
+    path = tmp_path / "x.safetensors"
+    header = {"a": {"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}}
+    path.write_bytes(bad_files.join(header, bytes(2)))
+    with pytest.raises(dither.UserError, match="'a' is F4, for which numpy has no type"):
+        dither.load_tensors(path)
+
+
+def test_parts_made_by_hand_are_not_saved_where_they_would_not_load(tmp_path):
+    t = dither.quantize(np.ones((2, 31), np.float32), "mxfp4")
+    assert t.scales is not None
+    beyond = QuantizedTensor("mxfp4", t.shape, 1, "fp32", np.full_like(t.codes, 255), t.scales)
+    with pytest.raises(dither.UserError, match="behind the end of a row"):
+        beyond.save(tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_file_describes_itself(good):
     header, description, _ = bad_files.split(good)
     assert header["nv.codes"]["dtype"] == "U8" and header["nv.codes"]["shape"] == [4, 50]

@@ -136,8 +136,8 @@ class CompressedTensors:
         return shards.index(source, plan) | shards.config(source, quantization_config=settings)
 
     def find(self, source: Checkpoint) -> list[Stored]:
-        settings = (source.config or {}).get("quantization_config") or {}
-        if settings.get("quant_method") != "compressed-tensors":
+        settings = (source.config or {}).get("quantization_config")
+        if not isinstance(settings, dict) or settings.get("quant_method") != "compressed-tensors":
             return []
         found = []
         for info in source.tensors.values():

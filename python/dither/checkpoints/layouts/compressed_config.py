@@ -117,6 +117,15 @@ def quantization_config(source: Checkpoint, choice: Choice) -> dict[str, Any]:
 
 def quantizer_of(settings: dict[str, Any], module: str) -> Quantizer:
     """The quantizer of the group that names the module. Raises UserError for what is not read here."""
+    try:
+        return _quantizer_of(settings, module)
+    except (AttributeError, TypeError, re.error) as error:  # a file by other hands
+        raise UserError(
+            f"quantization_config is not as compressed-tensors writes it: {error}; fetch config.json again"
+        ) from error
+
+
+def _quantizer_of(settings: dict[str, Any], module: str) -> Quantizer:
     for group in settings.get("config_groups", {}).values():
         targets = group.get("targets", [])
         if not any(_matches(target, module) for target in targets):
