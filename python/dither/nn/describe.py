@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 
+import torch
 from torch import nn
 
 from dither.errors import UserError
@@ -18,15 +19,19 @@ from dither.nn.layers import Quantized
 from dither.nn.recipe import Recipe
 from dither.nn.rules import Rule, decide
 from dither.nn.sites import USED, Site
+from dither.nn.states import rows_of
 from dither.nn.streams import OPERANDS, PRODUCTS
 
 
 class Description(tuple[Site, ...]):
-    """The sites of a model, quantized or not, in the order of its modules; prints as a table."""
+    """The sites of a model, quantized or not, in the order of its modules; prints as a table, with a row for
+    each parameter's state where an optimizer was given (`states`)."""
+
+    states: tuple[tuple[str, ...], ...] = ()
 
     def __str__(self) -> str:
         head = ("site", "kind", "shape", "what it gets", "why")
-        rows = [head, *(_row(site) for site in self)]
+        rows = [head, *(_row(site) for site in self), *self.states]
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
@@ -75,8 +80,10 @@ def describe(
     rules: Sequence[Rule] = (),
     also: Mapping[str, Iterable[str] | str] | None = None,
     filter_fn: Callable[[nn.Module, str], bool] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> Description:
-    """Which site of the model gets what; `print` it for a table.
+    """Which site of the model gets what; `print` it for a table. With `optimizer`, also how it stores the
+    state of each parameter (`dither.optim.named_groups` says it by name).
 
     A prepared model is described as it is. A plain one as `prepare_` with the same arguments would make it
     (without a recipe: what could be a site). The result is a tuple of `Site`. UserError as for `prepare_`,
@@ -88,10 +95,19 @@ def describe(
             raise UserError(
                 "the model is prepared already: describe it without a recipe, or restore_ it first"
             )
-        return Description(site for plan in dict.fromkeys(plans) for site in plan)
+        described = Description(site for plan in dict.fromkeys(plans) for site in plan)
+        return _with_states(described, model, optimizer)
     chosen = Recipe.get("fp32" if recipe is None else recipe)
     decided = decide(model, chosen, exempt=exempt, rules=rules, also=also, filter_fn=filter_fn)
-    return Description(site for _, site in decided)
+    return _with_states(Description(site for _, site in decided), model, optimizer)
+
+
+def _with_states(
+    described: Description, model: nn.Module, optimizer: torch.optim.Optimizer | None
+) -> Description:
+    if optimizer is not None:
+        described.states = tuple(rows_of(model, optimizer))
+    return described
 
 
 def recipe_of(model: nn.Module) -> str:

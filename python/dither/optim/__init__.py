@@ -11,8 +11,18 @@ require("torch", "torch")
 
 from dither.optim.adamw import AdamW  # noqa: E402
 from dither.optim.averaging import WeightAverage  # noqa: E402
+from dither.optim.groups import named_groups  # noqa: E402
 from dither.optim.muon import Muon, muon_groups, newton_schulz  # noqa: E402
 from dither.optim.orthograd import orthograd_  # noqa: E402
 from dither.optim.schedules import Schedule  # noqa: E402
 
-__all__ = ["AdamW", "Muon", "Schedule", "WeightAverage", "muon_groups", "newton_schulz", "orthograd_"]
+__all__ = [
+    "AdamW",
+    "Muon",
+    "Schedule",
+    "WeightAverage",
+    "muon_groups",
+    "named_groups",
+    "newton_schulz",
+    "orthograd_",
+]
