@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 FEW_SCALES = 3
 SHORT = 1.5
 """Decades that a variable should span."""
+GAP = 1e3
+"""Factor between neighbouring values of a variable from which its units are doubted."""
+
+WIDE = 0.1
+"""Residual, as a share of the loss, that no seed explains."""
+
+NO_FLOOR = 1e-3
+"""E below this share of the smallest loss is none."""
+
 ILL = 1e8
 """Condition number from which a direction of the parameters counts as not identified."""
 
@@ -21,6 +30,7 @@ def of(fit: Fit) -> Iterator[str]:
     """The cautions of a fit, the gravest first."""
     yield from _optimum(fit)
     yield from _bounds(fit)
+    yield from _rows(fit)
     yield from _design(fit)
 
 
@@ -51,16 +61,43 @@ def _spread(fit: Fit) -> str:
     return f" ({', '.join(said)})" if said else ""
 
 
+NO_E = "E went to 0: these runs do not show a floor; fit a law without one, or add larger runs"
+
+
 def _bounds(fit: Fit) -> Iterator[str]:
-    for name in fit.certificate.active_bounds:
+    active = fit.certificate.active_bounds
+    free = "E" in fit.law.thetas and bool(np.less(fit.low, fit.high)[fit.law.thetas.index("E")])
+    if free and "E" not in active and fit.params["E"] < NO_FLOOR * float(fit.loss.min()):
+        yield NO_E
+    for name in active:
         at = fit.law.thetas.index(name)
         at_low = fit.theta[at] - fit.low[at] < fit.high[at] - fit.theta[at]
         if name == "E" and at_low:
-            yield "E went to 0: these runs do not show a floor; fit a law without one, or add larger runs"
+            yield NO_E
         elif name == "E":
             yield "E sits at the smallest loss: the largest run looks saturated"
         else:
             yield f"{name} sits at its bound; widen the bound or fix the parameter"
+
+
+def _rows(fit: Fit) -> Iterator[str]:
+    """Rows that look like mistakes of the table: other units, outliers, repetitions."""
+    for name, values in fit.arrays.items():
+        ordered = np.sort(values)
+        jump = float(np.max(ordered[1:] / ordered[:-1], initial=1.0))
+        if jump > GAP:
+            yield f"{name} jumps by a factor of {jump:.1g} between neighbouring values: are its units mixed?"
+    size = np.abs(fit.residuals)
+    usual = float(np.median(size))
+    if usual > WIDE:
+        yield f"residuals are {usual:.0%} of the loss: are its units mixed (nats, bits), or is the law wrong?"
+    elif len(far := np.flatnonzero(size > max(WIDE, 20 * usual))):
+        rows = ", ".join(str(i + 1) for i in far[:5].tolist()) + ("" if len(far) <= 5 else ", ...")
+        yield f"rows {rows} lie more than {WIDE:.0%} off the curve, far beyond the others: check or drop them"
+    table = np.stack([*fit.arrays.values(), fit.loss], axis=1)
+    same = len(table) - len(np.unique(table, axis=0))
+    if same:
+        yield f"{same} rows repeat others to the last digit: repeated rows are no evidence; give them once"
 
 
 def _design(fit: Fit) -> Iterator[str]:

@@ -37,6 +37,13 @@ class Bootstrap:
     def failed(self) -> int:
         return int(np.sum(~self.converged))
 
+    def _need_converged(self) -> None:
+        if not self.converged.any():
+            raise UserError(
+                f"none of the {len(self.values)} resamples has an optimum, so there are no intervals: these "
+                "runs do not identify the parameters; fix some (fixed=), or add runs of other sizes"
+            )
+
     def of(self, derived: Derived) -> Floats:
         """`derived(**params)` of every converged replicate."""
         names = self.fit.law.names
@@ -47,6 +54,7 @@ class Bootstrap:
 
     def interval(self, level: float = 0.95, derived: Derived | None = None) -> Any:
         """Percentile intervals: of every parameter, or (low, high) of `derived(**params)`."""
+        self._need_converged()
         tails = 50 * (1 - level), 50 * (1 + level)
         if derived is not None:
             low, high = np.percentile(self.of(derived), tails, axis=0)
@@ -56,6 +64,7 @@ class Bootstrap:
 
     def bca(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Bias-corrected and accelerated intervals (Efron 1987); the acceleration by leaving groups out."""
+        self._need_converged()
         normal = NormalDist()
         values = self.values[self.converged]
         jackknife = _jackknife(self.fit, _labels(self.counts))

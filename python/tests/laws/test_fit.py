@@ -92,8 +92,29 @@ def test_cautions_name_what_the_data_cannot_show():
     assert any("E went to 0" in c for c in fit.cautions), fit
     five = {k: v[:5] for k, v in made(sizes=5, tokens=1).items()}
     assert any("curve meets every point" in c for c in laws.fit("chinchilla", five).cautions)
-    same = {k: np.repeat(v[:1], 9) for k, v in data.items()}
-    assert laws.fit("chinchilla", same).cautions
+    same = laws.fit("chinchilla", {k: np.repeat(v[:1], 9) for k, v in data.items()})
+    assert any("8 rows repeat others" in c for c in same.cautions)
+    with pytest.raises(UserError, match="none of the 20 resamples"):
+        same.bootstrap(20).interval()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda d: {**d, "D": np.where(np.arange(64) < 20, d["D"] / 1e9, d["D"])}, "D jumps by a factor of"),
+        (lambda d: {**d, "loss": d["loss"] * np.where(np.arange(64) % 2, 1, 1 / np.log(2))}, "units mixed"),
+        (
+            lambda d: {**d, "loss": d["loss"] * np.where(np.arange(64) == 7, 40, 1)},
+            "rows 8 lie more than 10%",
+        ),
+        (lambda d: {k: np.r_[v, v[:5]] for k, v in d.items()}, "5 rows repeat others"),
+        (lambda d: {**d, "loss": 12 * d["N"] ** -0.08 + 900 * d["D"] ** -0.4}, "E went to 0"),
+    ],
+)
+def test_cautions_name_rows_that_look_like_mistakes(spoil, said: str):
+    data = made(0.005, seed=3)
+    assert any(said in caution for caution in laws.fit("chinchilla", spoil(data)).cautions)
+    assert not any(said in caution for caution in laws.fit("chinchilla", data).cautions)
 
 
 def test_far_predictions_are_asked_for():
