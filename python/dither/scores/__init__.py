@@ -16,6 +16,7 @@ from dither.scores.attribution import (
     trak,
 )
 from dither.scores.catalogue import SCORES
+from dither.scores.conditions import Effect, class_share, condition_effect
 from dither.scores.depth import activations, prediction_depth
 from dither.scores.embeddings import duplicates, prototypes, prototypes_kmeans
 from dither.scores.gradients import (
@@ -55,6 +56,7 @@ from dither.scores.vog import VoG, vog
 __all__ = [
     "SCORES",
     "Comparison",
+    "Effect",
     "Importance",
     "Reliability",
     "Retraining",
@@ -66,6 +68,8 @@ __all__ = [
     "architecture_bias",
     "auc",
     "class_gradients",
+    "class_share",
+    "condition_effect",
     "confident_joint",
     "dichotomous",
     "disagreement",

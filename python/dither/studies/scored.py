@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dither.scores import rank, spearman
+from dither.scores import condition_effect, rank, spearman
 from dither.studies.data import images
 from dither.studies.measure import Measurement, jackknife
 from dither.studies.study import Arrays, Context
@@ -39,15 +39,13 @@ def r1(values: np.ndarray) -> float:
 
 def between(a: np.ndarray, b: np.ndarray) -> float:
     """Mean Spearman of a run of one setting and one of the other with another seed: two runs of a seed share
-    weights and order at the start, which would flatter the agreement."""
-    whole = spearman(np.concatenate([a, b]))[: len(a), len(a) :]
-    return float(whole[~np.eye(len(a), dtype=bool)].mean())
+    weights and order at the start."""
+    return condition_effect(a, b, paired=True).between
 
 
 def corrected(a: np.ndarray, b: np.ndarray) -> float:
-    """Their correlation corrected for attenuation (Spearman 1904): over the root of both r1. 1: they rank
-    alike but for the noise of runs."""
-    return between(a, b) / np.sqrt(r1(a) * r1(b))
+    """The same, corrected for the noise of runs."""
+    return condition_effect(a, b, paired=True).corrected
 
 
 def measured(statistic, *groups: np.ndarray) -> Measurement:
