@@ -66,6 +66,8 @@ def test_knn_shapley_is_efficient_and_does_not_depend_on_blocks(monkeypatch):
         knn_shapley(np.full((2, 2), np.nan), [0, 1], x[:1, :2], [0])
     with pytest.raises(UserError, match="dimensions"):
         knn_shapley(x, y, tests[:, :5], test_y)
+    with pytest.raises(UserError, match="overflow fp32"):
+        knn_shapley(x * 1e25, y, tests, test_y)
 
 
 @pytest.mark.parametrize("models", [1, 63, 64, 65, 300])

@@ -73,8 +73,9 @@ fn score_logits(
 /// # Safety
 /// Nobody writes them while the slice lives.
 unsafe fn numbers<T: Element>(buffer: &PyBuffer<T>, n: Option<usize>) -> PyResult<&[T]> {
-    if !buffer.is_c_contiguous() || n.is_some_and(|n| n != buffer.item_count()) {
-        return Err(PyValueError::new_err("a column is not contiguous, or of another length"));
+    let right = buffer.is_c_contiguous() && buffer.dimensions() == 1;
+    if !right || n.is_some_and(|n| n != buffer.item_count()) {
+        return Err(PyValueError::new_err("a column is not contiguous, has other axes, or another length"));
     }
     // SAFETY: the buffer is contiguous, aligned for its type, and held by the caller.
     Ok(unsafe { std::slice::from_raw_parts(buffer.buf_ptr() as *const T, buffer.item_count()) })

@@ -78,12 +78,26 @@ fn fetch(records: &[Record], index: i64) {
     let _ = (records, index);
 }
 
+/// Whether all are finite, without a way out halfway: that is quicker.
+fn finite(x: &[f64]) -> bool {
+    const EXPONENT: u64 = 0x7ff << 52;
+    x.iter().fold(true, |all, x| all & (x.to_bits() & EXPONENT != EXPONENT))
+}
+
+/// `yes` where `which` is 1, `no` where it is 0.
+#[inline(always)]
+fn if_else(which: u32, yes: u32, no: u32) -> u32 {
+    let mask = which.wrapping_neg();
+    (yes & mask) | (no & !mask)
+}
+
 /// Take a batch in.
 pub fn update(records: &mut [Record], visits: &Visits) -> Result<(), Refused> {
     let columns =
         [Some(visits.confidence), Some(visits.correct), visits.margin, visits.loss, visits.el2n, visits.entropy];
-    if let Some(place) = columns.into_iter().flatten().find_map(|c| c.iter().position(|x| !x.is_finite())) {
-        return Err(Refused::NotFinite(place));
+    if !columns.into_iter().flatten().all(finite) {
+        let place = columns.into_iter().flatten().find_map(|c| c.iter().position(|x| !x.is_finite()));
+        return Err(Refused::NotFinite(place.expect("one is not finite")));
     }
     // The first pass checks, and fetches the records; the second finds them in the cache.
     for (place, index) in visits.index.iter().enumerate() {
@@ -106,18 +120,14 @@ pub fn update(records: &mut [Record], visits: &Visits) -> Result<(), Refused> {
     }
     for (i, index) in visits.index.iter().enumerate() {
         let r = &mut records[*index as usize];
-        let correct = visits.correct[i] > 0.5;
+        // Whether a visit is correct is a coin toss to the processor: no branch depends on it.
+        let correct = u32::from(visits.correct[i] > 0.5);
         let visit = (r.visits & !FLAG) + 1;
-        let forgot = r.visits & FLAG != 0 && !correct;
-        r.forgets = (r.forgets & !FLAG) + u32::from(forgot);
-        r.visits = visit | if correct { FLAG } else { 0 };
-        r.correct += u32::from(correct);
-        if correct && r.first_correct == 0 {
-            r.first_correct = visit;
-        }
-        if !correct {
-            r.last_wrong = visit;
-        }
+        r.forgets = (r.forgets & !FLAG) + ((r.visits >> 31) & (1 - correct));
+        r.visits = visit | (correct << 31);
+        r.correct += correct;
+        r.first_correct += u32::from(r.first_correct == 0) * correct * visit;
+        r.last_wrong = if_else(correct, r.last_wrong, visit);
         let share = 1.0 / f64::from(visit);
         let towards = |mean: f32, x: f64| (f64::from(mean) + (x - f64::from(mean)) * share) as f32;
         let (p, before) = (visits.confidence[i], f64::from(r.confidence));

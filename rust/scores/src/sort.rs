@@ -252,8 +252,10 @@ dispatch! {
 /// Call `f(start, end)` for every run of equal numbers among the sorted items of `x`.
 pub fn runs<T: Number>(sorted: &[u64], x: &[T], mut f: impl FnMut(usize, usize)) {
     let mut start = 0;
+    // Equal numbers share a place or a key: only of those that do are the numbers fetched.
+    let apart = |a: u64, b: u64| (a ^ b) >> 32 != 0 || x[position(a)] != x[position(b)];
     for end in 1..=sorted.len() {
-        if end == sorted.len() || x[position(sorted[end])] != x[position(sorted[start])] {
+        if end == sorted.len() || apart(sorted[end], sorted[start]) {
             f(start, end);
             start = end;
         }
