@@ -4,11 +4,12 @@
 //! * [`logits`]: loss, margins, entropy, EL2N of every row, read once; `small`, `large`, `row`, `expf`: its parts.
 //! * [`dynamics`]: the history of every example, a record each.
 //! * [`sort`], [`ranks`], [`kendall`]: orders, ranks with ties, tau-b of all pairs.
-//! * [`shapley`]: values under a nearest-neighbour classifier; [`subsets`]: memorization and influence.
+//! * [`shapley`] and `gaps`: values under a nearest-neighbour classifier; [`subsets`]: memorization and influence.
 //! * [`vog`]: variance of gradients; [`sketch`]: sparse random projections; [`ngrams`]: hashed features of text.
 
 pub mod dynamics;
 mod expf;
+mod gaps;
 pub mod kendall;
 mod large;
 pub mod logits;
