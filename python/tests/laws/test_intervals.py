@@ -134,9 +134,9 @@ def test_a_law_is_recovered_from_rounded_and_bounded_losses():
 
 @pytest.mark.slow
 def test_the_interval_of_the_floor_covers_it_where_rounding_is_coarse():
-    """60 sweeps; 95 % coverage gives fewer than 52 in about 2 % of such tests."""
-    found = [laws.fit_intervals("chinchilla", sweep(s, 0.004, 0.01)).interval("E") for s in range(100, 160)]
-    assert sum(low <= TRUTH["E"] <= high for low, high in found) >= 52
+    """30 sweeps; 95 % coverage gives fewer than 26 in less than 2 % of such tests."""
+    found = [laws.fit_intervals("chinchilla", sweep(s, 0.004, 0.01)).interval("E") for s in range(100, 130)]
+    assert sum(low <= TRUTH["E"] <= high for low, high in found) >= 26
 
 
 def test_what_cannot_be_fitted_is_refused_in_words():
