@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 
+import dither.nn  # noqa: F401 - says what to install where torch is missing
 from dither.errors import UserError, suggest
 from dither.methods.adaround import AdaRound
 from dither.methods.base import Method

@@ -1,6 +1,7 @@
 """Train language models at low precision: one run (`train`), the arms of a comparison (`compare`), or
 the runs of a grid (`sweep`)."""
 
+import dither.nn  # noqa: F401 - says what to install where torch is missing
 from dither.train.compare import Comparison, compare
 from dither.train.config import RunConfig, load
 from dither.train.grid import load_grid
