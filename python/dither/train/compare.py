@@ -2,7 +2,8 @@
 by side.
 
     OUT/config.toml   the file as it was given     OUT/plan.json   arms and seeds, resolved
-    OUT/<arm>/        a run directory              OUT/seed-<s>/<arm>/ where seeds are listed
+    OUT/<arm>/        a run directory              OUT/seed-<s>/<arm>/ where seeds are listed; one that is
+                      evaluated on the weights of another arm (same_as) has the training rows of that one
     OUT/comparison.json
 
 Started again with the same file, a comparison goes on where it was: finished arms are kept, an unfinished one
@@ -26,9 +27,10 @@ from dither.files import disk_errors, write_json, write_text
 from dither.paired import Interval, paired_interval
 from dither.train import config as configuration
 from dither.train import records
+from dither.train.branch import branch
 from dither.train.config import RunConfig
 from dither.train.loop import DivergedError, Run, train
-from dither.train.plan import Plan, load_plan
+from dither.train.plan import Plan, evaluated_alike, load_plan
 from dither.train.progress import Progress, make_progress
 from dither.train.tokens import open_tokens
 from dither.train.wiring import is_plain
@@ -130,14 +132,15 @@ def compare(
         folder = out / f"seed-{seed}" if plan.seeds else out
         results: dict[str, ArmResult] = {}
         for arm in plan.arms:
-            if arm.same_as is not None:
-                base = results[arm.same_as]
-                results[arm.name] = replace(
-                    base, name=arm.name, same_as=arm.same_as, method=_method(arm.config)
-                )
-                continue
             config = replace(arm.config, train=replace(arm.config.train, seed=seed))
-            results[arm.name] = _run(arm.name, config, folder / arm.name, tokens, progress)
+            if arm.same_as is not None:
+                base, method = results[arm.same_as], _method(arm.config)
+                if base.full is None or evaluated_alike(arm, plan.arm(arm.same_as)):
+                    results[arm.name] = replace(base, name=arm.name, same_as=arm.same_as, method=method)
+                    continue
+                branch(folder / arm.same_as, config, folder / arm.name)
+            result = _run(arm.name, config, folder / arm.name, tokens, progress)
+            results[arm.name] = replace(result, same_as=arm.same_as)
             info = json.loads((folder / arm.name / "run.json").read_text())
             known = states.setdefault(str(seed), info["initial_state"])
             if info["initial_state"] != known or info["corpus"] != tokens.hash:

@@ -68,6 +68,11 @@ def _has_schedule(name: str) -> bool:
     return parameter is not None and "Callable" in str(parameter.annotation)
 
 
+def acts_after_training(name: str) -> bool:
+    """Whether a run with the method of that name trains as one without."""
+    return name != "none" and issubclass(methods.get(name), methods.Calibrated)
+
+
 def make_method(config: RunConfig, model: GPT, optimizer: torch.optim.Optimizer) -> methods.Method | None:
     """The method attached to the model, what it learns in the optimizer; None for "none"."""
     name = config.method.name

@@ -11,7 +11,7 @@ name = "fp32"
 [[arm]]
 name = "ptq"
 same_as = "fp32"                                 # the same training: its run is used, not repeated
-method = { name = "ptq", quantizer = "int4_g32" }
+method = { name = "ptq", quantizer = "int4_g32" } # or another method after training, or another [eval]
 
 [[arm]]
 name = "lotion"
@@ -29,7 +29,8 @@ from typing import Any
 
 from dither.errors import UserError, suggest
 from dither.train import config as configuration
-from dither.train.config import MethodConfig, RunConfig
+from dither.train.config import EvalConfig, MethodConfig, RunConfig
+from dither.train.method import acts_after_training
 from dither.train.toml import convert, read_toml, to_dict
 from dither.train.wiring import check_names
 
@@ -160,15 +161,21 @@ def _arm(
         )
     if _training(config) != _training(base.config):
         raise UserError(
-            f"{where}: {name!r} says same_as = {same_as!r}, but its sections differ in more than a ptq "
-            "method; "
-            "remove same_as or the differences"
+            f"{where}: {name!r} says same_as = {same_as!r}, but its sections differ in more than [eval] and "
+            "a method after training; remove same_as or the differences"
         )
     return Arm(name, config, same_as)
 
 
 def _training(config: RunConfig) -> RunConfig:
-    """The configuration as far as training goes: PTQ trains like no method. (Under `clip` it is evaluated
-    otherwise, for which it needs a run of its own.)"""
-    plain = config.method.name == "ptq" and config.method.options.get("clip", "none") == "none"
-    return replace(config, method=MethodConfig()) if plain else config
+    """The configuration as far as training goes: methods after training train like no method."""
+    method = MethodConfig() if acts_after_training(config.method.name) else config.method
+    return replace(config, eval=EvalConfig(scores=config.eval.scores), method=method)
+
+
+def evaluated_alike(arm: Arm, base: Arm) -> bool:
+    """Whether the record of the run that `arm` shares serves it too: the same casts, and rounding to nearest
+    as the method."""
+    method = arm.config.method
+    plain = method.name == "none" or (method.name == "ptq" and method.options.get("clip", "none") == "none")
+    return plain and arm.config.eval == base.config.eval

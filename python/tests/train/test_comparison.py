@@ -9,7 +9,7 @@ import pytest
 from training_helpers import Silent
 
 from dither.errors import UserError
-from dither.train import compare
+from dither.train import compare, read
 from dither.train.plan import load_plan
 
 TOML = """
@@ -99,6 +99,44 @@ def test_seeds_give_every_arm_a_run_each_and_paired_intervals(toml: Path, tmp_pa
     assert interval.low < interval.mean < interval.high  # type: ignore[operator]
 
 
+AFTER = """
+[[arm]]
+name = "{name}"
+same_as = "fp32"
+eval = {{ casts = ["int3_row"] }}
+method = {{ name = "{method}", quantizer = "int3_row" }}
+"""
+METHODS_AFTER = {"cast": "ptq", "gptq": "gptq", "rounding": "adaround"}
+
+
+def test_methods_after_training_share_the_training_and_equal_runs_of_their_own(
+    toml: Path, tmp_path: Path
+) -> None:
+    """One fp32 run serves GPTQ and learned rounding, bit for bit as if each had trained for itself."""
+    shared = "".join(AFTER.format(name=name, method=method) for name, method in METHODS_AFTER.items())
+    text = toml.read_text()
+    toml.write_text(text + shared)
+    comparison = compare(toml, tmp_path / "shared", progress=Silent())
+    steps = []
+
+    class Count(Silent):
+        def step(self, row) -> None:
+            steps.append(row["step"])
+
+    assert compare(toml, tmp_path / "shared", progress=Count()) == comparison and not steps
+    alone = tmp_path / "alone.toml"
+    alone.write_text(text + shared.replace('same_as = "fp32"\n', ""))
+    arms = {arm.name: arm for arm in comparison.arms}
+    for other in compare(alone, tmp_path / "alone", progress=Silent()).arms:
+        if other.name in METHODS_AFTER:
+            arm = arms[other.name]
+            assert arm.same_as == "fp32" and arm.status == "done" and set(arm.nearest) == {"int3_row"}
+            assert (arm.full, arm.nearest, arm.randomized) == (other.full, other.nearest, other.randomized)
+            rows = [[r for r in read(a.run_dir) if r["kind"] == "eval"] for a in (arm, other)]
+            assert [r["loss"] for r in rows[0]] == [r["loss"] for r in rows[1]]
+    assert len({arms[name].nearest["int3_row"].loss for name in METHODS_AFTER}) == 3
+
+
 def test_finished_arms_are_kept_and_unfinished_ones_resume(toml: Path, tmp_path: Path) -> None:
     whole = compare(toml, tmp_path / "whole", progress=Silent())
 
@@ -145,7 +183,7 @@ def test_an_arm_that_diverges_does_not_stop_the_others(toml: Path, tmp_path: Pat
         ('name = "mxfp8"\n', 'name = "../up"\n', "needs a name of letters"),
         ('same_as = "fp32"', 'same_as = "fp31"', "did you mean 'fp32'"),
         ('same_as = "fp32"', 'same_as = "rat"', "names no earlier arm"),
-        ('same_as = "fp32"', 'same_as = "mxfp8"', "differ in more than a ptq method"),
+        ('same_as = "fp32"', 'same_as = "mxfp8"', "differ in more than .eval. and a method"),
         ("lr = 5e-3", "seed = 4", "has its own train.seed"),
         ("train = { lr = 5e-3 }", "model = { width = 64 }", r"another \[model\]"),
         ('["rat", "ptq"]', '["rat", "ptc"]', "unknown arm 'ptc' .did you mean 'ptq'"),

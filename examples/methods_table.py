@@ -1,0 +1,245 @@
+"""The table of docs/methods.md: the first-tier methods on one small language model, at INT4, INT3 and FP4.
+
+    python examples/methods_table.py [--out runs/methods]
+
+1. Tuning: every method has the same number of tries (TRIES) for every format, on a seed that is used for
+   nothing else; the validation loss with weights rounded to nearest decides.
+2. Five seeds that the tuning did not see. Methods after training share the weights of the fp32 runs.
+3. Tables as Markdown and a picture, with paired 95 % intervals against PTQ and against QAT.
+
+Both comparisons are ordinary ones (OUT/tuning, OUT/final, each with its TOML file beside it) and go on where
+they were when the program is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from dither.paired import Interval, paired_interval
+from dither.report.results import markdown
+from dither.train import Comparison, compare
+from dither.train.compare import ArmResult
+from dither.train.toml import dump_toml
+
+SEEDS, TUNING_SEED = (0, 1, 2, 3, 4), 100
+FORMATS = {"INT4": "int4_tensor", "INT3": "int3_tensor", "FP4": "fp4_g32:block=tensor"}
+STEPS = 400
+SHARED: dict[str, Any] = {
+    "model": {"layers": 1, "width": 32, "heads": 1, "context": 64, "mlp": "gelu"},
+    "data": {"sources": ["stdlib"]},
+    "train": {"steps": STEPS, "batch": 16, "warmup": 40, "schedule": "cosine", "threads": 1,
+              "checkpoint_every": 0},
+    "eval": {"tokens": 16384},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Try:
+    """One setting of a method: peak learning rate, [method.options], further keys of [train]."""
+
+    lr: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shown = {k: v for k, v in self.options.items() if k not in ("mode", "silent", "start")}
+        if "decay" in self.train:
+            shown["part"] = self.train["decay"]
+        return ", ".join([f"lr {self.lr:g}", *(f"{key} {value}" for key, value in shown.items())])
+
+
+def fused(lr: float, part: float) -> Try:
+    """Cooldown and QAT in one: both begin at the peak of the learning rate, in the last `part`."""
+    start = STEPS - round(part * STEPS)
+    return Try(lr, {"start": start}, {"schedule": "wsd", "decay": part, "final_lr": 0.0})
+
+
+RATES = tuple(Try(lr) for lr in (6e-3, 12e-3, 24e-3))
+CLIPPED = tuple(Try(lr, {"clip": clip}) for lr, clip in ((12e-3, "none"), (12e-3, "mse"), (24e-3, "mse")))
+LOTION = {"mode": "decoupled", "silent": 0.5}
+# name -> (method of dither.methods, tries)
+TRIES: dict[str, tuple[str, tuple[Try, ...]]] = {
+    "ptq": ("ptq", RATES),
+    "ptq, searched scales": ("ptq", tuple(Try(t.lr, {"clip": "mse"}) for t in RATES)),
+    "gptq": ("gptq", CLIPPED),
+    "adaround": ("adaround", CLIPPED),
+    "qat": ("qat", RATES),
+    "lsq": ("lsq", RATES),
+    "rat": ("rat", RATES),
+    "lotion": ("lotion", tuple(Try(12e-3, {"lam": lam, **LOTION}) for lam in (3.0, 10.0, 30.0))),
+    "cage": ("cage", tuple(Try(12e-3, {"lam": lam, "silent": 0.8}) for lam in (3.0, 10.0, 30.0))),
+    "quest": ("quest", RATES),
+    "fused cooldown": ("qat", tuple(fused(12e-3, part) for part in (0.1, 0.2, 0.4))),
+}
+AFTER = ("ptq", "gptq", "adaround")
+Chosen = dict[tuple[str, str], Try]  # (name, format) -> the setting
+
+
+def defined(name: str, form: str) -> bool:
+    """The grid of QuEST is one of integers."""
+    return not (name == "quest" and form == "FP4")
+
+
+def key(name: str, form: str, number: int | None = None) -> str:
+    """The name of an arm."""
+    words = f"{name}-{form}".replace(",", "").replace(" ", "_")
+    return words if number is None else f"{words}-{number}"
+
+
+def base(lr: float) -> str:
+    return f"fp32-{lr:g}"
+
+
+def arms(wanted: Sequence[tuple[str, str, str, Try]]) -> Iterator[dict[str, Any]]:
+    """The [[arm]] tables for (arm, name, format, setting), after those of the fp32 runs that they share."""
+    for lr in sorted({setting.lr for _, name, _, setting in wanted if TRIES[name][0] in AFTER}):
+        yield {"name": base(lr), "train": {"lr": lr}, "eval": {"casts": list(FORMATS.values())}}
+    for arm, name, form, setting in wanted:
+        method, q = TRIES[name][0], FORMATS[form]
+        table = {"name": arm, "train": {"lr": setting.lr, **setting.train},
+                 "eval": {"casts": list(FORMATS.values()) if name == "ptq" else [q]},
+                 "method": {"name": method, "quantizer": q, "options": dict(setting.options)}}  # fmt: skip
+        yield {**table, "same_as": base(setting.lr)} if method in AFTER else table
+
+
+def run(
+    out: Path, name: str, seeds: Sequence[int], draws: int, tables: Iterator[dict[str, Any]]
+) -> Comparison:
+    sections = {**SHARED, "eval": {**SHARED["eval"], "draws": draws}}
+    text = f"seeds = {list(seeds)}\n\n{dump_toml(sections)}\n"
+    for table in tables:
+        flat = {k: v for k, v in table.items() if not isinstance(v, Mapping)}  # before the sub-tables
+        text += "\n[" + dump_toml({**flat, **table}, "arm").replace("[arm]", "[arm]]", 1)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}.toml"
+    path.write_text(text)
+    return compare(path, out / name)
+
+
+def loss(arm: ArmResult, form: str, how: str = "nearest") -> float:
+    """Nats a byte; infinite where the run diverged, NaN where the method has no such rounding."""
+    measure = getattr(arm, how).get(FORMATS[form])
+    missing = math.nan if arm.status == "done" else math.inf
+    return missing if measure is None or measure.loss is None else measure.loss
+
+
+def tune(out: Path) -> tuple[Chosen, str]:
+    """The best setting of every method and format, and the table of all tries."""
+    wanted = [
+        (key(name, form, number), name, form, setting)
+        for form in FORMATS
+        for name, (_, tries) in TRIES.items()
+        for number, setting in enumerate(tries)
+        if defined(name, form)
+    ]
+    found = {arm.name: arm for arm in run(out, "tuning", [TUNING_SEED], 0, arms(wanted)).arms}
+    scores: dict[tuple[str, str], list[tuple[float, Try]]] = {}
+    for arm, name, form, setting in wanted:
+        scores.setdefault((name, form), []).append((loss(found[arm], form), setting))
+    chosen = {pair: min(results, key=lambda result: result[0])[1] for pair, results in scores.items()}
+    rows = []
+    for name, (_, tries) in TRIES.items():
+        for number, setting in enumerate(tries):
+            row = [name, str(setting)]
+            for form in FORMATS:
+                if not defined(name, form):
+                    row.append("-")
+                    continue
+                text = f"{scores[name, form][number][0]:.4f}"
+                row.append(f"**{text}**" if chosen[name, form] == setting else text)
+            rows.append(row)
+    return chosen, markdown(["method", "try", *FORMATS], rows)
+
+
+def final(out: Path, chosen: Chosen) -> dict[tuple[str, str], list[ArmResult]]:
+    """(name, format) -> the results, one a seed."""
+    wanted = [(key(name, form), name, form, setting) for (name, form), setting in chosen.items()]
+    comparison = run(out, "final", SEEDS, 4, arms(wanted))
+    return {
+        (name, form): [result for result in comparison.arms if result.name == arm]
+        for arm, name, form, _ in wanted
+    }
+
+
+def difference(
+    results: Mapping[tuple[str, str], list[ArmResult]], name: str, other: str, form: str, how: str
+) -> Interval | None:
+    """`name` minus `other`, paired; None where one of them has no such figure."""
+    a, b = ([loss(arm, form, how) for arm in results[n, form]] for n in (name, other))
+    return paired_interval(a, b) if all(map(math.isfinite, a + b)) else None
+
+
+def bounds(interval: Interval) -> tuple[float, float]:
+    assert interval.low is not None and interval.high is not None  # there is more than one seed
+    return interval.low, interval.high
+
+
+def table(results: Mapping[tuple[str, str], list[ArmResult]], chosen: Chosen, form: str) -> str:
+    rows = []
+    for name in TRIES:
+        if not defined(name, form):
+            continue
+        row = [name, str(chosen[name, form])]
+        for how in ("nearest", "randomized"):
+            losses = [loss(arm, form, how) for arm in results[name, form]]
+            finite = all(map(math.isfinite, losses))
+            row.append(f"{mean(losses):.4f} ± {stdev(losses):.4f}" if finite else "-")
+            for other in ("ptq", "qat"):
+                found = None if name == other else difference(results, name, other, form, how)
+                row.append(
+                    "-" if found is None else "{:+.4f} ({:+.4f}, {:+.4f})".format(found.mean, *bounds(found))
+                )
+        rows.append(row)
+    columns = [f"{how}{rest}" for how in ("nearest", "randomized") for rest in ("", " - ptq", " - qat")]
+    return markdown(["method", "setting", *columns], rows)
+
+
+def picture(results: Mapping[tuple[str, str], list[ArmResult]], path: Path) -> None:
+    """Differences from PTQ with their intervals, a panel a format."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in TRIES if name != "ptq"]
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(FORMATS), sharey=True)
+    for ax, form in zip(axes, FORMATS, strict=True):
+        for how, marker, shift, colour in (("nearest", "o", 0.12, "C0"), ("randomized", "D", -0.12, "C1")):
+            found = {n: difference(results, n, "ptq", form, how) for n in names if defined(n, form)}
+            points = [(len(names) - names.index(n) + shift, d) for n, d in found.items() if d is not None]
+            ax.errorbar(
+                [d.mean for _, d in points], [y for y, _ in points],
+                xerr=[[abs(bounds(d)[side] - d.mean) for _, d in points] for side in (0, 1)],
+                fmt=marker, color=colour, markersize=4, capsize=2, label=f"rounded: {how}",
+            )  # fmt: skip
+        ax.axvline(0.0, color="0.6", linewidth=0.8)
+        ax.set_title(f"{form} ({FORMATS[form]})", fontsize=10)
+        ax.set_xlabel("loss - loss of PTQ (nats a byte)")
+    axes[0].set_yticks([len(names) - i for i in range(len(names))], names)
+    axes[0].legend(loc="upper left", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"))
+    out = parser.parse_args().out
+    chosen, tries = tune(out)
+    results = final(out, chosen)
+    text = f"Tuning, seed {TUNING_SEED}: loss rounded to nearest; the best is bold.\n\n{tries}"
+    for form, q in FORMATS.items():
+        text += f"\n{form} (`{q}`), {len(SEEDS)} seeds\n\n{table(results, chosen, form)}"
+    (out / "tables.md").write_text(text)
+    picture(results, out / "methods.png")
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()
