@@ -6,8 +6,8 @@ by side.
                       evaluated on the weights of another arm (same_as) has the training rows of that one
     OUT/comparison.json
 
-Started again with the same file, a comparison goes on where it was: finished arms are kept, an unfinished one
-resumes.
+Started again with the same file, or with one that lists further arms, a comparison goes on where it was:
+finished arms are kept, an unfinished one resumes.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _resolve(plan: Plan, out: Path) -> tuple[Plan, dict[str, Any]]:
     resolved = tuple(replace(arm, config=configuration.resolve(arm.config, threads)) for arm in plan.arms)
     plan = replace(plan, arms=resolved)
     content = json.loads(json.dumps({"threads": threads, **plan.to_dict()}))
-    if recorded is not None and recorded != content:
+    if recorded is not None and not _continues(recorded, content):
         raise UserError(
             f"{out} holds a comparison with another plan; to go on with it, give the configuration and "
             "options it was "
@@ -186,14 +186,22 @@ def _resolve(plan: Plan, out: Path) -> tuple[Plan, dict[str, Any]]:
     return plan, content
 
 
+def _continues(recorded: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+    """Whether the plan is the recorded one, or that with further arms or other differences."""
+    fixed = recorded.keys() - {"arms", "differences"}
+    return all(recorded[key] == content[key] for key in fixed) and all(
+        arm in content["arms"] for arm in recorded["arms"]
+    )
+
+
 def _claim(content: dict[str, Any], config_path: Path, out: Path) -> None:
-    """Take the directory by writing plan.json and config.toml, unless that was done before."""
+    """Take the directory by writing config.toml and plan.json, unless they say the same already."""
     with disk_errors(out, FULL_DISK):
         out.mkdir(parents=True, exist_ok=True)
-        if not (out / "plan.json").exists():
-            write_json(out / "plan.json", content)
-        if not (out / "config.toml").exists():
+        plan = out / "plan.json"
+        if not plan.exists() or json.loads(plan.read_text()) != content:
             write_text(out / "config.toml", config_path.read_text(encoding="utf-8"))
+            write_json(plan, content)
 
 
 def _run(name: str, config: RunConfig, folder: Path, tokens: Any, progress: Progress) -> ArmResult:

@@ -59,7 +59,8 @@ class TrainConfig:
     of `lr`; `decay` is the fraction of all steps in which `wsd` and `wsd_sqrt` decay. `clip` 0 switches
     clipping off; `z_loss` is the weight of the squared log normaliser (dither.models.losses); `orthograd`
     takes from gradients what is parallel to the weights (dither.optim.orthograd). `checkpoint_every` 0 leaves
-    one checkpoint at the end."""
+    one checkpoint at the end. `tensorboard` and `wandb` (a project) say who else gets the metrics
+    (dither.train.sinks)."""
 
     steps: int = 0
     tokens: int = 0
@@ -81,6 +82,7 @@ class TrainConfig:
     checkpoint_every: int = 100
     keep: int = 2
     tensorboard: bool = False
+    wandb: str = ""
 
 
 @dataclass(frozen=True)

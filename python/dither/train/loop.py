@@ -30,12 +30,13 @@ from dither.train.batches import Batches
 from dither.train.config import RunConfig
 from dither.train.evaluate import evaluate
 from dither.train.method import calibrated, load_state_, state_of
-from dither.train.progress import Progress, TensorBoard, make_progress, summary_writer
+from dither.train.progress import Progress, make_progress
 from dither.train.records import JSONL, Records, finite, peak_memory_mib, reset_peak_memory, write_parquet
 from dither.train.rundir import RUN, SUMMARY, RunDirectory, read_summary
 from dither.train.schedule import learning_rate
 from dither.train.scoring import FILE as SCORES
 from dither.train.scoring import WindowScores, provenance, without_scores
+from dither.train.sinks import check_sinks, make_sinks
 from dither.train.tokens import Tokens, open_tokens
 from dither.train.wiring import attach, check_names, make_model, make_optimizer, plain_twin, state_hash
 
@@ -104,8 +105,7 @@ class Run:
         self.config, self.path, self.tokens, self.progress = config, path, tokens, progress
         settings = config.train
         reset_peak_memory()
-        if settings.tensorboard:
-            summary_writer()  # a missing package is reported before anything is trained
+        check_sinks(config)
         self.model = make_model(config, tokens.vocab)
         self.initial = state_hash(self.model)
         self.twin = plain_twin(self.model)
@@ -140,8 +140,9 @@ class Run:
                 self.scores.load_(state)
             self.step = loaded.step
             self.progress.say(f"resuming at step {self.step}")
+        others = make_sinks(self.config, self.path, self.step)
         self.records = Records(self.path, loaded.header["metrics_bytes"] if loaded else 0)
-        self.board = TensorBoard(self.path, self.step) if settings.tensorboard else None
+        self.sinks = [self.records, *others]
         self.saved = self.step if loaded else None
         self.begun = time.perf_counter()
         if 0 < settings.steps <= settings.warmup:
@@ -163,9 +164,8 @@ class Run:
                 self._save()
             return self._finish()
         finally:
-            self.records.close()
-            if self.board is not None:
-                self.board.close()
+            for sink in self.sinks:
+                sink.close()
 
     def _train_step(self) -> None:
         settings, step, begun = self.config.train, self.step, time.perf_counter()
@@ -232,10 +232,9 @@ class Run:
             "threads": settings.threads, "seconds": time.perf_counter() - self.begun,
             "rss_mib": peak_memory_mib(),
         }  # fmt: skip
-        self.records.write(row)
+        for sink in self.sinks:
+            sink.write(row)
         (self.progress.step if row["kind"] == "train" else self.progress.evaluated)(row)
-        if self.board is not None:
-            self.board.row(row)
 
     def _save(self) -> None:
         # a checkpoint that cannot be continued from is none

@@ -1,15 +1,11 @@
-"""What a run says while it runs: a live line on a terminal, plain lines anywhere else, events for
-TensorBoard."""
+"""What a run says while it runs: a live line on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from dither.errors import MissingExtraError
 
 
 class Progress:
@@ -117,34 +113,3 @@ def make_progress() -> Progress:
         except ModuleNotFoundError:
             pass
     return PlainProgress()
-
-
-def summary_writer() -> Any:
-    """TensorBoard's writer class. Raises MissingExtraError where its package is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtraError(
-            "train.tensorboard needs tensorboard, which is not installed; install it with:  "
-            "pip install tensorboard"
-        ) from error
-    return SummaryWriter
-
-
-class TensorBoard:
-    """Scalars of the rows as TensorBoard events in `run_dir`/tensorboard."""
-
-    def __init__(self, run_dir: Path, done: int) -> None:
-        self.writer = summary_writer()(str(run_dir / "tensorboard"), purge_step=done + 1 if done else None)
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        if row["kind"] == "train":
-            for key in ("loss", "penalty", "lr", "grad_norm", "tokens_per_s"):
-                if row.get(key) is not None:
-                    self.writer.add_scalar(f"train/{key}", row[key], row["step"])
-        else:
-            name = "/".join(str(row[key]) for key in ("view", "cast", "rounding") if row.get(key))
-            self.writer.add_scalar(f"validation/{name}", row["loss"], row["step"])
-
-    def close(self) -> None:
-        self.writer.close()

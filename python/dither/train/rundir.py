@@ -7,6 +7,7 @@ checkpoints/         see dither.train.checkpoint
 model.safetensors    the trained weights     summary.json     written last: its presence says that the run
 is done
 scores.parquet       with eval.scores: see dither.train.scoring
+tensorboard/ wandb/  with train.tensorboard, train.wandb: see dither.train.sinks
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from dither.train.toml import dump_toml, to_dict
 
 CONFIG, RUN, SUMMARY, LOCK = "config.toml", "run.json", "summary.json", ".lock"
 WRITTEN_ASIDE = (CONFIG, RUN, SUMMARY, "metrics.parquet", "model.safetensors", "report.html",
-                 "scores.parquet")  # fmt: skip
+                 "scores.parquet", "wandb.id")  # fmt: skip
 # keys that change neither weights nor metrics, and may differ when a run is resumed
-FREE = {("train", "checkpoint_every"), ("train", "keep"), ("train", "tensorboard")}
+FREE = {("train", key) for key in ("checkpoint_every", "keep", "tensorboard", "wandb")}
 
 
 class RunDirectory:

@@ -137,6 +137,25 @@ def test_methods_after_training_share_the_training_and_equal_runs_of_their_own(
     assert len({arms[name].nearest["int3_row"].loss for name in METHODS_AFTER}) == 3
 
 
+def test_arms_may_be_added_and_nothing_else_changed(toml: Path, tmp_path: Path) -> None:
+    text = toml.read_text()
+    toml.write_text(text.replace('differences = [["rat", "ptq"]]', "").split('[[arm]]\nname = "rat"')[0])
+    first = compare(toml, tmp_path / "out", progress=Silent())
+    toml.write_text(text)
+    began = []
+
+    class Began(Silent):
+        def start(self, name: str, steps: int, done: int) -> None:
+            began.append(name)
+
+    second = compare(toml, tmp_path / "out", progress=Began())
+    assert began == ["rat"] and [a.full for a in second.arms[:3]] == [a.full for a in first.arms]
+    assert (tmp_path / "out" / "config.toml").read_text() == text
+    toml.write_text(text.replace('name = "mxfp8" }}', 'name = "mxfp6" }}').replace("mxfp8", "mxfp6"))
+    with pytest.raises(UserError, match="another plan"):  # an arm is missing, another one is new
+        compare(toml, tmp_path / "out", progress=Silent())
+
+
 def test_finished_arms_are_kept_and_unfinished_ones_resume(toml: Path, tmp_path: Path) -> None:
     whole = compare(toml, tmp_path / "whole", progress=Silent())
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from training_helpers import Silent, metrics
 
-from dither.errors import MissingExtraError, UserError
+from dither.errors import UserError
 from dither.models import GPT, GPTConfig
 from dither.train import DivergedError, load, read, train
 from dither.train.checkpoint import FOLDER
@@ -256,29 +256,6 @@ def test_the_random_state_of_torch_is_left_alone(tiny, tmp_path: Path) -> None:
     before = torch.get_rng_state()
     train(tiny(train={"steps": 2}), tmp_path / "run", progress=Silent())
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_tensorboard_events_go_on_after_a_resume(tiny, tmp_path: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    train(tiny(train={"tensorboard": True}), tmp_path / "run", progress=Silent())
-    (tmp_path / "run" / "summary.json").unlink()
-    (tmp_path / "run" / FOLDER / "step-00000012.json").unlink()
-    train(None, tmp_path / "run", resume=True, progress=Silent())
-    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
-    losses = [(event.step, event.value) for event in events.Scalars("train/loss")]
-    rows = [row for row in read(tmp_path / "run") if row["kind"] == "train"]
-    assert losses == [(row["step"], pytest.approx(row["loss"], rel=1e-6)) for row in rows]
-    assert [event.step for event in events.Scalars("validation/full")] == [12]
-
-
-def test_tensorboard_without_its_package_says_how_to_get_it(tiny, tmp_path: Path, monkeypatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(MissingExtraError, match=r"pip install tensorboard"):
-        train(tiny(train={"tensorboard": True}), tmp_path / "run", progress=Silent())
-    assert not (tmp_path / "run").exists()
 
 
 def test_plain_progress_prints_lines(tiny, tmp_path: Path, capsys) -> None:
