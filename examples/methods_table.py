@@ -65,6 +65,7 @@ def fused(lr: float, part: float) -> Try:
 
 RATES = tuple(Try(lr) for lr in (6e-3, 12e-3, 24e-3))
 CLIPPED = tuple(Try(lr, {"clip": clip}) for lr, clip in ((12e-3, "none"), (12e-3, "mse"), (24e-3, "mse")))
+PULLS = ((12e-3, 10.0), (24e-3, 3.0), (24e-3, 10.0))  # learning rate, lambda
 LOTION = {"mode": "decoupled", "silent": 0.5}
 # name -> (method of dither.methods, tries)
 TRIES: dict[str, tuple[str, tuple[Try, ...]]] = {
@@ -75,10 +76,10 @@ TRIES: dict[str, tuple[str, tuple[Try, ...]]] = {
     "qat": ("qat", RATES),
     "lsq": ("lsq", RATES),
     "rat": ("rat", RATES),
-    "lotion": ("lotion", tuple(Try(12e-3, {"lam": lam, **LOTION}) for lam in (1.0, 3.0, 10.0))),
-    "cage": ("cage", tuple(Try(12e-3, {"lam": lam, "silent": 0.8}) for lam in (3.0, 10.0, 30.0))),
+    "lotion": ("lotion", tuple(Try(lr, {"lam": lam, **LOTION}) for lr, lam in PULLS)),
+    "cage": ("cage", tuple(Try(lr, {"lam": lam, "silent": 0.8}) for lr, lam in PULLS)),
     "quest": ("quest", RATES),
-    "fused cooldown": ("qat", tuple(fused(12e-3, part) for part in (0.1, 0.2, 0.4))),
+    "fused cooldown": ("qat", (fused(12e-3, 0.2), fused(24e-3, 0.2), fused(24e-3, 0.4))),
 }
 AFTER = ("ptq", "gptq", "adaround")
 Chosen = dict[str, Try]

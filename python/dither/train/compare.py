@@ -6,8 +6,8 @@ by side.
                       evaluated on the weights of another arm (same_as) has the training rows of that one
     OUT/comparison.json
 
-Started again with the same file, or with one that lists further arms, a comparison goes on where it was:
-finished arms are kept, an unfinished one resumes.
+Started again with the same file, or with one that lists further arms or fewer, a comparison goes on where it
+was: finished arms are kept, an unfinished one resumes.
 """
 
 from __future__ import annotations
@@ -187,10 +187,11 @@ def _resolve(plan: Plan, out: Path) -> tuple[Plan, dict[str, Any]]:
 
 
 def _continues(recorded: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
-    """Whether the plan is the recorded one, or that with further arms or other differences."""
+    """Whether the plan is the recorded one but for arms that only one of them lists, and for differences."""
     fixed = recorded.keys() - {"arms", "differences"}
+    before = {arm["name"]: arm for arm in recorded["arms"]}
     return all(recorded[key] == content[key] for key in fixed) and all(
-        arm in content["arms"] for arm in recorded["arms"]
+        before.get(arm["name"], arm) == arm for arm in content["arms"]
     )
 
 

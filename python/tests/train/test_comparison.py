@@ -137,7 +137,7 @@ def test_methods_after_training_share_the_training_and_equal_runs_of_their_own(
     assert len({arms[name].nearest["int3_row"].loss for name in METHODS_AFTER}) == 3
 
 
-def test_arms_may_be_added_and_nothing_else_changed(toml: Path, tmp_path: Path) -> None:
+def test_arms_may_be_added_or_left_out_but_not_changed(toml: Path, tmp_path: Path) -> None:
     text = toml.read_text()
     toml.write_text(text.replace('differences = [["rat", "ptq"]]', "").split('[[arm]]\nname = "rat"')[0])
     first = compare(toml, tmp_path / "out", progress=Silent())
@@ -151,8 +151,11 @@ def test_arms_may_be_added_and_nothing_else_changed(toml: Path, tmp_path: Path) 
     second = compare(toml, tmp_path / "out", progress=Began())
     assert began == ["rat"] and [a.full for a in second.arms[:3]] == [a.full for a in first.arms]
     assert (tmp_path / "out" / "config.toml").read_text() == text
-    toml.write_text(text.replace('name = "mxfp8" }}', 'name = "mxfp6" }}').replace("mxfp8", "mxfp6"))
-    with pytest.raises(UserError, match="another plan"):  # an arm is missing, another one is new
+    toml.write_text(text.split('[[arm]]\nname = "ptq"')[0].replace('[["rat", "ptq"]]', "[]"))
+    third = compare(toml, tmp_path / "out", progress=Began())
+    assert began == ["rat"] and [a.full for a in third.arms] == [a.full for a in first.arms[:2]]
+    toml.write_text(text.replace('{ name = "mxfp8" }', '{ name = "mxfp6" }'))
+    with pytest.raises(UserError, match="another plan"):  # an arm of this name is another one
         compare(toml, tmp_path / "out", progress=Silent())
 
 
