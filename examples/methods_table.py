@@ -218,8 +218,9 @@ def picture(results: Results, forms: Sequence[str], path: Path) -> None:
         ax.axvline(0.0, color="0.6", linewidth=0.8)
         ax.set_title(f"{form} ({FORMATS[form]})", fontsize=10)
         ax.set_xlabel("loss - loss of PTQ (nats a byte)")
+        ax.locator_params(axis="x", nbins=5)
     axes[0].set_yticks([len(names) - i for i in range(len(names))], names)
-    axes[0].legend(loc="upper left", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(path, dpi=120)
 
 
