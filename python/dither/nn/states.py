@@ -29,5 +29,6 @@ def _row(name: str, p: nn.Parameter, number: int | None, group: dict[str, Any]) 
         return name, "state", shape, "none", "not in the optimizer"
     state = group.get("state", f"as torch keeps it ({dtype})")
     stored = state if isinstance(state, str) else " and ".join(map(str, state))
-    rounding = f"; {dtype} weights, {group['rounding']}" if "rounding" in group else ""
-    return name, "state", shape, stored + rounding, f"optimizer group {number}"
+    if dtype == "bfloat16" and "rounding" in group:
+        stored += f"; {dtype} weights, {group['rounding']}"
+    return name, "state", shape, stored, f"optimizer group {number}"

@@ -47,12 +47,18 @@ def test_an_optimizer_takes_them_and_describe_tells():
     assert bytes_of["0.weight"] < 0.6 * bytes_of["2.weight"]
     lines = str(dnn.describe(net, optimizer=optimizer)).splitlines()
     row = next(line for line in lines if line.startswith("0.weight"))
-    assert "state" in row and "int8; float32 weights, stochastic" in row and "optimizer group 0" in row
+    assert row.split()[1:5] == ["state", "128", "x", "128"] and " int8 " in row and "optimizer group 0" in row
     assert next(line for line in lines if line.startswith("2.weight")).count("bf16") == 1
     assert len(dnn.describe(net, optimizer=optimizer)) == len(dnn.describe(net))
     other = model()
     plain = dnn.describe(other, optimizer=torch.optim.Adam([next(other.parameters())]))
     assert "as torch keeps it (float32)" in str(plain) and "not in the optimizer" in str(plain)
+
+
+def test_the_rounding_of_16_bit_weights_is_told():
+    net = model().bfloat16()
+    told = str(dnn.describe(net, optimizer=optim.AdamW(optim.named_groups(net), rounding="kahan")))
+    assert told.count("fp32; bfloat16 weights, kahan") == len(list(net.parameters()))
 
 
 def test_what_matches_nothing():
