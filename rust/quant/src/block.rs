@@ -1,6 +1,8 @@
 //! Whole blocks in cache: absmax, scale, elements. From fp32 to fp32; for nearest-even also between half-precision numbers,
 //! which are fp32 in registers alone.
 
+#[cfg(target_arch = "x86_64")]
+use crate::ahead;
 use crate::element::{self, TOWARD_ZERO, is_stochastic};
 use crate::job::{Fast, Job, Pair};
 use crate::number::Number;
@@ -40,6 +42,14 @@ pub(crate) use by_mode;
 /// Blocks of neighbours in a contiguous run; the last one may be short. Results may go `past` the caches (see
 /// [`stream::map`]) where the rounding is nearest-even, which it is for numbers other than fp32.
 pub fn contiguous<E: Number>(x: &[E], y: &mut [E], past: bool, block: usize, random: &[u32], job: &Job<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    let (x, y) = {
+        let done = ahead::blocks(x, y, past, block, job);
+        (&x[done..], &mut y[done..])
+    };
+    if x.is_empty() {
+        return;
+    }
     let Some((x, y)) = E::floats(x, y) else {
         return run_contiguous::<E, { element::NEAREST_EVEN }>(x, y, past, block, &[], job);
     };

@@ -189,6 +189,16 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// What the numbers of ordinary blocks are, where their scales are powers of two or fp32 quotients.
+    #[cfg(target_arch = "x86_64")]
+    pub fn pair(&self) -> Option<Pair> {
+        match self.way {
+            Way::Powers => Some(Pair::Power),
+            Way::Quotients => Some(Pair::Divide),
+            _ => None,
+        }
+    }
+
     /// The scale of the block whose absmax has this bit pattern.
     #[inline(always)]
     pub fn scale(&self, absmax: u32) -> Fast {
@@ -285,7 +295,7 @@ impl<'a> Job<'a> {
 
     /// fp32 scales times `aim`; false where there is a zero, an infinity or a NaN.
     #[inline(always)]
-    fn quotients(&self, absmax: &[u32], aim: f32, scales: &mut [u32]) -> bool {
+    pub fn quotients(&self, absmax: &[u32], aim: f32, scales: &mut [u32]) -> bool {
         let max = self.quantizer.format.max as f32;
         let mut all = true;
         for (a, scale) in absmax.iter().zip(scales) {

@@ -46,6 +46,12 @@ pub unsafe trait Lanes: Copy {
     unsafe fn fsub(self, o: Self) -> Self;
     unsafe fn fmul(self, o: Self) -> Self;
     unsafe fn fdiv(self, o: Self) -> Self;
+    /// `self * o + add`, rounded once, as is `add - self * o`; for callers who enable `fma`.
+    unsafe fn fused(self, o: Self, add: Self) -> Self;
+    unsafe fn fused_less(self, o: Self, from: Self) -> Self;
+    /// Neither operand is a NaN.
+    unsafe fn fmin(self, o: Self) -> Self;
+    unsafe fn fmax(self, o: Self) -> Self;
     /// `self + base`, rounded toward zero, in the lanes below `base`; neither is negative.
     unsafe fn lift(self, base: Self) -> (Self, Self::Lift);
     /// `self - base` in the same lanes.
@@ -82,7 +88,25 @@ unsafe impl Lanes for __m512i {
         int: and = _mm512_and_si512, add = _mm512_add_epi32, sub = _mm512_sub_epi32, min = _mm512_min_epu32,
              max = _mm512_max_epu32, shl = _mm512_sllv_epi32, shr = _mm512_srlv_epi32, sar = _mm512_srav_epi32, xor = _mm512_xor_si512;
         float(_mm512_castsi512_ps, _mm512_castps_si512): fadd = _mm512_add_ps, fsub = _mm512_sub_ps,
-             fmul = _mm512_mul_ps, fdiv = _mm512_div_ps;
+             fmul = _mm512_mul_ps, fdiv = _mm512_div_ps, fmin = _mm512_min_ps, fmax = _mm512_max_ps;
+    }
+
+    #[inline(always)]
+    unsafe fn fused(self, o: Self, add: Self) -> Self {
+        _mm512_castps_si512(_mm512_fmadd_ps(
+            _mm512_castsi512_ps(self),
+            _mm512_castsi512_ps(o),
+            _mm512_castsi512_ps(add),
+        ))
+    }
+
+    #[inline(always)]
+    unsafe fn fused_less(self, o: Self, from: Self) -> Self {
+        _mm512_castps_si512(_mm512_fnmadd_ps(
+            _mm512_castsi512_ps(self),
+            _mm512_castsi512_ps(o),
+            _mm512_castsi512_ps(from),
+        ))
     }
 
     #[inline(always)]
@@ -179,7 +203,25 @@ unsafe impl Lanes for __m256i {
         int: and = _mm256_and_si256, add = _mm256_add_epi32, sub = _mm256_sub_epi32, min = _mm256_min_epu32,
              max = _mm256_max_epu32, shl = _mm256_sllv_epi32, shr = _mm256_srlv_epi32, sar = _mm256_srav_epi32, xor = _mm256_xor_si256;
         float(_mm256_castsi256_ps, _mm256_castps_si256): fadd = _mm256_add_ps, fsub = _mm256_sub_ps,
-             fmul = _mm256_mul_ps, fdiv = _mm256_div_ps;
+             fmul = _mm256_mul_ps, fdiv = _mm256_div_ps, fmin = _mm256_min_ps, fmax = _mm256_max_ps;
+    }
+
+    #[inline(always)]
+    unsafe fn fused(self, o: Self, add: Self) -> Self {
+        _mm256_castps_si256(_mm256_fmadd_ps(
+            _mm256_castsi256_ps(self),
+            _mm256_castsi256_ps(o),
+            _mm256_castsi256_ps(add),
+        ))
+    }
+
+    #[inline(always)]
+    unsafe fn fused_less(self, o: Self, from: Self) -> Self {
+        _mm256_castps_si256(_mm256_fnmadd_ps(
+            _mm256_castsi256_ps(self),
+            _mm256_castsi256_ps(o),
+            _mm256_castsi256_ps(from),
+        ))
     }
 
     #[inline(always)]

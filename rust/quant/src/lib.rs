@@ -21,10 +21,12 @@
 //! * [`optim`]: optimizer steps over weights and state in few bits.
 
 mod absmax;
+mod ahead;
 mod bits;
 mod block;
 mod boxes;
 mod cast;
+mod cells;
 mod code_lanes;
 mod codec;
 pub mod codes;
@@ -46,6 +48,7 @@ pub mod interrupt;
 mod job;
 mod lanes;
 pub mod layout;
+mod lines;
 pub mod lotion;
 pub mod moments;
 pub mod neighbours;

@@ -3,6 +3,8 @@
 //!
 //! Staged through buffers, bf16 and fp16 arrays ran at 0.7 of the element rate of fp32 although they are half as large.
 
+#[cfg(target_arch = "x86_64")]
+use crate::cells::Cells;
 use crate::dtype::{Memory, MemoryMut, bf16_bits, bf16_value, f16_bits, f16_value};
 use crate::simd::{Level, level};
 use crate::stream;
@@ -14,7 +16,7 @@ pub const LINE: usize = 16;
 /// # Safety
 /// `load`, `store` and `stream`: the range lies in the array, which holds this type (or, for `f32`, any but fp64), and
 /// nobody else touches it meanwhile; its other side is different memory.
-pub unsafe trait Number: Copy {
+pub unsafe trait Number: Copy + Cells {
     const ZERO: Self;
     fn value(self) -> f32;
     /// To nearest, ties to even; one NaN a sign.
@@ -90,6 +92,12 @@ macro_rules! by_kind {
     };
 }
 pub(crate) use by_kind;
+
+/// Other processors have no kernels over vectors.
+#[cfg(not(target_arch = "x86_64"))]
+pub trait Cells {}
+#[cfg(not(target_arch = "x86_64"))]
+impl<T> Cells for T {}
 
 const MAGNITUDE: u32 = 0x7fff_ffff;
 

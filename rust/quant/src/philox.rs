@@ -119,14 +119,14 @@ mod x86 {
 
     use super::{LANES, MULTIPLIERS, Philox, Words, tile_len};
     use crate::bits::below;
-    use crate::lanes::Lanes;
+    use crate::lines::Lines;
     use std::arch::{asm, x86_64::*};
 
     /// Registers seen as 64-bit lanes, each with a counter's word (or its product) in the low half.
     ///
     /// # Safety
-    /// As for [`Lanes`].
-    pub unsafe trait Products: Lanes {
+    /// As for [`Lines`].
+    pub unsafe trait Products: Lines {
         /// `first + step * lane`.
         unsafe fn series(first: u64, step: u64) -> Self;
         unsafe fn add_wide(self, o: Self) -> Self;
@@ -283,7 +283,7 @@ mod x86 {
         /// The step of this index.
         ///
         /// # Safety
-        /// [`Lanes`]'s contract; every step comes once, in order.
+        /// [`Lines`]'s contract; every step comes once, in order.
         unsafe fn step(&mut self, i: usize);
     }
 
@@ -311,7 +311,7 @@ mod x86 {
         pub const STEPS: usize = BATCH * LANES / V::LANES;
 
         /// # Safety
-        /// [`Lanes`]'s contract, as for `next`.
+        /// [`Lines`]'s contract, as for `next`.
         #[inline(always)]
         pub unsafe fn new(philox: &'a Philox, tile: u64) -> Self {
             let counter = tile.wrapping_mul(LANES as u64);
@@ -391,7 +391,7 @@ mod x86 {
     /// A round.
     ///
     /// # Safety
-    /// [`Lanes`]'s contract.
+    /// [`Lines`]'s contract.
     #[inline(always)]
     unsafe fn advance<V: Products>(m: [V; 2], key: [V; 2], c: [V; 4]) -> [V; 4] {
         let (a, b) = (c[0].product(m[0]), c[2].product(m[1]));
@@ -411,7 +411,7 @@ mod x86 {
     }
 
     /// # Safety
-    /// [`Lanes`]'s contract.
+    /// [`Lines`]'s contract.
     #[inline(always)]
     unsafe fn fractions<V: Products>(philox: &Philox, tile: u64, n: u32, half: u32, out: &mut [u32]) {
         let (kept, half) = (V::splat(!below(n)), V::splat(half));

@@ -1,7 +1,8 @@
 //! One source per kernel, cloned under `#[target_feature]` for each level and dispatched at run time.
 //!
 //! The kernels are plain loops over slices; the compiler vectorizes each clone with what the level allows. No fused
-//! multiply-add is ever formed (Rust does not contract), so every level gives the same bits.
+//! multiply-add is ever formed (Rust does not contract; kernels over vectors that name one say why its bits are right), so
+//! every level gives the same bits.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -19,15 +20,18 @@ static CURRENT: AtomicU8 = AtomicU8::new(0);
 pub fn detected() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
+        // Every processor with AVX2 also converts fp16 and multiplies and adds at once, which counts as one with it here.
+        let halves_and_fused =
+            std::arch::is_x86_feature_detected!("f16c") && std::arch::is_x86_feature_detected!("fma");
         if std::arch::is_x86_feature_detected!("avx512f")
             && std::arch::is_x86_feature_detected!("avx512bw")
             && std::arch::is_x86_feature_detected!("avx512dq")
             && std::arch::is_x86_feature_detected!("avx512vl")
+            && halves_and_fused
         {
             return Level::Avx512;
         }
-        // Every processor with AVX2 also converts fp16, which counts as one with it here.
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("f16c") {
+        if std::arch::is_x86_feature_detected!("avx2") && halves_and_fused {
             return Level::Avx2;
         }
     }

@@ -20,6 +20,7 @@ use crate::element::{self, Shape};
 use crate::fake_quant::Kernel;
 use crate::job::{Fast, Job, Pair};
 use crate::layout::Unit;
+use crate::lines::{Lines, Writer};
 use crate::philox::{LANES, Philox, Products, Tiles, Words, Work, tile_len};
 use crate::pieces::{Arrays, PIECE};
 use crate::reduce;
@@ -143,15 +144,19 @@ unsafe fn body<V: Products, const PER: usize, const FINE: bool>(run: &Run<'_>) {
             MemoryMut::F32(y) => arrays.streamed && stream::can_pass(y.add(unit.start)),
             _ => false,
         };
-        let rounding = Rounding::<V>::new::<FINE>(run, past);
+        let rounding = Rounding::<V>::new::<FINE>(run);
+        let mut out = Writer::<V>::new(buffers.output(&arrays, unit.start, past).cast(), past);
         let mut source = Source::<V>::new(run.philox, run.tile);
         for at in (unit.start..unit.start + unit.len).step_by(PIECE) {
             let x = buffers.input(&arrays, at);
             let y = buffers.output(&arrays, at, past);
+            if !past {
+                out = Writer::new(y.cast(), past);
+            }
             match scaling {
                 Scaling::Known(how, first, second) => {
                     let numbers = Numbers { first: &[first], second: &[second], log: u32::BITS - 1 };
-                    rounding.piece::<PER, FINE>(how, x, y, &mut source, numbers);
+                    rounding.piece::<PER, FINE>(how, x, &mut out, &mut source, numbers);
                 }
                 Scaling::Blocks(job, log) => {
                     let mut largest = [0; BLOCKS];
@@ -166,9 +171,11 @@ unsafe fn body<V: Products, const PER: usize, const FINE: bool>(run: &Run<'_>) {
                     };
                     if scales.others.is_empty() {
                         let numbers = Numbers { first: &scales.first, second: &scales.second, log };
-                        rounding.piece::<PER, FINE>(how, x, y, &mut source, numbers);
+                        rounding.piece::<PER, FINE>(how, x, &mut out, &mut source, numbers);
                     } else {
+                        out.finish();
                         special(job, 1 << log, x, y, arrays.draws, at);
+                        out = Writer::new(y.add(PIECE).cast(), past);
                         let done = (at + PIECE - unit.start) / tile_len(run.shape.n);
                         source = Source::new(run.philox, run.tile.wrapping_add(done as u64));
                     }
@@ -176,6 +183,7 @@ unsafe fn body<V: Products, const PER: usize, const FINE: bool>(run: &Run<'_>) {
             }
             buffers.finish(&arrays, at, past);
         }
+        out.finish();
     }
 }
 
@@ -273,8 +281,6 @@ struct Rounding<V> {
     set: V,
     /// How far a word is shifted for each of the elements that it serves, to the left.
     shifts: [i32; 8],
-    /// Whether lines go past the caches.
-    past: bool,
 }
 
 /// The words of a tile and, while that is rounded, of the next.
@@ -300,10 +306,10 @@ impl<'a, V: Products> Source<'a, V> {
 }
 
 /// A tile that is rounded while the words of the next one are made: `PER` elements a word.
-struct Tile<'a, V, const PER: usize, const FINE: bool, const HOW: u8> {
+struct Tile<'a, V: Lines, const PER: usize, const FINE: bool, const HOW: u8> {
     rounding: &'a Rounding<V>,
     x: *const f32,
-    y: *mut f32,
+    out: &'a mut Writer<V>,
     numbers: Numbers<'a>,
     words: &'a Words,
     /// Where in the piece the tile begins.
@@ -325,9 +331,9 @@ impl<V: Products, const PER: usize, const FINE: bool, const HOW: u8> Tile<'_, V,
     /// The elements of a vector, from `at` in the tile on.
     ///
     /// # Safety
-    /// [`Products`]'s contract; the tile lies in `x` and `y`.
+    /// [`Products`]'s contract; the tile lies in `x` and in what `out` writes; its vectors come in order.
     #[inline(always)]
-    unsafe fn vector(&self, at: usize) {
+    unsafe fn vector(&mut self, at: usize) {
         let r = self.rounding;
         let (group, lane) = (at / LANES, at % LANES);
         let Numbers { first, second, log } = self.numbers;
@@ -341,8 +347,7 @@ impl<V: Products, const PER: usize, const FINE: bool, const HOW: u8> Tile<'_, V,
             let random = word.turn(r.shifts[group % PER]).and_or(r.kept, r.set);
             let (first, second) = (V::splat(*first.get_unchecked(block)), V::splat(*second.get_unchecked(block)));
             let y = r.element::<FINE, HOW>(V::load(self.x.add(i).cast()), first, second, random);
-            let to = self.y.add(i).cast();
-            if r.past { y.pass(to) } else { y.store(to) }
+            self.out.put(y);
         }
     }
 }
@@ -351,7 +356,7 @@ impl<V: Products> Rounding<V> {
     /// # Safety
     /// [`Products`]'s contract, for every method.
     #[inline(always)]
-    unsafe fn new<const FINE: bool>(run: &Run<'_>, past: bool) -> Self {
+    unsafe fn new<const FINE: bool>(run: &Run<'_>) -> Self {
         let Shape { mbits, n, .. } = run.shape;
         // Fine kernels take a fraction (see `bits`), others what its part above fp32's last digit adds to the bits.
         let top = if FINE { 32 } else { 23 - mbits };
@@ -366,30 +371,29 @@ impl<V: Products> Rounding<V> {
                 kept: V::splat(kept),
                 set: V::splat(set),
                 shifts,
-                past,
             }
         }
     }
 
     /// # Safety
-    /// Besides: `x` and `y` are valid for a piece; there are numbers for each of its blocks.
+    /// Besides: `x` and what `out` writes are valid for a piece; there are numbers for each of its blocks.
     #[inline(always)]
     unsafe fn piece<const PER: usize, const FINE: bool>(
         &self,
         how: u8,
         x: *const f32,
-        y: *mut f32,
+        out: &mut Writer<V>,
         source: &mut Source<'_, V>,
         numbers: Numbers<'_>,
     ) {
         // SAFETY: the caller's contract.
         unsafe {
             match how {
-                WIDE if !FINE => self.run::<PER, FINE, WIDE>(x, y, source, numbers),
-                CAST => self.run::<PER, FINE, CAST>(x, y, source, numbers),
-                POWER => self.run::<PER, FINE, POWER>(x, y, source, numbers),
-                DIVIDE => self.run::<PER, FINE, DIVIDE>(x, y, source, numbers),
-                _ => self.run::<PER, FINE, MULTIPLY>(x, y, source, numbers),
+                WIDE if !FINE => self.run::<PER, FINE, WIDE>(x, out, source, numbers),
+                CAST => self.run::<PER, FINE, CAST>(x, out, source, numbers),
+                POWER => self.run::<PER, FINE, POWER>(x, out, source, numbers),
+                DIVIDE => self.run::<PER, FINE, DIVIDE>(x, out, source, numbers),
+                _ => self.run::<PER, FINE, MULTIPLY>(x, out, source, numbers),
             }
         }
     }
@@ -398,14 +402,14 @@ impl<V: Products> Rounding<V> {
     unsafe fn run<const PER: usize, const FINE: bool, const HOW: u8>(
         &self,
         x: *const f32,
-        y: *mut f32,
+        out: &mut Writer<V>,
         source: &mut Source<'_, V>,
         numbers: Numbers<'_>,
     ) {
         for start in (0..PIECE).step_by(4 * LANES * PER) {
             let [words, next] = &mut source.words;
             let (words, next) = if source.second { (next, words) } else { (words, next) };
-            let mut work = Tile::<V, PER, FINE, HOW> { rounding: self, x, y, numbers, words, start };
+            let mut work = Tile::<V, PER, FINE, HOW> { rounding: self, x, out: &mut *out, numbers, words, start };
             // SAFETY: the caller's contract; a piece holds whole tiles.
             unsafe { source.tiles.next(next, &mut work) };
             source.second = !source.second;

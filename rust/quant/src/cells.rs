@@ -1,0 +1,172 @@
+//! Numbers as they lie in memory, two vectors of fp32 at a time: in registers they are widened, narrowed, and compared
+//! where they are still narrow.
+//!
+//! Two bf16 numbers in a lane of 32 bits are two fp32 numbers after a shift of one and a mask of the other, which stay
+//! where they are until they are put together again.
+#![cfg(target_arch = "x86_64")]
+// One contract for every method of the traits, stated there, as in `lanes`.
+#![allow(unsafe_op_in_unsafe_fn)]
+
+use crate::lines::{Lines, Writer};
+use crate::number::{Bf16, F16};
+use std::arch::x86_64::*;
+
+/// # Safety
+/// As for [`Lines`].
+pub unsafe trait Halves: Lines {
+    /// Lanes of 16 bits, unsigned.
+    unsafe fn max16(self, o: Self) -> Self;
+    unsafe fn from_f16(p: *const u16) -> Self;
+    /// To nearest, ties to even; no lane is a NaN.
+    unsafe fn to_f16(low: Self, high: Self) -> Self;
+}
+
+// SAFETY: the contract is the caller's.
+unsafe impl Halves for __m512i {
+    #[inline(always)]
+    unsafe fn max16(self, o: Self) -> Self {
+        _mm512_max_epu16(self, o)
+    }
+
+    #[inline(always)]
+    unsafe fn from_f16(p: *const u16) -> Self {
+        _mm512_castps_si512(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn to_f16(low: Self, high: Self) -> Self {
+        let narrow = |x| _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm512_castsi512_ps(x));
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(narrow(low)), narrow(high))
+    }
+}
+
+// SAFETY: the contract is the caller's.
+unsafe impl Halves for __m256i {
+    #[inline(always)]
+    unsafe fn max16(self, o: Self) -> Self {
+        _mm256_max_epu16(self, o)
+    }
+
+    #[inline(always)]
+    unsafe fn from_f16(p: *const u16) -> Self {
+        _mm256_castps_si256(_mm256_cvtph_ps(_mm_loadu_si128(p.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn to_f16(low: Self, high: Self) -> Self {
+        let narrow = |x| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_castsi256_ps(x));
+        _mm256_set_m128i(narrow(high), narrow(low))
+    }
+}
+
+/// Elements of `2 * LANES` numbers, finite ones where they are narrowed.
+///
+/// # Safety
+/// As for [`Lines`]; pointers are valid for so many numbers.
+pub unsafe trait Cells: Sized {
+    /// Digits after the exponent's that narrowing keeps where nothing is rounded.
+    const DIGITS: u32;
+    unsafe fn pair<V: Halves>(p: *const Self) -> [V; 2];
+    /// Write what `pair` gave, rounded to nearest unless it is `exact`: a number of `DIGITS` digits, or zero.
+    unsafe fn put<V: Halves>(x: [V; 2], exact: bool, to: &mut Writer<V>);
+    /// The larger of the magnitudes in each lane, of 32 or 16 bits.
+    unsafe fn raise<V: Halves>(most: V, p: *const Self) -> V;
+    /// The largest of them; half precision has its bits in the upper half, and anything below.
+    unsafe fn top<V: Halves>(most: V) -> u32;
+}
+
+// SAFETY: the contract is the caller's.
+unsafe impl Cells for f32 {
+    const DIGITS: u32 = 23;
+
+    #[inline(always)]
+    unsafe fn pair<V: Halves>(p: *const f32) -> [V; 2] {
+        [V::load(p.cast()), V::load(p.add(V::LANES).cast())]
+    }
+
+    #[inline(always)]
+    unsafe fn put<V: Halves>([a, b]: [V; 2], _: bool, to: &mut Writer<V>) {
+        to.put(a);
+        to.put(b);
+    }
+
+    #[inline(always)]
+    unsafe fn raise<V: Halves>(most: V, p: *const f32) -> V {
+        let [a, b] = Self::pair::<V>(p);
+        let magnitude = V::splat(0x7fff_ffff);
+        most.max(a.and(magnitude)).max(b.and(magnitude))
+    }
+
+    #[inline(always)]
+    unsafe fn top<V: Halves>(most: V) -> u32 {
+        most.largest()
+    }
+}
+
+/// As above, of numbers of 16 bits.
+#[inline(always)]
+unsafe fn raise16<V: Halves>(most: V, p: *const u32) -> V {
+    most.max16(V::load(p).and(V::splat(0x7fff_7fff)))
+}
+
+#[inline(always)]
+unsafe fn largest16<V: Halves>(most: V) -> u32 {
+    most.max16(most.shl(V::splat(16))).largest()
+}
+
+// SAFETY: the contract is the caller's.
+unsafe impl<const WIDE: bool> Cells for Bf16<WIDE> {
+    const DIGITS: u32 = 7;
+
+    #[inline(always)]
+    unsafe fn pair<V: Halves>(p: *const Self) -> [V; 2] {
+        let two = V::load(p.cast());
+        [two.shl(V::splat(16)), two.and(V::splat(0xffff_0000))]
+    }
+
+    #[inline(always)]
+    unsafe fn put<V: Halves>(x: [V; 2], exact: bool, to: &mut Writer<V>) {
+        let (sixteen, one, below) = (V::splat(16), V::splat(1), V::splat(0x7fff));
+        let [even, odd] = match exact {
+            true => x,
+            false => [x[0].add(x[0].shr(sixteen).and(one)).add(below), x[1].add(x[1].shr(sixteen).and(one)).add(below)],
+        };
+        to.put(odd.and_or(V::splat(0xffff_0000), even.shr(sixteen)));
+    }
+
+    #[inline(always)]
+    unsafe fn raise<V: Halves>(most: V, p: *const Self) -> V {
+        raise16(most, p.cast())
+    }
+
+    #[inline(always)]
+    unsafe fn top<V: Halves>(most: V) -> u32 {
+        largest16(most)
+    }
+}
+
+// SAFETY: the contract is the caller's.
+unsafe impl<const WIDE: bool> Cells for F16<WIDE> {
+    /// None that its range does not take away.
+    const DIGITS: u32 = 0;
+
+    #[inline(always)]
+    unsafe fn pair<V: Halves>(p: *const Self) -> [V; 2] {
+        [V::from_f16(p.cast()), V::from_f16(p.add(V::LANES).cast())]
+    }
+
+    #[inline(always)]
+    unsafe fn put<V: Halves>([low, high]: [V; 2], _: bool, to: &mut Writer<V>) {
+        to.put(V::to_f16(low, high));
+    }
+
+    #[inline(always)]
+    unsafe fn raise<V: Halves>(most: V, p: *const Self) -> V {
+        raise16(most, p.cast())
+    }
+
+    #[inline(always)]
+    unsafe fn top<V: Halves>(most: V) -> u32 {
+        largest16(most)
+    }
+}

@@ -1,0 +1,132 @@
+//! Vectors written one after the other to memory that need not begin with a line of the cache: whole lines past the
+//! caches, put together from two neighbouring vectors.
+//!
+//! Four stores of a quarter of a line each would ask for no alignment either, but for four places in the processor's
+//! queue of stores, in which results wait for memory: with one store a line the arithmetic runs four times as far ahead.
+#![cfg(target_arch = "x86_64")]
+// One contract for every method of the trait, stated there, as in `lanes`.
+#![allow(unsafe_op_in_unsafe_fn)]
+
+use crate::lanes::Lanes;
+use std::arch::x86_64::*;
+
+/// # Safety
+/// As for [`Lanes`].
+pub unsafe trait Lines: Lanes {
+    /// How two vectors are put together.
+    type Turn: Copy;
+    /// For a last part of `first` lanes, a multiple of 4, that the next vector completes.
+    unsafe fn turn(first: usize) -> Self::Turn;
+    /// The end of `self` from lane `LANES - first` on (all of it where `first` is 0), completed from `next`.
+    unsafe fn join(self, next: Self, turn: Self::Turn) -> Self;
+    /// Past the caches, to a multiple of the vector's size.
+    unsafe fn stream(self, to: *mut u32);
+}
+
+// SAFETY: the contract is the caller's.
+unsafe impl Lines for __m512i {
+    type Turn = Self;
+
+    #[inline(always)]
+    unsafe fn turn(first: usize) -> Self {
+        let lanes: [u32; 16] = std::array::from_fn(|i| i as u32 + (16 - first as u32) % 16);
+        _mm512_loadu_si512(lanes.as_ptr().cast())
+    }
+
+    #[inline(always)]
+    unsafe fn join(self, next: Self, turn: Self) -> Self {
+        _mm512_permutex2var_epi32(self, turn, next)
+    }
+
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut u32) {
+        _mm512_stream_si512(to.cast(), self);
+    }
+}
+
+// SAFETY: the contract is the caller's.
+unsafe impl Lines for __m256i {
+    /// Whether it is half a vector.
+    type Turn = bool;
+
+    #[inline(always)]
+    unsafe fn turn(first: usize) -> bool {
+        first != 0
+    }
+
+    #[inline(always)]
+    unsafe fn join(self, next: Self, half: bool) -> Self {
+        if half { _mm256_permute2x128_si256::<0x21>(self, next) } else { self }
+    }
+
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut u32) {
+        _mm256_stream_si256(to.cast(), self);
+    }
+}
+
+/// Writes vectors that follow each other, past the caches or not.
+pub struct Writer<V: Lines> {
+    begin: *mut u32,
+    /// Where the last vector, or the part of it that has not been written, belongs.
+    to: *mut u32,
+    last: V,
+    turn: V::Turn,
+    past: bool,
+}
+
+impl<V: Lines> Writer<V> {
+    /// # Safety
+    /// [`Lanes`]'s contract, for every method; where `past`, `stream::can_pass` is true of `to`.
+    #[inline(always)]
+    pub unsafe fn new(to: *mut u32, past: bool) -> Self {
+        // Lanes before the first whole line.
+        let head = if past { to.align_offset(size_of::<V>()) } else { 0 };
+        let before = to.wrapping_add(head).wrapping_sub(V::LANES);
+        let first = if past { before } else { to };
+        Writer { begin: to, to: first, last: V::splat(0), turn: V::turn((V::LANES - head) % V::LANES), past }
+    }
+
+    /// # Safety
+    /// Besides: the vector's place may be written. It is complete after `finish`.
+    #[inline(always)]
+    pub unsafe fn put(&mut self, x: V) {
+        if !self.past {
+            x.store(self.to);
+        } else if self.to < self.begin {
+            head(x, self.begin, self.to);
+        } else {
+            self.last.join(x, self.turn).stream(self.to);
+        }
+        self.last = x;
+        self.to = self.to.wrapping_add(V::LANES);
+    }
+
+    /// Write what is left.
+    ///
+    /// # Safety
+    /// As for `new`.
+    #[inline(always)]
+    pub unsafe fn finish(&self) {
+        if self.past && self.to >= self.begin {
+            tail(self.last, self.begin, self.to);
+        }
+    }
+}
+
+/// The lanes of the first vector before a whole line. (By value, as below: a writer whose address is taken would live in
+/// memory.)
+#[cold]
+#[inline(never)]
+unsafe fn head<V: Lines>(x: V, begin: *mut u32, to: *mut u32) {
+    let lanes = (&raw const x).cast::<u32>();
+    begin.copy_from_nonoverlapping(lanes, to.wrapping_add(V::LANES).offset_from(begin) as usize);
+}
+
+/// The lanes of the last vector after the last whole line.
+#[inline(never)]
+unsafe fn tail<V: Lines>(x: V, begin: *mut u32, to: *mut u32) {
+    let lanes = (&raw const x).cast::<u32>();
+    let done = to.offset_from(begin) as usize % V::LANES;
+    to.copy_from_nonoverlapping(lanes.add(done), V::LANES - done);
+}
