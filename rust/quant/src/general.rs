@@ -10,7 +10,7 @@ use crate::dtype::{Memory, MemoryMut};
 use crate::fake_quant::{Whole, along, through_f32};
 use crate::found::{self, Found};
 use crate::layout::Layout;
-use crate::moments::{Spread, Stats, tree};
+use crate::moments::{Quantized, Spread, Stats, Wide, tree};
 use crate::pieces::{Arrays, PIECE, Pieces};
 use crate::pool;
 use crate::stats::{Summary, Table, multiplier, numbers};
@@ -72,7 +72,7 @@ impl Boxes {
 }
 
 /// The two types in which results are formed, as they lie in memory.
-pub(crate) trait Element: Real {
+pub(crate) trait Element: Real + Wide {
     /// # Safety
     /// As [`Memory::load`].
     unsafe fn load(x: Memory, start: usize, out: &mut [Self]);
@@ -372,10 +372,10 @@ unsafe fn stats_as<T: Element>(
     let work = |b: usize, values: &[T], runs: &[(usize, usize)], scale: Scale| {
         let positions = runs.iter().flat_map(|(start, len)| *start..start + len);
         let quantized = positions.zip(values).map(|(i, x)| q.fake_quant(*x, scale, source.bits(i, q.rounding)));
-        let after: Vec<f64> = quantized.map(|y| y.to_f64()).collect();
-        let before: Vec<f64> = values.iter().map(|x| x.to_f64()).collect();
+        let after: Vec<T> = quantized.collect();
         let (low, high) = q.range::<T>(scale);
-        let stats = Stats::of(&before, &after, [low.to_f64(), high.to_f64()]);
+        let (low, high) = (vec![low; values.len()], vec![high; values.len()]);
+        let stats = Stats::of(Quantized { x: values, y: &after, low: &low, high: &high });
         let scale = multiplier(scale);
         if let Some(table) = table {
             // SAFETY: boxes are counted as the table's blocks, and each is one thread's.

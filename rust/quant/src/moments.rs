@@ -40,18 +40,50 @@ pub struct Stats {
 const RUN: usize = 256;
 const LANES: usize = 8;
 
+/// The types of elements, as fp64.
+pub trait Wide: Copy + Default {
+    fn wide(self) -> f64;
+}
+
+impl Wide for f32 {
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+}
+
+impl Wide for f64 {
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self
+    }
+}
+
+/// Elements before and after quantization, and the smallest and largest value that the scale of each allows.
+#[derive(Clone, Copy)]
+pub struct Quantized<'a, T> {
+    pub x: &'a [T],
+    pub y: &'a [T],
+    pub low: &'a [T],
+    pub high: &'a [T],
+}
+
+impl<'a, T> Quantized<'a, T> {
+    fn part(&self, start: usize, end: usize) -> Quantized<'a, T> {
+        let Quantized { x, y, low, high } = self;
+        Quantized { x: &x[start..end], y: &y[start..end], low: &low[start..end], high: &high[start..end] }
+    }
+}
+
 impl Stats {
-    /// The sums of a block whose scale allows values in this range.
-    pub fn of(x: &[f64], y: &[f64], range: [f64; 2]) -> Stats {
-        let runs: Vec<Stats> = x
-            .chunks(RUN)
-            .zip(y.chunks(RUN))
-            .map(|(x, y)| {
-                let mut stats = Stats::default();
-                run(x, y, range, &mut stats);
-                stats
-            })
-            .collect();
+    pub fn of<T: Wide>(elements: Quantized<'_, T>) -> Stats {
+        let len = elements.x.len();
+        let one = |start: usize| {
+            let mut stats = Stats::default();
+            run(elements.part(start, len.min(start + RUN)), &mut stats);
+            stats
+        };
+        let runs: Vec<Stats> = (0..len).step_by(RUN).map(one).collect();
         tree(&runs, Stats::merge)
     }
 
@@ -142,36 +174,69 @@ pub fn tree<T: Copy + Default>(parts: &[T], merge: fn(&T, &T) -> T) -> T {
     }
 }
 
-dispatch! { fn run(x: &[f64], y: &[f64], range: [f64; 2], out: &mut Stats) = run_body; }
+dispatch! { fn run[T: Wide](elements: Quantized<'_, T>, out: &mut Stats) = run_body; }
+
+/// Running sums in lanes.
+#[derive(Default)]
+struct Sums {
+    signal: [f64; LANES],
+    noise: [f64; LANES],
+    sum: [f64; LANES],
+    rel: [f64; LANES],
+    peak: [f64; LANES],
+    nonfinite: [u64; LANES],
+    clipped: [u64; LANES],
+    underflowed: [u64; LANES],
+    last: [u64; LANES],
+}
+
+impl Sums {
+    /// Adds an element to every lane; returns them, those left out as NaN.
+    #[inline(always)]
+    fn add<T: Wide>(&mut self, [x, y, low, high]: [&[T; LANES]; 4]) -> [f64; LANES] {
+        let mut marked = [0.0; LANES];
+        for l in 0..LANES {
+            let (a, b, bottom, top) = (x[l].wide(), y[l].wide(), low[l].wide(), high[l].wide());
+            let finite = (a.abs() < f64::INFINITY) & (b.abs() < f64::INFINITY);
+            let (x, y) = if finite { (a, b) } else { (0.0, 0.0) };
+            marked[l] = if finite { x } else { f64::NAN };
+            let (size, error) = (x.abs(), (y - x).abs());
+            self.signal[l] += x * x;
+            self.noise[l] += error * error;
+            self.sum[l] += x;
+            let relative = if size > 0.0 { error / size } else { 0.0 };
+            self.rel[l] = if relative > self.rel[l] { relative } else { self.rel[l] };
+            self.peak[l] = if size > self.peak[l] { size } else { self.peak[l] };
+            self.nonfinite[l] += u64::from(!finite);
+            self.clipped[l] += u64::from((x > top) | (x < bottom));
+            self.underflowed[l] += u64::from((size > 0.0) & (y == 0.0));
+            self.last[l] += u64::from(((y == top) | (y == bottom)) & (y != 0.0));
+        }
+        marked
+    }
+}
 
 #[inline(always)]
-fn run_body(x: &[f64], y: &[f64], [bottom, top]: [f64; 2], out: &mut Stats) {
-    // Padding with zeros adds nothing to any sum.
-    let (mut a, mut b) = ([[0f64; LANES]; RUN / LANES], [[0f64; LANES]; RUN / LANES]);
-    a.as_flattened_mut()[..x.len()].copy_from_slice(x);
-    b.as_flattened_mut()[..y.len()].copy_from_slice(y);
+fn run_body<T: Wide>(elements: Quantized<'_, T>, out: &mut Stats) {
+    let Quantized { x, y, low, high } = elements;
+    let mut sums = Sums::default();
+    let mut marked = [[0f64; LANES]; RUN / LANES];
     let rows = x.len().div_ceil(LANES);
-    let [mut signal, mut noise, mut sum, mut rel, mut peak] = [[0f64; LANES]; 5];
-    let [mut nonfinite, mut clipped, mut underflowed, mut last] = [[0u64; LANES]; 4];
-    for (a, b) in a[..rows].iter_mut().zip(&b[..rows]) {
-        for l in 0..LANES {
-            let finite = (a[l].abs() < f64::INFINITY) & (b[l].abs() < f64::INFINITY);
-            let (x, y) = if finite { (a[l], b[l]) } else { (0.0, 0.0) };
-            // Marked for the second pass.
-            a[l] = if finite { x } else { f64::NAN };
-            let (size, error) = (x.abs(), (y - x).abs());
-            signal[l] += x * x;
-            noise[l] += error * error;
-            sum[l] += x;
-            let relative = if size > 0.0 { error / size } else { 0.0 };
-            rel[l] = if relative > rel[l] { relative } else { rel[l] };
-            peak[l] = if size > peak[l] { size } else { peak[l] };
-            nonfinite[l] += u64::from(!finite);
-            clipped[l] += u64::from((x > top) | (x < bottom));
-            underflowed[l] += u64::from((size > 0.0) & (y == 0.0));
-            last[l] += u64::from(((y == top) | (y == bottom)) & (y != 0.0));
-        }
+    let ((x8, xs), (y8, ys)) = (x.as_chunks(), y.as_chunks());
+    let ((low8, lows), (high8, highs)) = (low.as_chunks(), high.as_chunks());
+    for ((((marked, x), y), low), high) in marked.iter_mut().zip(x8).zip(y8).zip(low8).zip(high8) {
+        *marked = sums.add([x, y, low, high]);
     }
+    if !xs.is_empty() {
+        // Padding with zeros adds nothing to any sum.
+        let padded = |from: &[T]| {
+            let mut row = [T::default(); LANES];
+            row[..from.len()].copy_from_slice(from);
+            row
+        };
+        marked[rows - 1] = sums.add([&padded(xs), &padded(ys), &padded(lows), &padded(highs)]);
+    }
+    let Sums { signal, noise, sum, rel, peak, nonfinite, clipped, underflowed, last } = sums;
     let total = |v: [f64; LANES]| tree(&v, |a, b| a + b);
     let most = |v: [f64; LANES]| v.into_iter().fold(0.0, f64::max);
     let nonfinite = nonfinite.iter().sum::<u64>();
@@ -179,7 +244,7 @@ fn run_body(x: &[f64], y: &[f64], [bottom, top]: [f64; 2], out: &mut Stats) {
     let mean = if finite > 0 { total(sum) / finite as f64 } else { 0.0 };
     let [mut m2, mut m3, mut m4] = [[0f64; LANES]; 3];
     let mut left = x.len();
-    for a in &a[..rows] {
+    for a in &marked[..rows] {
         for l in 0..LANES {
             let d = if (l < left) & !a[l].is_nan() { a[l] - mean } else { 0.0 };
             m2[l] += d * d;
@@ -214,16 +279,17 @@ mod tests {
     fn cuts_do_not_matter() {
         let x: Vec<f64> = (0..1000).map(|i| f64::from(i * i % 97 - 48)).collect();
         let y: Vec<f64> = x.iter().map(|x| (x / 8.0).round() * 8.0).collect();
-        let whole = Stats::of(&x, &y, [-40.0, 40.0]);
+        let of = |from: usize, to: usize| {
+            let (low, high) = (vec![-40.0; to - from], vec![40.0; to - from]);
+            Stats::of(Quantized { x: &x[from..to], y: &y[from..to], low: &low, high: &high })
+        };
+        let whole = of(0, 1000);
         assert_eq!(whole.signal, x.iter().map(|x| x * x).sum::<f64>());
         assert_eq!(whole.noise, x.iter().zip(&y).map(|(x, y)| (y - x) * (y - x)).sum::<f64>());
         assert_eq!(whole.clipped, x.iter().filter(|x| x.abs() > 40.0).count() as u64);
         assert_eq!(whole.last_bin, y.iter().filter(|y| y.abs() == 40.0).count() as u64);
         for cut in [1, 7, 256, 999] {
-            let parts = Stats::merge(
-                &Stats::of(&x[..cut], &y[..cut], [-40.0, 40.0]),
-                &Stats::of(&x[cut..], &y[cut..], [-40.0, 40.0]),
-            );
+            let parts = Stats::merge(&of(0, cut), &of(cut, 1000));
             for (a, b) in [(parts.m2, whole.m2), (parts.m4, whole.m4)] {
                 assert!((a - b).abs() <= 1e-14 * b, "{cut}");
             }
@@ -236,11 +302,12 @@ mod tests {
     #[test]
     fn what_is_not_finite_is_left_out() {
         let (x, y) = ([1.0, f64::NAN, 3.0, f64::INFINITY, 5.0], [1.0, f64::NAN, 3.0, 6.0, f64::INFINITY]);
-        let s = Stats::of(&x, &y, [f64::NAN; 2]);
+        let of = |part: std::ops::Range<usize>, end: f64| {
+            let (low, high) = (vec![-end; part.len()], vec![end; part.len()]);
+            Stats::of(Quantized { x: &x[part.clone()], y: &y[part], low: &low, high: &high })
+        };
+        let s = of(0..5, f64::NAN);
         assert_eq!((s.count, s.nonfinite, s.mean, s.m2, s.absmax, s.clipped), (5, 3, 2.0, 2.0, 3.0, 0));
-        assert_eq!(
-            Stats::merge(&Stats::of(&x[3..4], &y[3..4], [-1.0, 1.0]), &Stats::of(&x[..1], &y[..1], [-1.0, 1.0])).mean,
-            1.0
-        );
+        assert_eq!(Stats::merge(&of(3..4, 1.0), &of(0..1, 1.0)).mean, 1.0);
     }
 }

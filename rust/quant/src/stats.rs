@@ -1,14 +1,15 @@
 //! What quantization did to an array: sums over the array and, on request, over each block.
 
 use crate::bits::{Draws, integer_at};
+use crate::block;
 use crate::dtype::Memory;
 use crate::fake_quant::{Kernel, Whole, for_each_block, random_width, threads_for};
 use crate::fpu::Standard;
 use crate::layout::{Cut, Layout};
-use crate::moments::{Spread, Stats, tree};
+use crate::moments::{Quantized, Spread, Stats, Wide, tree};
 use crate::pool;
 use dither_numerics::quantizer::{Randomness, absmax};
-use dither_numerics::{Block, Quantizer, Scale, pow2};
+use dither_numerics::{Block, Quantizer, Real, Scale, pow2};
 use std::sync::Mutex;
 
 /// What [`table`] writes of a block, a row each.
@@ -95,12 +96,10 @@ pub(crate) fn multiplier(scale: Scale) -> f64 {
     }
 }
 
-/// The smallest and the largest value that a scale allows, as the kernels form them: in fp32, in fp64 for fp64.
-fn range(q: &Quantizer, scale: Scale, wide: bool) -> [f64; 2] {
-    [q.format.min, q.format.max].map(|end| {
-        let product = end * multiplier(scale);
-        if wide || matches!(scale, Scale::Power(_)) { product } else { f64::from(product as f32) }
-    })
+/// The smallest and the largest value that a scale allows, as the kernels form them. (A power of two can take them out of
+/// fp32's range, where nothing compares with them.)
+fn range<T: Real>(q: &Quantizer, scale: Scale) -> [T; 2] {
+    [q.format.min, q.format.max].map(|end| T::from_f64(end * multiplier(scale)))
 }
 
 /// Blocks of an array, axis replaced by blocks; one where all elements share a scale or have none.
@@ -183,46 +182,99 @@ impl Job<'_> {
     /// As for [`stats`]; the unit belongs to this thread.
     unsafe fn unit(&self, u: usize) -> Summary {
         let unit = self.cut.unit(u);
-        let wide = self.x.is_f64();
-        let mut before = vec![0f64; unit.len];
-        // SAFETY: units lie in the array.
-        unsafe { self.x.load_f64(unit.start, &mut before) };
         let random = Draws::new(self.source, self.q.rounding).run(unit.start, unit.len);
-        let mut after: Vec<f64> = Vec::new();
-        if !wide {
-            let narrow: Vec<f32> = before.iter().map(|x| *x as f32).collect();
-            let mut quantized = vec![0f32; unit.len];
-            self.kernel.apply(&self.cut, &narrow, &mut quantized, false, &random);
-            after.extend(quantized.into_iter().map(f64::from));
+        // SAFETY: units lie in the array and are disjoint.
+        unsafe {
+            if self.x.is_f64() {
+                let mut x = vec![0f64; unit.len];
+                self.x.load_f64(unit.start, &mut x);
+                let scales = self.scales(&x, |x| absmax(x.iter().copied()));
+                let bits = |i: usize| integer_at(&random, i, random_width(self.q));
+                let each = |(i, x): (usize, &f64)| self.q.fake_quant(*x, scales[self.block_of(i)], bits(i));
+                let y: Vec<f64> = x.iter().enumerate().map(each).collect();
+                self.sums(unit.start, &x, &y, &scales)
+            } else {
+                let (mut x, mut y) = (vec![0f32; unit.len], vec![0f32; unit.len]);
+                self.x.load(unit.start, &mut x);
+                let scales = self.scales(&x, |x| f64::from(f32::from_bits(block::absmax(x))));
+                self.kernel.apply(&self.cut, &x, &mut y, false, &random);
+                self.sums(unit.start, &x, &y, &scales)
+            }
         }
-        let mut block = self.first_block(unit.start);
-        let mut sums = Vec::new();
-        let (mut xs, mut ys) = (Vec::new(), Vec::new());
-        for_each_block(&self.cut, unit.len, |positions| {
-            let positions: Vec<usize> = positions.collect();
-            xs.clear();
-            xs.extend(positions.iter().map(|i| before[*i]));
-            let largest = if is_whole(self.q) { self.whole.absmax } else { absmax(xs.iter().copied()) };
-            let scale = scale_of(self.q, self.whole, wide, largest);
-            ys.clear();
-            ys.extend(positions.iter().map(|i| match wide {
-                true => self.q.fake_quant(before[*i], scale, integer_at(&random, *i, random_width(self.q))),
-                false => after[*i],
-            }));
-            let stats = Stats::of(&xs, &ys, range(self.q, scale, wide));
-            if is_whole(self.q) {
-                sums.push(Summary { stats, spread: Spread::default() });
-                return;
-            }
-            let scale = multiplier(scale);
-            if let Some(table) = self.table {
-                // SAFETY: the blocks of a unit belong to its thread.
-                unsafe { table.set(block, numbers(&stats, scale)) };
-            }
-            block += 1;
-            sums.push(Summary { stats, spread: Spread::of(scale) });
+    }
+
+    /// The scales of a unit's blocks.
+    fn scales<T: Wide>(&self, x: &[T], absmax: impl Fn(&[T]) -> f64) -> Vec<Scale> {
+        let scale = |absmax: f64| scale_of(self.q, self.whole, self.x.is_f64(), absmax);
+        if is_whole(self.q) {
+            return vec![scale(self.whole.absmax)];
+        }
+        let mut scales = Vec::new();
+        self.each_block(x, |block| scales.push(scale(absmax(block))));
+        scales
+    }
+
+    /// Calls `work` for the elements of every block of a unit, in order.
+    fn each_block<T: Wide>(&self, x: &[T], mut work: impl FnMut(&[T])) {
+        if self.cut.inner() == 1 {
+            x.chunks(self.cut.block).for_each(work);
+            return;
+        }
+        let mut block = Vec::new();
+        for_each_block(&self.cut, x.len(), |positions| {
+            block.clear();
+            block.extend(positions.map(|i| x[i]));
+            work(&block);
         });
-        tree(&sums, Summary::merge)
+    }
+
+    /// The block of an element of a unit.
+    fn block_of(&self, i: usize) -> usize {
+        if self.cut.inner() == 1 { i / self.cut.block } else { i % self.cut.inner() }
+    }
+
+    /// What belongs to the blocks of a unit, for each of its `len` elements.
+    fn spread_out<T: Wide>(&self, len: usize, blocks: impl Iterator<Item = T> + Clone) -> Vec<T> {
+        let mut all = vec![T::default(); len];
+        match self.cut.inner() {
+            1 => all.chunks_mut(self.cut.block).zip(blocks).for_each(|(part, one)| part.fill(one)),
+            inner => {
+                for row in all.chunks_mut(inner) {
+                    row.iter_mut().zip(blocks.clone()).for_each(|(all, one)| *all = one);
+                }
+            }
+        }
+        all
+    }
+
+    /// The sums of a unit, from its elements before and after and the scales of its blocks.
+    ///
+    /// # Safety
+    /// As for `unit`.
+    unsafe fn sums<T: Wide + Real>(&self, start: usize, x: &[T], y: &[T], scales: &[Scale]) -> Summary {
+        let ends: Vec<[T; 2]> = scales.iter().map(|scale| range(self.q, *scale)).collect();
+        let [low, high] = [0, 1].map(|end| self.spread_out(x.len(), ends.iter().map(|ends| ends[end])));
+        let stats = Stats::of(Quantized { x, y, low: &low, high: &high });
+        if is_whole(self.q) {
+            return Summary { stats, spread: Spread::default() };
+        }
+        if let Some(table) = self.table {
+            let mut parts: [Vec<T>; 4] = Default::default();
+            let (first, mut b) = (self.first_block(start), 0);
+            for_each_block(&self.cut, x.len(), |positions| {
+                parts.iter_mut().for_each(Vec::clear);
+                for i in positions {
+                    parts.iter_mut().zip([x, y, &low, &high]).for_each(|(part, all)| part.push(all[i]));
+                }
+                let [x, y, low, high] = &parts;
+                let stats = Stats::of(Quantized { x, y, low, high });
+                // SAFETY: the blocks of a unit belong to its thread.
+                unsafe { table.set(first + b, numbers(&stats, multiplier(scales[b]))) };
+                b += 1;
+            });
+        }
+        let spreads: Vec<Spread> = scales.iter().map(|scale| Spread::of(multiplier(*scale))).collect();
+        Summary { stats, spread: tree(&spreads, Spread::merge) }
     }
 
     /// The index of the block in which a unit starts.
