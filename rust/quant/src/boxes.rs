@@ -3,7 +3,8 @@
 
 use crate::dtype::{Memory, MemoryMut};
 use crate::fake_quant::threads_for;
-use crate::general::{Boxes, Element, each_box};
+use crate::general::{Element, each_box};
+use crate::grid::Boxes;
 use crate::pack::{pack, unpack};
 use crate::packed::{Parts, Shape, Values};
 use crate::pool;

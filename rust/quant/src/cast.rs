@@ -1,7 +1,7 @@
 //! Plain casts: every element on its own, any input, every overflow mode. From fp32 to fp32.
 
 use crate::element::{self, Shape};
-use crate::job::Method;
+use crate::method::Method;
 use crate::number::Number;
 use crate::simd::dispatch;
 use crate::stochastic;

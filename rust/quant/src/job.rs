@@ -3,11 +3,10 @@
 use crate::bits::integer;
 use crate::block::GROUP;
 use crate::element::{self, Shape};
-use crate::stochastic;
+use crate::method::Method;
+use crate::power::Power;
 use dither_numerics::format::Kind;
-use dither_numerics::{
-    Dialect, Format, Quantizer, Rounding, Scale, ScaleFormat, ScaleRule, Scaling, TensorScale, pow2,
-};
+use dither_numerics::{Dialect, Format, Quantizer, Scale, ScaleFormat, ScaleRule, Scaling, TensorScale};
 
 /// A block's scale as the kernels use it.
 #[derive(Clone, Copy, Debug)]
@@ -22,44 +21,6 @@ pub enum Fast {
     Zero,
     /// Left to the scalar truth: special, or beyond the range in which the fast arithmetic is exact.
     Exact(Scale),
-}
-
-/// How the kernels round.
-pub struct Method {
-    /// The rounding as the kernels' constant; where they do not know it, one that reads as many random bits.
-    pub mode: u8,
-    /// Random bits an element.
-    pub n: u32,
-    /// Of [`Shape`].
-    pub last: u32,
-    /// Whether the kernels give what the truth gives; if not, every element is left to the truth.
-    pub exact: bool,
-}
-
-impl Method {
-    pub fn new(f: &Format, rounding: Rounding) -> Method {
-        let (mode, known) = match rounding {
-            Rounding::NearestEven => (element::NEAREST_EVEN, !f.even_by_exponent()),
-            Rounding::NearestAway => (element::NEAREST_AWAY, true),
-            Rounding::TowardZero => (element::TOWARD_ZERO, true),
-            Rounding::Up => (element::UP, true),
-            Rounding::Down => (element::DOWN, true),
-            // Without fraction bits all significands are odd.
-            Rounding::ToOdd => (element::TO_ODD, f.mbits > 0 && !f.even_by_exponent()),
-            // fp32 has no digits that C would round away.
-            Rounding::StochasticC(n) if f.emin == -126 && n + f.mbits >= 23 => (element::STOCHASTIC, true),
-            Rounding::StochasticC(n) if n + f.mbits <= 21 => (element::STOCHASTIC_NEAREST, true),
-            Rounding::Stochastic(n) | Rounding::StochasticA(n) | Rounding::StochasticC(n) => {
-                let fine = stochastic::is_fine(f.mbits, n);
-                let mode = if fine { element::STOCHASTIC_FINE } else { element::STOCHASTIC };
-                (mode, !matches!(rounding, Rounding::StochasticC(_)))
-            }
-        };
-        // A symmetric grid: no table, no two's complement with its most negative number.
-        let grid = f.kind != Kind::Codebook && f.signed && f.min == -f.max && f.mbits <= 20;
-        let last = u32::from(rounding == Rounding::Stochastic(32));
-        Method { mode, n: rounding.random_bits(), last, exact: known && grid }
-    }
 }
 
 /// What the two numbers of [`Job::scales`] are: the fields of the `Fast` of this name (`Divide` has one).
@@ -143,18 +104,6 @@ pub struct Job<'a> {
     /// The grid of 8-bit float scales.
     scale_grid: Option<Grid>,
     power: Power,
-}
-
-/// What a power-of-two scale needs, worked out once.
-struct Power {
-    /// Smallest 23-bit fraction of the absmax that raises the scale.
-    carry: u32,
-    /// Absmax exponent fields for which all grid constants stay within fp32 (empty where none do).
-    first: u32,
-    last: u32,
-    /// Added to the bits of `2^(field of the scale's top)`: the smallest normal's, and the maximum's.
-    emin: u32,
-    max: u32,
 }
 
 impl<'a> Job<'a> {
@@ -401,43 +350,5 @@ impl<'a> Job<'a> {
     pub fn exact(&self, x: f32, scale: Scale, random: u32) -> f32 {
         let random = if element::is_stochastic(self.mode) { integer(random, self.shape.n) } else { 0 };
         self.quantizer.fake_quant(x, scale, random)
-    }
-}
-
-impl Power {
-    fn new(f: &Format, rule: Option<ScaleRule>, usable: bool) -> Power {
-        let (emin, emax, mbits) = (f.emin, f.emax(), f.mbits as i32);
-        let fits = |field: i32| {
-            // The scale may be raised by one: both possibilities must fit.
-            [field, field + 1].iter().all(|top| {
-                let (emin, shift) = (top + emin - emax, top - 127 - emax);
-                *top <= 254 && emin - mbits >= 1 && emin.max(*top) + 23 - mbits <= 254 && (-127..=127).contains(&shift)
-            })
-        };
-        let range: Vec<i32> = (1..=254).filter(|field| usable && fits(*field)).collect();
-        let power = |e: i32| (e as u32) << 23;
-        Power {
-            carry: carry(f, rule),
-            first: range.first().map_or(255, |e| *e as u32),
-            last: range.last().map_or(0, |e| *e as u32),
-            emin: power(emin - emax),
-            max: (f.max as f32).to_bits().wrapping_sub(power(emax + 127)),
-        }
-    }
-
-    /// The grid times `2^e`, where its constants are fp32's.
-    fn known(&self, e: i32, f: &Format) -> Option<Fast> {
-        let field = u32::try_from(e + f.emax() + 127).ok().filter(|field| (self.first..=self.last).contains(field))?;
-        let top = field << 23;
-        Some(Fast::Power { emin: top.wrapping_add(self.emin), max: top.wrapping_add(self.max) })
-    }
-}
-
-fn carry(f: &Format, rule: Option<ScaleRule>) -> u32 {
-    match rule {
-        Some(ScaleRule::Ceil) => 1,
-        Some(ScaleRule::Rceil) => ((f.max / pow2(f.emax()) - 1.0) * f64::from(1 << 23)) as u32 + 1,
-        Some(ScaleRule::Even) => 0x0080_0000 - (0x0040_0000 >> f.top_mbits().clamp(0, 22)),
-        _ => 0x0080_0000,
     }
 }

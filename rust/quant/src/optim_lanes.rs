@@ -3,7 +3,7 @@
 //! The processor's only divider is busy most of the time. The rounds of Philox for the next tile stand between the
 //! divisions for this one, so that they cost next to nothing; apart from each other they took a third of the step.
 
-use crate::dtype::{bf16_bits, bf16_value};
+use crate::half::{bf16_bits, bf16_value};
 use crate::optim::Constants;
 use crate::optim_tiles::{Random, TILE, Tiles};
 use crate::philox::Rounds;

@@ -4,7 +4,7 @@
 //! is worked out in fp64, exactly.
 
 use super::{PANEL, STRETCH};
-use crate::dtype::{nearest_bf16, nearest_f16};
+use crate::half::{nearest_bf16, nearest_f16};
 use crate::simd::{Level, level};
 use dither_numerics::accumulate::{Accumulator, Narrow, add_to_odd};
 
