@@ -1,14 +1,15 @@
-//! Stochastic rounding of contiguous runs, over vectors: the formula of `stochastic`, in the same order.
+//! Stochastic rounding of contiguous runs, over vectors.
 //!
 //! The first-level cache holds what a call works on; every call enters a function with the instruction set enabled once.
 #![cfg(target_arch = "x86_64")]
 
 use crate::block;
 use crate::cast::Cast;
-use crate::element::{STOCHASTIC, STOCHASTIC_FINE, STOCHASTIC_NEAREST, Shape};
+use crate::element::{STOCHASTIC, STOCHASTIC_FINE, STOCHASTIC_NEAREST};
 use crate::job::{Fast, Job};
 use crate::lanes::Lanes;
 use crate::simd::{Level, level};
+use crate::stochastic_vector::Constants;
 use std::arch::x86_64::{__m256i, __m512i};
 
 /// Blocks are whole vectors at every level.
@@ -93,182 +94,6 @@ levels! {
         cast_body(x: &[f32], y: &mut [f32], fractions: &[u32], cast: &Cast);
     avx2_cast, __m256i, "avx2":
         cast_body(x: &[f32], y: &mut [f32], fractions: &[u32], cast: &Cast);
-}
-
-/// The constants of a job in every lane.
-#[derive(Clone, Copy)]
-pub struct Constants<V> {
-    pub magnitude: V,
-    sign: V,
-    zero: V,
-    /// Whether adding `zero` does anything.
-    unsigned_zero: bool,
-    /// From a fraction to what is added to the bits.
-    pub shift: V,
-    /// The digits that the grid has.
-    pub kept: V,
-    fine: Fine<V>,
-    nearest: Nearest<V>,
-}
-
-/// Rounding to as many digits as random bits reach, ties to even.
-#[derive(Clone, Copy)]
-struct Nearest<V> {
-    exponent: V,
-    /// From `2^e` to what is added and taken away again (see `element`).
-    to_c: V,
-    /// The digits that go, and half of the last one less one, for rounding on the bits.
-    digits: V,
-    half: V,
-    one: V,
-}
-
-/// What carries from below fp32's own digits.
-#[derive(Clone, Copy)]
-struct Fine<V> {
-    /// Less `emin`: the bits of its reciprocal.
-    inverse: V,
-    finer: V,
-    low: V,
-    last: V,
-    down: V,
-}
-
-impl<V: Lanes> Constants<V> {
-    /// # Safety
-    /// [`Lanes`]'s contract.
-    #[inline(always)]
-    pub unsafe fn new(shape: Shape) -> Self {
-        let k = 23 - shape.mbits;
-        let j = 33 - k;
-        // Used where there are some.
-        let digits = k.saturating_sub(shape.n).max(1);
-        // SAFETY: the caller's contract.
-        unsafe {
-            Constants {
-                magnitude: V::splat(0x7fff_ffff),
-                sign: V::splat(0x8000_0000),
-                zero: V::splat(shape.zero.to_bits()),
-                unsigned_zero: shape.zero.is_sign_positive(),
-                shift: V::splat(32 - k),
-                kept: V::splat(u32::MAX << k),
-                fine: Fine {
-                    inverse: V::splat(0x7f00_0000),
-                    finer: V::splat((127 + 23 + j) << 23),
-                    low: V::splat(u32::MAX >> k),
-                    last: V::splat(shape.last),
-                    down: V::splat(j),
-                },
-                nearest: Nearest {
-                    exponent: V::splat(0x7f80_0000),
-                    to_c: V::splat(digits << 23 | 0x0040_0000),
-                    digits: V::splat(digits),
-                    half: V::splat((1 << (digits - 1)) - 1),
-                    one: V::splat(1),
-                },
-            }
-        }
-    }
-
-    /// The sum of `stochastic::round` and `stochastic::carry`, cut off, and what was lifted for it. `random`: the
-    /// fraction if `FINE`, else what it adds to the bits.
-    ///
-    /// # Safety
-    /// [`Lanes`]'s contract.
-    #[inline(always)]
-    pub unsafe fn sum<const FINE: bool>(&self, a: V, emin: V, random: V) -> (V, V::Lift) {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let (sum, lift) = a.lift(emin);
-            let mut added = random;
-            if FINE {
-                let f = &self.fine;
-                let rest = a.fsub(sum.lower(lift)).fmul(f.inverse.sub(emin)).fmul(f.finer).to_int();
-                let low = random.and(f.low);
-                let low = low.add(low).add(f.last);
-                added = random.shr(self.shift).add(rest.add(low).shr(f.down));
-            }
-            (sum.add(added).and(self.kept), lift)
-        }
-    }
-
-    /// What `sum` takes, of a fraction.
-    ///
-    /// # Safety
-    /// [`Lanes`]'s contract.
-    #[inline(always)]
-    pub unsafe fn random<const FINE: bool>(&self, fraction: V) -> V {
-        // SAFETY: the caller's contract.
-        if FINE { fraction } else { unsafe { fraction.shr(self.shift) } }
-    }
-
-    /// A magnitude rounded.
-    ///
-    /// # Safety
-    /// [`Lanes`]'s contract.
-    #[inline(always)]
-    unsafe fn round<const FINE: bool>(&self, a: V, emin: V, random: V) -> V {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let (sum, lift) = self.sum::<FINE>(a, emin, random);
-            sum.lower(lift)
-        }
-    }
-
-    /// # Safety
-    /// [`Lanes`]'s contract.
-    #[inline(always)]
-    pub unsafe fn element<const FINE: bool>(&self, x: V, emin: V, max: V, random: V) -> V {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let m = self.round::<FINE>(x.and(self.magnitude), emin, random).min(max);
-            let signed = x.and_or(self.sign, m);
-            if self.unsigned_zero { signed.fadd(self.zero) } else { signed }
-        }
-    }
-
-    /// The same of a fraction, in the job's mode `M`.
-    ///
-    /// # Safety
-    /// [`Lanes`]'s contract.
-    #[inline(always)]
-    unsafe fn rounded<const M: u8>(&self, x: V, emin: V, max: V, fraction: V) -> V {
-        // SAFETY: the caller's contract.
-        unsafe {
-            match M {
-                STOCHASTIC_FINE => self.element::<true>(x, emin, max, fraction),
-                STOCHASTIC_NEAREST => {
-                    let a = self.nearest(x.and(self.magnitude).min(max), emin);
-                    self.element::<false>(x.and_or(self.sign, a), emin, max, self.random::<false>(fraction))
-                }
-                _ => self.element::<false>(x, emin, max, self.random::<false>(fraction)),
-            }
-        }
-    }
-
-    /// A magnitude with as many digits as random bits reach.
-    ///
-    /// # Safety
-    /// [`Lanes`]'s contract.
-    #[inline(always)]
-    unsafe fn nearest(&self, a: V, emin: V) -> V {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let c = a.and(self.nearest.exponent).max(emin).add(self.nearest.to_c);
-            a.fadd(c).fsub(c)
-        }
-    }
-
-    /// The same on the bits, for fp32's exponent range.
-    ///
-    /// # Safety
-    /// [`Lanes`]'s contract.
-    #[inline(always)]
-    unsafe fn nearest_wide(&self, a: V) -> V {
-        let Nearest { digits, half, one, .. } = self.nearest;
-        // SAFETY: the caller's contract.
-        unsafe { a.add(half).add(a.shr(digits).and(one)).shr(digits).shl(digits) }
-    }
 }
 
 /// # Safety

@@ -27,7 +27,7 @@ use crate::products::Products;
 use crate::reduce;
 use crate::scales::Scales;
 use crate::simd::{Level, level};
-use crate::stochastic_lanes::Constants;
+use crate::stochastic_vector::Constants;
 use crate::stream;
 use std::arch::x86_64::{__m256i, __m512i};
 

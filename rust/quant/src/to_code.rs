@@ -4,7 +4,7 @@
 use crate::codec::Codec;
 use crate::element::Shape;
 use crate::lanes::Lanes;
-use crate::stochastic_lanes::Constants;
+use crate::stochastic_vector::Constants;
 
 pub const FLOAT: u8 = 0;
 pub const WIDE: u8 = 1;
