@@ -59,20 +59,18 @@ unsafe impl Halves for __m256i {
     }
 }
 
-/// Elements of `2 * LANES` numbers, finite ones where they are narrowed.
-///
 /// # Safety
-/// As for [`Lines`]; pointers are valid for so many numbers.
+/// As for [`Lines`]; pointers are valid for `2 * LANES` numbers. Those that are narrowed are no NaN.
 pub unsafe trait Cells: Sized {
-    /// Digits after the exponent's that narrowing keeps where nothing is rounded.
+    /// Digits after those of the exponent with which normal fp32 numbers may be narrowed as `exact`.
     const DIGITS: u32;
     unsafe fn pair<V: Halves>(p: *const Self) -> [V; 2];
-    /// Write what `pair` gave, rounded to nearest unless it is `exact`: a number of `DIGITS` digits, or zero.
-    unsafe fn put<V: Halves>(x: [V; 2], exact: bool, to: &mut Writer<V>);
+    /// Write what `pair` gave several times, rounded to nearest unless it is `exact`.
+    unsafe fn put<V: Halves, const N: usize>(x: [[V; 2]; N], exact: bool, to: &mut Writer<V>);
     /// The larger of the magnitudes in each lane, of 32 or 16 bits.
     unsafe fn raise<V: Halves>(most: V, p: *const Self) -> V;
-    /// The largest of them; half precision has its bits in the upper half, and anything below.
-    unsafe fn top<V: Halves>(most: V) -> u32;
+    /// The same in lanes of 32 bits; half precision has its bits in the upper half, and anything below.
+    unsafe fn lanes<V: Halves>(most: V) -> V;
 }
 
 // SAFETY: the contract is the caller's.
@@ -85,9 +83,8 @@ unsafe impl Cells for f32 {
     }
 
     #[inline(always)]
-    unsafe fn put<V: Halves>([a, b]: [V; 2], _: bool, to: &mut Writer<V>) {
-        to.put(a);
-        to.put(b);
+    unsafe fn put<V: Halves, const N: usize>(x: [[V; 2]; N], _: bool, to: &mut Writer<V>) {
+        to.put_all(x);
     }
 
     #[inline(always)]
@@ -98,8 +95,8 @@ unsafe impl Cells for f32 {
     }
 
     #[inline(always)]
-    unsafe fn top<V: Halves>(most: V) -> u32 {
-        most.largest()
+    unsafe fn lanes<V: Halves>(most: V) -> V {
+        most
     }
 }
 
@@ -110,8 +107,8 @@ unsafe fn raise16<V: Halves>(most: V, p: *const u32) -> V {
 }
 
 #[inline(always)]
-unsafe fn largest16<V: Halves>(most: V) -> u32 {
-    most.max16(most.shl(V::splat(16))).largest()
+unsafe fn lanes16<V: Halves>(most: V) -> V {
+    most.max16(most.shl(V::splat(16)))
 }
 
 // SAFETY: the contract is the caller's.
@@ -125,13 +122,19 @@ unsafe impl<const WIDE: bool> Cells for Bf16<WIDE> {
     }
 
     #[inline(always)]
-    unsafe fn put<V: Halves>(x: [V; 2], exact: bool, to: &mut Writer<V>) {
-        let (sixteen, one, below) = (V::splat(16), V::splat(1), V::splat(0x7fff));
-        let [even, odd] = match exact {
-            true => x,
-            false => [x[0].add(x[0].shr(sixteen).and(one)).add(below), x[1].add(x[1].shr(sixteen).and(one)).add(below)],
-        };
-        to.put(odd.and_or(V::splat(0xffff_0000), even.shr(sixteen)));
+    unsafe fn put<V: Halves, const N: usize>(x: [[V; 2]; N], exact: bool, to: &mut Writer<V>) {
+        let (sixteen, one, half) = (V::splat(16), V::splat(1), V::splat(0x7fff));
+        let mut narrow = [[one]; N];
+        // Loops, here and below: a closure that is not inlined would be compiled without the instruction set.
+        for i in 0..N {
+            let [mut even, mut odd] = x[i];
+            if !exact {
+                even = even.add(even.shr(sixteen).and(one)).add(half);
+                odd = odd.add(odd.shr(sixteen).and(one)).add(half);
+            }
+            narrow[i] = [odd.and_or(V::splat(0xffff_0000), even.shr(sixteen))];
+        }
+        to.put_all(narrow);
     }
 
     #[inline(always)]
@@ -140,15 +143,15 @@ unsafe impl<const WIDE: bool> Cells for Bf16<WIDE> {
     }
 
     #[inline(always)]
-    unsafe fn top<V: Halves>(most: V) -> u32 {
-        largest16(most)
+    unsafe fn lanes<V: Halves>(most: V) -> V {
+        lanes16(most)
     }
 }
 
 // SAFETY: the contract is the caller's.
 unsafe impl<const WIDE: bool> Cells for F16<WIDE> {
-    /// None that its range does not take away.
-    const DIGITS: u32 = 0;
+    /// Any: they are rounded in any case.
+    const DIGITS: u32 = 23;
 
     #[inline(always)]
     unsafe fn pair<V: Halves>(p: *const Self) -> [V; 2] {
@@ -156,8 +159,12 @@ unsafe impl<const WIDE: bool> Cells for F16<WIDE> {
     }
 
     #[inline(always)]
-    unsafe fn put<V: Halves>([low, high]: [V; 2], _: bool, to: &mut Writer<V>) {
-        to.put(V::to_f16(low, high));
+    unsafe fn put<V: Halves, const N: usize>(x: [[V; 2]; N], _: bool, to: &mut Writer<V>) {
+        let mut narrow = [[x[0][0]]; N];
+        for i in 0..N {
+            narrow[i] = [V::to_f16(x[i][0], x[i][1])];
+        }
+        to.put_all(narrow);
     }
 
     #[inline(always)]
@@ -166,7 +173,7 @@ unsafe impl<const WIDE: bool> Cells for F16<WIDE> {
     }
 
     #[inline(always)]
-    unsafe fn top<V: Halves>(most: V) -> u32 {
-        largest16(most)
+    unsafe fn lanes<V: Halves>(most: V) -> V {
+        lanes16(most)
     }
 }

@@ -20,7 +20,7 @@ pub fn columns<E: Number>(x: &[E], y: &mut [E], inner: usize, random: &[u32], jo
         for row in x.chunks_exact(inner) {
             raise(&mut absmax[..width], &row[from..from + width], inner);
         }
-        let strip = Strip::new(&absmax[..width], job);
+        let strip = Strip::new(&absmax[..width], job, STRIP);
         for (k, (x, y)) in x.chunks_exact(inner).zip(y.chunks_exact_mut(inner)).enumerate() {
             let random = if random.is_empty() { random } else { &random[k * inner + from..][..width] };
             strip.row(&x[from..from + width], &mut y[from..from + width], false, random);
@@ -32,11 +32,13 @@ pub fn columns<E: Number>(x: &[E], y: &mut [E], inner: usize, random: &[u32], jo
 pub struct Strip<'a> {
     job: &'a Job<'a>,
     scales: Scales<STRIP>,
+    /// How far on the same row of the next strip lies: it is asked for while this one is rounded.
+    next: usize,
 }
 
 impl<'a> Strip<'a> {
-    pub fn new(absmax: &[u32], job: &'a Job<'a>) -> Strip<'a> {
-        let mut strip = Strip { job, scales: Scales::new() };
+    pub fn new(absmax: &[u32], job: &'a Job<'a>, next: usize) -> Strip<'a> {
+        let mut strip = Strip { job, scales: Scales::new(), next };
         strip.scales.set(absmax, job);
         strip
     }
@@ -86,12 +88,13 @@ fn row_body<E: Number, const M: u8>(strip: &Strip<'_>, x: &[E], y: &mut [E], pas
 /// or changes its type. A macro, because a stochastic closure is too large to be inlined, and stays scalar (five times
 /// the time).
 macro_rules! fill {
-    ($x:ident, $y:ident, [$($from:ident),*], |$i:ident, $v:ident| $body:expr) => {{
+    ($x:ident, $y:ident, $next:expr, [$($from:ident),*], |$i:ident, $v:ident| $body:expr) => {{
         let mut done = 0;
         let past = PAST && stream::can_pass($y.as_ptr());
         if past || size_of::<E>() != size_of::<f32>() {
             for (x, y) in $x.as_chunks().0.iter().zip($y.as_chunks_mut().0) {
                 $(let $from: &[_; LINE] = $from[done..].first_chunk().expect("as long as y");)*
+                stream::prefetch_far(x.as_ptr().wrapping_add($next));
                 let x = E::widen(x);
                 let mut results = [0.0; LINE];
                 for $i in 0..LINE {
@@ -126,12 +129,14 @@ fn columns_of_row<E: Number, const M: u8, const PAST: bool>(strip: &Strip<'_>, x
     let (emin0, max0) = strip.job.plain_grid();
     let value = f32::from_bits;
     match strip.scales.kind {
-        Pair::Power => fill!(x, y, [first, second], |i, v| element::round::<M>(v, first[i], second[i], shape, r(i))),
-        Pair::Divide => fill!(x, y, [first], |i, v| {
+        Pair::Power => {
+            fill!(x, y, strip.next, [first, second], |i, v| element::round::<M>(v, first[i], second[i], shape, r(i)))
+        }
+        Pair::Divide => fill!(x, y, strip.next, [first], |i, v| {
             let s = value(first[i]);
             element::round::<M>(v / s, emin0, max0, shape, r(i)) * s
         }),
-        Pair::Multiply => fill!(x, y, [first, second], |i, v| {
+        Pair::Multiply => fill!(x, y, strip.next, [first, second], |i, v| {
             element::round::<M>(v * value(first[i]), emin0, max0, shape, r(i)) * value(second[i])
         }),
     }

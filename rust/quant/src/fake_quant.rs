@@ -254,7 +254,8 @@ impl<'a> Kernel<'a> {
             // SAFETY: the caller's contract.
             columns::raise(&mut absmax[..width], unsafe { pieces.look(at, width) }, inner);
         }
-        let strip = Strip::new(&absmax[..width], job);
+        let next = if from + width < inner { width } else { unit.len - from };
+        let strip = Strip::new(&absmax[..width], job, next);
         for at in rows {
             // SAFETY: as above.
             unsafe { pieces.map(at, width, |x, random, y, past| strip.row(x, y, past, random)) };

@@ -21,6 +21,16 @@ pub unsafe trait Lines: Lanes {
     unsafe fn join(self, next: Self, turn: Self::Turn) -> Self;
     /// Past the caches, to a multiple of the vector's size.
     unsafe fn stream(self, to: *mut u32);
+    /// The largest lane of each, unsigned.
+    unsafe fn largest_of(four: [Self; 4]) -> [u32; 4];
+}
+
+/// The largest lanes of four vectors of four.
+#[inline(always)]
+unsafe fn stored(four: __m128i) -> [u32; 4] {
+    let mut lanes = [0; 4];
+    _mm_storeu_si128(lanes.as_mut_ptr().cast(), four);
+    lanes
 }
 
 // SAFETY: the contract is the caller's.
@@ -42,6 +52,16 @@ unsafe impl Lines for __m512i {
     unsafe fn stream(self, to: *mut u32) {
         _mm512_stream_si512(to.cast(), self);
     }
+
+    #[inline(always)]
+    unsafe fn largest_of([a, b, c, d]: [Self; 4]) -> [u32; 4] {
+        // Neighbouring lanes, then pairs of lanes, then parts of the vector.
+        let ab = _mm512_max_epu32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let cd = _mm512_max_epu32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        let all = _mm512_max_epu32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+        let half = _mm256_max_epu32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
+        stored(_mm_max_epu32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half)))
+    }
 }
 
 // SAFETY: the contract is the caller's.
@@ -62,6 +82,15 @@ unsafe impl Lines for __m256i {
     #[inline(always)]
     unsafe fn stream(self, to: *mut u32) {
         _mm256_stream_si256(to.cast(), self);
+    }
+
+    #[inline(always)]
+    unsafe fn largest_of([a, b, c, d]: [Self; 4]) -> [u32; 4] {
+        // As above.
+        let ab = _mm256_max_epu32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+        let cd = _mm256_max_epu32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+        let all = _mm256_max_epu32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+        stored(_mm_max_epu32(_mm256_castsi256_si128(all), _mm256_extracti128_si256::<1>(all)))
     }
 }
 
@@ -91,15 +120,31 @@ impl<V: Lines> Writer<V> {
     /// Besides: the vector's place may be written. It is complete after `finish`.
     #[inline(always)]
     pub unsafe fn put(&mut self, x: V) {
+        self.put_all([[x]]);
+    }
+
+    /// Several, which costs less.
+    ///
+    /// # Safety
+    /// As for `put`.
+    #[inline(always)]
+    pub unsafe fn put_all<const M: usize, const N: usize>(&mut self, x: [[V; M]; N]) {
+        let (x, count) = (x.as_flattened(), M * N);
+        let place = |i: usize| self.to.wrapping_add(i * V::LANES);
         if !self.past {
-            x.store(self.to);
-        } else if self.to < self.begin {
-            head(x, self.begin, self.to);
+            for (i, x) in x.iter().enumerate() {
+                x.store(place(i));
+            }
         } else {
-            self.last.join(x, self.turn).stream(self.to);
+            match self.to < self.begin {
+                true => head(x[0], self.begin, self.to),
+                false => self.last.join(x[0], self.turn).stream(self.to),
+            }
+            for i in 1..count {
+                x[i - 1].join(x[i], self.turn).stream(place(i));
+            }
         }
-        self.last = x;
-        self.to = self.to.wrapping_add(V::LANES);
+        (self.last, self.to) = (x[count - 1], place(count));
     }
 
     /// Write what is left.

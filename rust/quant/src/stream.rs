@@ -253,6 +253,19 @@ pub fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
+/// The same for a line that is too far ahead for the first-level cache.
+#[inline(always)]
+pub fn prefetch_far<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// The same for a line that will be written.
 #[inline(always)]
 pub fn prefetch_for_write<T>(at: *const T) {

@@ -108,7 +108,7 @@ impl Area {
             let largest = tile.iter().fold(0, |m: u32, a| m.max(*a));
             tile.fill(largest);
         }
-        let strip = Strip::new(absmax, job);
+        let strip = Strip::new(absmax, job, self.width);
         for row in self.each_row() {
             // SAFETY: as above.
             unsafe { pieces.map(row.start, row.len, |x, random, y, past| strip.row(x, y, past, random)) };
