@@ -8,9 +8,41 @@ use crate::pieces::PIECE;
 use crate::scales::Scales;
 use crate::simd::dispatch;
 use crate::stream;
+use std::ops::Range;
 
 /// Columns handled side by side: their absmax and scales stay in the first-level cache.
 pub const STRIP: usize = PIECE;
+
+/// A row cut into strips. They meet where lines of the cache do, in rows that begin alike: two halves of a line that are
+/// stored past the caches at different times cost as much as ten lines.
+pub struct Strips {
+    inner: usize,
+    pub count: usize,
+    width: usize,
+    /// Elements by which all but the first begin earlier than at a multiple of the width.
+    back: usize,
+}
+
+impl Strips {
+    /// Of rows of `inner` elements of `size` bytes, the first of which lies at `to`.
+    pub fn new(inner: usize, to: *const u8, size: usize) -> Strips {
+        let line = 64 / size;
+        let count = inner.div_ceil(if inner <= STRIP { STRIP } else { STRIP - line });
+        let width = inner.div_ceil(count.max(1)).next_multiple_of(line);
+        let alike = (inner * size).is_multiple_of(64) && to.addr().is_multiple_of(size);
+        Strips { inner, count, width, back: if alike { to.addr() % 64 / size } else { 0 } }
+    }
+
+    /// The columns of a strip.
+    pub fn columns(&self, i: usize) -> Range<usize> {
+        let start = |i: usize| match i {
+            0 => 0,
+            i if i == self.count => self.inner,
+            i => i * self.width - self.back,
+        };
+        start(i)..start(i + 1)
+    }
+}
 
 /// `x` holds rows of `inner` elements, every column is a block.
 pub fn columns<E: Number>(x: &[E], y: &mut [E], inner: usize, random: &[u32], job: &Job<'_>) {

@@ -4,7 +4,7 @@ use crate::absmax::absmax;
 use crate::bits::{Draws, integer_at};
 use crate::block;
 use crate::cast::Cast;
-use crate::columns::{self, STRIP, Strip};
+use crate::columns::{self, STRIP, Strip, Strips};
 use crate::dtype::{Memory, MemoryMut};
 use crate::fpu::Standard;
 use crate::job::{Fast, Job};
@@ -17,6 +17,7 @@ use crate::stochastic_tiles;
 use dither_numerics::quantizer::Randomness;
 use dither_numerics::quantizer::absmax as block_absmax;
 use dither_numerics::{Block, Quantizer, Rounding, Scale, ScaleRule, TensorScale};
+use std::ops::Range;
 
 /// Arrays of fewer elements are done by the calling thread alone: waking others costs more.
 const SERIAL: usize = 1 << 15;
@@ -130,8 +131,8 @@ unsafe fn each_unit<E: Number>(
 ) {
     let lines = q.rounding == Rounding::NearestEven && cut.in_multiples_of(16 / size_of::<E>());
     let arrays = Arrays::<E>::new(x, y, draws, len, lines);
-    let strips = cut.inner().div_ceil(STRIP);
-    let tasks = cut.units() * strips;
+    let strips = Strips::new(cut.inner(), y.address(), y.element_size());
+    let tasks = cut.units() * strips.count;
     let group = if cut.inner() == 1 { GROUP } else { 1 };
     pool::for_each(tasks.div_ceil(group), threads, |g| {
         let mut pieces = Pieces::new(arrays);
@@ -141,13 +142,13 @@ unsafe fn each_unit<E: Number>(
             return;
         }
         for task in (g * group..tasks).take(group) {
-            let unit = cut.unit(task / strips);
+            let unit = cut.unit(task / strips.count);
             // SAFETY: units lie in the array; they and their strips are disjoint.
             unsafe {
                 if cut.inner() == 1 {
                     kernel.run(cut, unit, &mut pieces);
                 } else {
-                    kernel.strip(cut, unit, task % strips * STRIP, &mut pieces);
+                    kernel.strip(cut, unit, strips.columns(task % strips.count), &mut pieces);
                 }
             }
         }
@@ -240,21 +241,20 @@ impl<'a> Kernel<'a> {
         }
     }
 
-    /// The columns of a unit from `from` on, at most [`STRIP`] of them.
+    /// Some columns of a unit, at most [`STRIP`] of them.
     ///
     /// # Safety
     /// As for `run`, for these columns.
-    unsafe fn strip<E: Number>(&self, cut: &Cut, unit: Unit, from: usize, pieces: &mut Pieces<'_, E>) {
+    unsafe fn strip<E: Number>(&self, cut: &Cut, unit: Unit, columns: Range<usize>, pieces: &mut Pieces<'_, E>) {
         let Kernel::Blocks(job) = self else { unreachable!("casts and tensor scales see one contiguous run") };
-        let inner = cut.inner();
-        let width = STRIP.min(inner - from);
+        let (inner, from, width) = (cut.inner(), columns.start, columns.len());
         let rows = (unit.start + from..unit.start + unit.len).step_by(inner);
         let mut absmax = [0; STRIP];
         for at in rows.clone() {
             // SAFETY: the caller's contract.
             columns::raise(&mut absmax[..width], unsafe { pieces.look(at, width) }, inner);
         }
-        let next = if from + width < inner { width } else { unit.len - from };
+        let next = if columns.end < inner { width } else { unit.len - from };
         let strip = Strip::new(&absmax[..width], job, next);
         for at in rows {
             // SAFETY: as above.
