@@ -4,15 +4,18 @@
 //! * [`simd`]: one source, cloned per instruction set, dispatched once.
 //! * [`pool`]: our own threads, safe after fork; `fpu`: the floating-point mode of a call; [`pages`]: huge pages;
 //!   [`interrupt`]: breaking off.
-//! * [`reduce`], [`scales`], [`element`], [`block`], [`columns`]: the arithmetic, on fp32 in cache.
+//! * [`reduce`], [`scales`], [`element`], [`method`], [`power`], [`block`], [`columns`]: the arithmetic, on fp32 in cache.
+//! * `ahead`: whole blocks to nearest even at the speed of memory; `lanes`, `lines`, `cells`: its vectors, how they are
+//!   written, and numbers in them.
 //! * `stochastic_tiles`: stochastic rounding in one loop with its random words.
 //! * `tiles`: blocks of the last two axes; `found`, `search`: scales that take more than an absmax.
-//! * `general`: whatever else a quantizer can be, through the scalar truth.
-//! * [`philox`], [`bits`]: addressed random bits for a run of neighbours; [`stochastic`]: what they decide.
-//! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory; `number`: in registers; [`pieces`]: their way into the cache and
-//!   back; [`stream`]: past it.
+//! * `general`: whatever else a quantizer can be, through the scalar truth; `grid`: its boxes.
+//! * [`philox`], `products`, [`bits`]: addressed random bits for a run of neighbours; [`stochastic`]: what they decide;
+//!   `stochastic_vector`: a vector at a time.
+//! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory; `half`, `half_lines`: the latter two; `number`: in registers;
+//!   [`pieces`]: their way into the cache and back; [`stream`]: past it.
 //! * [`gemm`]: emulated matrix products.
-//! * [`hadamard`]: rotations of blocks; `hadamard_lanes`: over vectors.
+//! * [`hadamard`]: rotations of blocks; `hadamard_lanes`: over vectors; `hadamard_strips`: of columns.
 //! * [`moments`]: sums of errors and their merging.
 //! * [`eden`], [`quest`]: MS-EDEN and scales from deviations; `turned`: their way along any axis.
 //! * [`lotion`]: the penalty of a training method and its gradient.
