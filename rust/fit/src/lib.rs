@@ -1,12 +1,13 @@
 //! Fits of scaling laws: many small problems, each to its optimum.
 //!
 //! A law is a sum of power terms, `L = E + (sum_j A_j prod_k X_k^p_jk)^gamma`, evaluated as a log-sum-exp of its
-//! logarithms ([`model`]); an objective says what a residual costs ([`objective`]). [`newton`] brings one start to a
+//! logarithms ([`model`], its derivatives in [`evaluate`](mod@evaluate)); an objective says what a residual costs ([`objective`]). [`newton`] brings one start to a
 //! minimum, [`project`] finds starts from which that minimum is the best one, and [`batch`] does this for many sets
 //! of weights and starts at once: bootstrap replicates, hold-outs, profiles. A fit's result depends on its own
 //! problem alone: not on the number of threads, nor on the instruction set.
 
 pub mod batch;
+pub mod evaluate;
 pub mod linear;
 pub mod model;
 pub mod multipower;

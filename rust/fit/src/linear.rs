@@ -1,6 +1,10 @@
 //! Linear algebra of a handful of unknowns.
 
-use crate::model::at;
+/// Position of (i, j), j <= i, in a lower triangle.
+#[inline(always)]
+pub fn at(i: usize, j: usize) -> usize {
+    i * (i + 1) / 2 + j
+}
 
 /// Solve `a x = b` for a symmetric positive definite `a` (lower triangle, row by row), overwriting both: `a` becomes
 /// its Cholesky factor, `b` the solution. False where `a` is not positive definite.

@@ -1,13 +1,17 @@
-//! One start to a minimum: Levenberg-Marquardt on reweighted least squares until progress slows, then damped Newton on
-//! the exact objective.
-//!
-//! The first phase is robust far away (its matrix is never indefinite, and underestimates no residual); its last part
-//! is slow where few residuals are small, which is what a small Huber delta asks for. The second phase ends it: the
-//! objective is piecewise smooth, and on its last piece Newton's method converges quadratically. Every step is judged
-//! by the true objective.
+//! One start to a minimum.
+//! ```text
+//! far:   Levenberg-Marquardt on reweighted least squares, whose matrix is never indefinite. Huber's delta begins at
+//!        the size of the residuals and falls to the one that is asked for: a small delta is a kink with few rows near
+//!        it, where steps are short, and the way to its neighbourhood is the same without it.
+//! near:  damped Newton on the exact objective, which is piecewise smooth: on its last piece it converges
+//!        quadratically.
+//! ```
+//! Every step is judged by the objective itself, and stays in a box around the point ([`Trust`]): a term that is far
+//! below the others bends the objective so little that its parameters would be sent off for good.
 
-use crate::linear::{factor, solve_factored};
-use crate::model::{Curvature, Data, MAX_PARAMS, Model, Sums, TRIANGLE, at, evaluate};
+use crate::evaluate::{Curvature, Sums, TRIANGLE, evaluate};
+use crate::linear::{at, factor, solve_factored};
+use crate::model::{Data, MAX_PARAMS, Model};
 use crate::objective::Objective;
 
 /// Lower and upper bound of every parameter; equal ones fix it.
@@ -60,27 +64,93 @@ const MOST_DAMPING: f64 = 1e16;
 /// Cost of a row that is rounding alone: residuals of a few 1e-11.
 const ROUNDING: f64 = 1e-21;
 
+/// A start is near its minimum where Newton's step promises less than this share of the objective.
+const WARM: f64 = 0.1;
+
+/// What is minimised, and when that is enough: where a step damped by less than `damping` promises less than `share` of
+/// the objective.
+#[derive(Clone, Copy)]
+struct Phase {
+    objective: Objective,
+    curvature: Curvature,
+    share: f64,
+    damping: f64,
+}
+
+/// How far a quadratic model is trusted: the damping of its matrix, and the half width of the box around the point.
+struct Trust {
+    damping: f64,
+    reach: f64,
+    failures: i32,
+    successes: i32,
+}
+
+/// The half width of the box at first, after a failure, and at most: in logarithms of scales, and in exponents.
+const REACH: f64 = 1.0;
+const FARTHEST: f64 = 10.0;
+
+impl Trust {
+    fn new(damping: f64) -> Trust {
+        Trust { damping, reach: REACH, failures: 0, successes: 0 }
+    }
+
+    /// The step raised the objective, or there is none: many failures in a row ask for much more damping.
+    fn fail(&mut self) {
+        self.damping = (self.damping * 8.0 * 4f64.powi(self.failures)).max(1e-7);
+        self.reach = REACH;
+        (self.failures, self.successes) = (self.failures + 1, 0);
+    }
+
+    /// The step lowered the objective by this share of what it promised.
+    fn succeed(&mut self, share: f64) {
+        let recovering = self.failures > 0;
+        self.failures = 0;
+        if share < 0.25 {
+            self.damping *= 3.0;
+            self.successes = 0;
+        } else if recovering {
+            self.damping *= 0.25;
+        } else if share > 0.75 {
+            self.damping *= 0.1 * 0.3f64.powi(self.successes);
+            self.reach = (2.0 * self.reach).min(FARTHEST);
+            self.successes += 1;
+        } else {
+            self.successes = 0;
+        }
+        if self.damping < 1e-12 {
+            self.damping = 0.0;
+        }
+    }
+}
+
 struct Search<'a> {
     model: &'a Model,
     data: &'a Data,
-    objective: Objective,
     bounds: Bounds<'a>,
-    curvature: Curvature,
+    limits: Limits,
+    theta: [f64; MAX_PARAMS],
+    now: Sums,
+    next: Sums,
+    trust: Trust,
+    promise: f64,
     evaluations: usize,
 }
 
 impl Search<'_> {
-    fn evaluate(&mut self, theta: &[f64], sums: &mut Sums) {
+    /// Look at the point with the eyes of a phase.
+    fn look(&mut self, phase: Phase) {
         self.evaluations += 1;
-        evaluate(self.model, self.data, self.objective, theta, self.curvature, sums);
+        let theta = &self.theta[..self.model.params];
+        evaluate(self.model, self.data, phase.objective, theta, phase.curvature, &mut self.now);
     }
 
     /// Parameters that may move: not fixed, not pushed against a bound.
-    fn free(&self, theta: &[f64], gradient: &[f64]) -> ([usize; MAX_PARAMS], usize) {
+    fn free(&self) -> ([usize; MAX_PARAMS], usize) {
         let (mut free, mut count) = ([0; MAX_PARAMS], 0);
-        for i in 0..theta.len() {
+        for i in 0..self.model.params {
             let (low, high) = (self.bounds.low[i], self.bounds.high[i]);
-            let held = low == high || theta[i] <= low && gradient[i] >= 0.0 || theta[i] >= high && gradient[i] <= 0.0;
+            let (at, slope) = (self.theta[i], self.now.gradient[i]);
+            let held = low == high || at <= low && slope >= 0.0 || at >= high && slope <= 0.0;
             if !held {
                 free[count] = i;
                 count += 1;
@@ -88,17 +158,89 @@ impl Search<'_> {
         }
         (free, count)
     }
+
+    /// The next step and what it promises; `None` where its matrix is not positive definite.
+    fn step(&self) -> Option<([f64; MAX_PARAMS], f64)> {
+        let (free, count) = self.free();
+        let (mut low, mut high) = ([0.0; MAX_PARAMS], [0.0; MAX_PARAMS]);
+        for i in 0..self.model.params {
+            low[i] = (self.bounds.low[i] - self.theta[i]).max(-self.trust.reach);
+            high[i] = (self.bounds.high[i] - self.theta[i]).min(self.trust.reach);
+        }
+        step(&self.now, &free[..count], &low, &high, self.trust.damping)
+    }
+
+    /// Go down until the phase has had enough.
+    fn descend(&mut self, phase: Phase) -> Ending {
+        let params = self.model.params;
+        while self.evaluations < self.limits.evaluations {
+            let value = self.now.value;
+            let Some((step, promise)) = self.step() else {
+                self.trust.fail();
+                if self.trust.damping > MOST_DAMPING {
+                    return Ending::Stalled;
+                }
+                continue;
+            };
+            if self.trust.damping < phase.damping {
+                self.promise = promise / value.max(f64::MIN_POSITIVE);
+                if promise <= phase.share * value + ROUNDING * self.data.rows as f64 {
+                    return Ending::Converged;
+                }
+            }
+            let mut trial = self.theta;
+            for i in 0..params {
+                trial[i] = (trial[i] + step[i]).max(self.bounds.low[i]).min(self.bounds.high[i]);
+            }
+            self.evaluations += 1;
+            evaluate(self.model, self.data, phase.objective, &trial[..params], phase.curvature, &mut self.next);
+            let gain = value - self.next.value;
+            if gain > 0.0 {
+                self.theta = trial;
+                std::mem::swap(&mut self.now, &mut self.next);
+                self.trust.succeed(gain / promise);
+            } else {
+                self.trust.fail();
+                if self.trust.damping > MOST_DAMPING || self.theta[..params] == trial[..params] {
+                    return Ending::Stalled;
+                }
+            }
+        }
+        Ending::Stopped
+    }
+
+    /// From anywhere to where Newton's method may begin.
+    fn approach(&mut self, objective: Objective) {
+        let mut phase = Phase { objective, curvature: Curvature::Robust, share: 1e-2, damping: 1e-2 };
+        self.trust = Trust::new(1e-3);
+        let Some(delta) = objective.delta() else {
+            self.look(phase);
+            self.descend(phase);
+            return;
+        };
+        // The mean size of the residuals, where most of them are larger than delta.
+        let mut softer = self.now.value / (delta * self.data.rows as f64) + 0.5 * delta;
+        while softer > 2.0 * delta && self.evaluations < self.limits.evaluations / 2 {
+            phase.objective = objective.with_delta(softer);
+            self.look(phase);
+            self.descend(phase);
+            self.trust = Trust::new(self.trust.damping.clamp(1e-6, 1e-3));
+            softer /= 4.0;
+        }
+    }
 }
 
-/// The step that minimises the damped quadratic model within the bounds, and what the undamped one promises for it.
+/// The step that minimises the damped quadratic model between `low` and `high`, and what the undamped one promises for
+/// it.
 ///
-/// A parameter whose step would leave its bounds goes to the bound, and the others are solved for again with it there:
-/// cutting a step short in one direction alone need not go downhill. `None` where the matrix is not positive definite.
+/// A parameter whose step would leave its interval goes to the end of it, and the others are solved for again with it
+/// there: cutting a step short in one direction alone need not go downhill. `None` where the matrix is not positive
+/// definite, or the ends of intervals leave no way down.
 fn step(
     sums: &Sums,
-    theta: &[f64],
     free: &[usize],
-    bounds: Bounds<'_>,
+    low: &[f64; MAX_PARAMS],
+    high: &[f64; MAX_PARAMS],
     damping: f64,
 ) -> Option<([f64; MAX_PARAMS], f64)> {
     let mut full = [0.0; MAX_PARAMS];
@@ -109,9 +251,8 @@ fn step(
         let solved = solve(sums, &moving[..count], &full, damping)?;
         let mut left = 0;
         for (i, &m) in moving[..count].to_owned().iter().enumerate() {
-            let (low, high) = (bounds.low[m] - theta[m], bounds.high[m] - theta[m]);
-            if solved[i] < low || solved[i] > high {
-                full[m] = solved[i].max(low).min(high);
+            if solved[i] < low[m] || solved[i] > high[m] {
+                full[m] = solved[i].max(low[m]).min(high[m]);
             } else {
                 moving[left] = m;
                 left += 1;
@@ -128,7 +269,8 @@ fn step(
         let bend: f64 = free.iter().map(|&k| sums.matrix[at(m.max(k), m.min(k))] * full[k]).sum();
         promise -= full[m] * (sums.gradient[m] + 0.5 * bend);
     }
-    promise.is_finite().then_some((full, promise.max(0.0)))
+    let cut = count < free.len();
+    (promise.is_finite() && (promise > 0.0 || !cut)).then_some((full, promise.max(0.0)))
 }
 
 /// Steps of the `moving` parameters, the others going where `full` says.
@@ -167,77 +309,35 @@ pub fn minimise(
     bounds: Bounds<'_>,
     limits: Limits,
 ) -> Fit {
-    let params = model.params;
-    let mut search = Search { model, data, objective, bounds, curvature: Curvature::Robust, evaluations: 0 };
     let mut theta = [0.0; MAX_PARAMS];
-    for i in 0..params {
+    for i in 0..model.params {
         theta[i] = start[i].max(bounds.low[i]).min(bounds.high[i]);
     }
-    let (mut now, mut next) = (Sums::default(), Sums::default());
-    search.evaluate(&theta[..params], &mut now);
-    let mut fit = Fit { theta, value: now.value, promise: f64::INFINITY, evaluations: 1, ending: Ending::Invalid };
-    if !now.value.is_finite() {
-        return fit;
-    }
-    let mut damping = 1e-3;
-    fit.ending = Ending::Stopped;
-    while search.evaluations < limits.evaluations {
-        let exact = search.curvature == Curvature::Exact;
-        let (free, count) = search.free(&fit.theta[..params], &now.gradient);
-        let Some((s, promise)) = step(&now, &fit.theta[..params], &free[..count], bounds, damping) else {
-            damping = (damping * 8.0).max(1e-6);
-            if damping > MOST_DAMPING {
-                fit.ending = Ending::Stalled;
-                break;
-            }
-            continue;
-        };
-        if exact && damping < 1e-3 {
-            fit.promise = promise / fit.value.max(f64::MIN_POSITIVE);
-            if promise <= limits.tolerance * fit.value + ROUNDING * data.rows as f64 {
-                fit.ending = Ending::Converged;
-                break;
-            }
+    let mut search = Search {
+        model,
+        data,
+        bounds,
+        limits,
+        theta,
+        now: Sums::default(),
+        next: Sums::default(),
+        trust: Trust::new(0.0),
+        promise: f64::INFINITY,
+        evaluations: 0,
+    };
+    let near = Phase { objective, curvature: Curvature::Exact, share: limits.tolerance, damping: 1e-3 };
+    search.look(near);
+    let ending = if search.now.value.is_finite() {
+        let warm = search.step().is_some_and(|(_, promise)| promise < WARM * search.now.value);
+        if !warm {
+            search.approach(objective);
+            search.look(near);
         }
-        let mut trial = fit.theta;
-        for i in 0..params {
-            trial[i] = (trial[i] + s[i]).max(bounds.low[i]).min(bounds.high[i]);
-        }
-        search.evaluate(&trial[..params], &mut next);
-        let gain = fit.value - next.value;
-        if gain > 0.0 {
-            let slow = gain < 1e-2 * fit.value || search.evaluations > limits.evaluations / 4;
-            (fit.theta, fit.value) = (trial, next.value);
-            std::mem::swap(&mut now, &mut next);
-            // A quadratic model that promised the truth may be trusted further.
-            damping = if gain > 0.75 * promise {
-                damping * 0.1
-            } else if gain < 0.25 * promise {
-                damping * 3.0
-            } else {
-                damping
-            };
-            if exact && damping < 1e-12 {
-                damping = 0.0;
-            }
-            if !exact && slow {
-                search.curvature = Curvature::Exact;
-                search.evaluate(&fit.theta[..params], &mut now);
-                damping = damping.max(1e-4);
-            }
-        } else {
-            damping = (damping * 8.0).max(1e-8);
-            if damping > MOST_DAMPING || fit.theta[..params] == trial[..params] {
-                if exact {
-                    fit.ending = Ending::Stalled;
-                    break;
-                }
-                search.curvature = Curvature::Exact;
-                search.evaluate(&fit.theta[..params], &mut now);
-                damping = 1e-3;
-            }
-        }
-    }
-    fit.evaluations = search.evaluations;
-    fit
+        search.trust = Trust::new(1e-4);
+        search.descend(near)
+    } else {
+        Ending::Invalid
+    };
+    let Search { theta, now, promise, evaluations, .. } = search;
+    Fit { theta, value: now.value, promise, evaluations, ending }
 }

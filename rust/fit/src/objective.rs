@@ -1,7 +1,7 @@
 //! What a residual costs. All are summed over the rows, never averaged: with a mean, tolerances of common optimizers
 //! stop at the start.
 
-use dither_cpu::elementary::exp;
+use dither_cpu::elementary::{LANES, Lanes, exp};
 
 /// The cost of a row whose law predicts `f = ln L_hat` where `y = ln L` was seen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,32 +17,26 @@ pub enum Objective {
     RawHuber(f64),
 }
 
-/// Cost and slopes of one row.
+/// Cost and slopes of a group of rows.
 #[derive(Clone, Copy)]
-pub struct Cost {
-    pub value: f64,
+pub struct Costs {
+    pub value: Lanes,
     /// First derivative by `f`.
-    pub first: f64,
+    pub first: Lanes,
     /// Second derivative by `f`.
-    pub second: f64,
+    pub second: Lanes,
     /// A curvature that never underestimates the cost (iteratively reweighted least squares), and is not negative.
-    pub majorant: f64,
+    pub majorant: Lanes,
 }
 
 impl Objective {
     #[inline(always)]
-    pub fn cost(self, f: f64, y: f64) -> Cost {
+    pub fn costs(self, f: &Lanes, y: &Lanes) -> Costs {
         match self {
-            Objective::Huber(delta) => huber(f - y, delta),
-            Objective::LogSquare => {
-                let r = f - y;
-                Cost { value: 0.5 * r * r, first: r, second: 1.0, majorant: 1.0 }
-            }
-            Objective::RawSquare => {
-                let r = exp(f) - exp(y);
-                chain(Cost { value: 0.5 * r * r, first: r, second: 1.0, majorant: 1.0 }, exp(f))
-            }
-            Objective::RawHuber(delta) => chain(huber(exp(f) - exp(y), delta), exp(f)),
+            Objective::Huber(delta) => each(f, y, |f, y| huber(f - y, delta)),
+            Objective::LogSquare => each(f, y, |f, y| square(f - y)),
+            Objective::RawSquare => each(f, y, |f, y| chain(square(exp(f) - exp(y)), exp(f))),
+            Objective::RawHuber(delta) => each(f, y, |f, y| chain(huber(exp(f) - exp(y), delta), exp(f))),
         }
     }
 
@@ -64,20 +58,32 @@ impl Objective {
 }
 
 #[inline(always)]
-fn huber(r: f64, delta: f64) -> Cost {
+fn each(f: &Lanes, y: &Lanes, cost: impl Fn(f64, f64) -> [f64; 4]) -> Costs {
+    let zero = [0.0; LANES];
+    let mut c = Costs { value: zero, first: zero, second: zero, majorant: zero };
+    for i in 0..LANES {
+        [c.value[i], c.first[i], c.second[i], c.majorant[i]] = cost(f[i], y[i]);
+    }
+    c
+}
+
+/// Value, first and second derivative, and majorant of `r^2/2`.
+#[inline(always)]
+fn square(r: f64) -> [f64; 4] {
+    [0.5 * r * r, r, 1.0, 1.0]
+}
+
+#[inline(always)]
+fn huber(r: f64, delta: f64) -> [f64; 4] {
     let size = r.abs();
     let small = size <= delta;
-    let linear = delta * (size - 0.5 * delta);
-    Cost {
-        value: if small { 0.5 * r * r } else { linear },
-        first: r.clamp(-delta, delta),
-        second: if small { 1.0 } else { 0.0 },
-        majorant: if small { 1.0 } else { delta / size },
-    }
+    let near = if small { 1.0 } else { 0.0 };
+    let value = if small { 0.5 * r * r } else { delta * (size - 0.5 * delta) };
+    [value, r.clamp(-delta, delta), near, if small { 1.0 } else { delta / size }]
 }
 
 /// From slopes by `l = e^f` to slopes by `f`.
 #[inline(always)]
-fn chain(c: Cost, l: f64) -> Cost {
-    Cost { first: c.first * l, second: c.second * l * l + c.first * l, majorant: c.majorant * l * l, ..c }
+fn chain([value, first, second, majorant]: [f64; 4], l: f64) -> [f64; 4] {
+    [value, first * l, second * l * l + first * l, majorant * l * l]
 }

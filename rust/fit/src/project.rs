@@ -9,8 +9,8 @@
 //! From these starts the exact objective reaches its best known optimum where random points of published grids find it
 //! one time in two or fewer.
 
-use crate::linear::{MAX_TERMS, nonnegative};
-use crate::model::{MAX_PARAMS, Model, at};
+use crate::linear::{MAX_TERMS, at, nonnegative};
+use crate::model::{MAX_PARAMS, Model};
 use dither_cpu::elementary::exp;
 
 /// A start, and its mean squared relative error.

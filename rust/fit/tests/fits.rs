@@ -1,7 +1,8 @@
 //! Derivatives against differences, recovery of known laws, bounds, and independence of threads.
 
 use dither_fit::batch::Problem;
-use dither_fit::model::{Curvature, Sums, at, evaluate, predict};
+use dither_fit::evaluate::{Curvature, Sums, evaluate, predict};
+use dither_fit::linear::at;
 use dither_fit::newton::minimise;
 use dither_fit::project;
 use dither_fit::{Bounds, Data, Ending, Entry, Limits, Model, Objective, Term};

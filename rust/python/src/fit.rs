@@ -1,7 +1,8 @@
 //! Fits of scaling laws. Problems are small: arrays are copied in, results come back as bytes of fp64 rows.
 
 use dither_fit::batch::Problem;
-use dither_fit::model::{Curvature, Sums, at, evaluate, predict};
+use dither_fit::evaluate::{Curvature, Sums, evaluate, predict};
+use dither_fit::linear::at;
 use dither_fit::multipower::{MultiPower, Schedule};
 use dither_fit::{Data, Ending, Entry, Limits, Model, Objective, Term, project};
 use pyo3::buffer::PyBuffer;
