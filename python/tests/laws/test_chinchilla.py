@@ -65,7 +65,8 @@ def test_the_published_grid_finds_it_too():
     fit = laws.fit("chinchilla", chinchilla(), starts=PUBLISHED_GRID)
     assert fit.certificate.starts == 4500
     assert fit.value == pytest.approx(1.0182740178e-3, rel=1e-9)
-    assert 0.2 < fit.certificate.hit_rate < 0.8
+    # The others start where no term but the floor is felt: the objective is flat there to its last digit.
+    assert 0.95 < fit.certificate.hit_rate < 1
 
 
 def test_the_bootstrap_with_the_published_stream():

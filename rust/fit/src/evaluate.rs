@@ -219,6 +219,8 @@ fn evaluate_body(
     sized!(model, evaluate_sized(model, data, objective, theta, curvature, sums));
 }
 
+// Plain loops up to a constant are what the compiler unrolls.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 fn evaluate_sized<const P: usize>(
     model: &Model,
