@@ -10,8 +10,9 @@
 //! one time in two or fewer.
 
 use crate::linear::{MAX_TERMS, at, nonnegative};
-use crate::model::{MAX_PARAMS, Model};
-use dither_cpu::elementary::exp;
+use crate::model::{Data, MAX_PARAMS, Model, Term};
+use dither_cpu::dispatch;
+use dither_cpu::elementary::{LANES, Lanes, exp};
 
 /// A start, and its mean squared relative error.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,79 +54,156 @@ pub fn starts(
     keep: usize,
 ) -> Result<Vec<Start>, String> {
     let coefficients = coefficients(model)?;
-    let terms = coefficients.len();
-    let columns = terms + usize::from(model.floor.is_some());
-    let mut best: Vec<Start> = Vec::new();
+    let columns = coefficients.len() + usize::from(model.floor.is_some());
+    let data = Data::new(x, model.features, y, weights);
+    let root: Vec<Lanes> = data.groups().map(|group| group[model.features + 1].map(f64::sqrt)).collect();
     let mut theta = [0.0; MAX_PARAMS];
     theta[..base.len()].copy_from_slice(base);
-    let mut phi = vec![[0.0; MAX_TERMS]; y.len()];
+    coefficients.iter().for_each(|&p| theta[p] = 0.0);
+    let axes: Vec<(usize, &[f64])> = params.iter().copied().zip(values.iter().map(Vec::as_slice)).collect();
+    let terms: Vec<Columns> = model.terms.iter().map(|term| Columns::new(term, &data, &axes, theta, &root)).collect();
+    let mut floor = Vec::new();
+    column(&Term { entries: Vec::new() }, &data, &theta, &root, &mut floor);
+    let mut best: Vec<Start> = Vec::new();
     let total: usize = values.iter().map(Vec::len).product();
+    let mut at_axis = vec![0; axes.len()];
     for point in 0..total {
         let mut rest = point;
-        for (&p, values) in params.iter().zip(values) {
-            theta[p] = values[rest % values.len()];
-            rest /= values.len();
+        for (digit, (param, values)) in at_axis.iter_mut().zip(&axes) {
+            (*digit, rest) = (rest % values.len(), rest / values.len());
+            theta[*param] = values[*digit];
         }
-        coefficients.iter().for_each(|&p| theta[p] = 0.0);
-        let shift = columns_at(model, x, y, &theta, &mut phi);
-        let (gram, moments) = normal(&phi, weights, columns);
+        let mut phi = [floor.as_slice(); MAX_TERMS];
+        let mut shift = [0.0; MAX_TERMS];
+        for (j, term) in terms.iter().enumerate() {
+            (phi[j], shift[j]) = term.column(&at_axis);
+        }
+        let mut gram = [0.0; MAX_TERMS * (MAX_TERMS + 1) / 2];
+        let mut moments = [0.0; MAX_TERMS];
+        normal(&phi[..columns], &root, &mut gram, &mut moments);
         // Unit columns: the normal equations square the condition number.
-        let norm: Vec<f64> = (0..columns).map(|j| gram[at(j, j)].sqrt()).collect();
+        let norm: [f64; MAX_TERMS] = std::array::from_fn(|j| if j < columns { gram[at(j, j)].sqrt() } else { 1.0 });
         if norm.iter().any(|n| !n.is_finite() || *n == 0.0) {
             continue;
         }
-        let mut unit = gram.clone();
         for i in 0..columns {
-            (0..=i).for_each(|j| unit[at(i, j)] /= norm[i] * norm[j]);
+            (0..=i).for_each(|j| gram[at(i, j)] /= norm[i] * norm[j]);
+            moments[i] /= norm[i];
         }
-        let scaled: Vec<f64> = moments.iter().zip(&norm).map(|(m, n)| m / n).collect();
-        let (c, value) = nonnegative(&unit, &scaled);
-        let error = value;
+        let (c, error) = nonnegative(&gram, &moments[..columns]);
         if best.len() == keep && best.last().is_some_and(|worst| worst.error <= error) {
             continue;
         }
         // A term that the data do not want here is kept alive at a thousandth, so that it may come back.
         let log = |j: usize| (if c[j] > 0.0 { c[j] / norm[j] } else { 1e-3 / norm[j] }).ln();
-        coefficients.iter().enumerate().for_each(|(j, &p)| theta[p] = log(j) - shift[j]);
+        let mut start = Start { theta, error };
+        coefficients.iter().enumerate().for_each(|(j, &p)| start.theta[p] = log(j) - shift[j]);
         if let Some(floor) = model.floor {
-            theta[floor] = log(terms);
+            start.theta[floor] = log(terms.len());
         }
         let place = best.partition_point(|s| s.error <= error);
-        best.insert(place, Start { theta, error });
+        best.insert(place, start);
         best.truncate(keep);
     }
     Ok(best)
 }
 
-/// Fill `phi` with the terms over L, each divided by `exp(shift)` so that none overflows.
-fn columns_at(model: &Model, x: &[f64], y: &[f64], theta: &[f64], phi: &mut [[f64; MAX_TERMS]]) -> [f64; MAX_TERMS] {
-    let mut shift = [f64::NEG_INFINITY; MAX_TERMS];
-    for ((row, y), phi) in x.chunks_exact(model.features).zip(y).zip(phi.iter_mut()) {
-        for (j, term) in model.terms.iter().enumerate() {
-            phi[j] = term.entries.iter().map(|e| e.factor * theta[e.param] * e.feature.map_or(1.0, |k| row[k])).sum();
-            shift[j] = shift[j].max(phi[j]);
-        }
-        phi[model.terms.len()] = exp(-y);
-    }
-    for (y, phi) in y.iter().zip(phi.iter_mut()) {
-        for j in 0..model.terms.len() {
-            phi[j] = exp(phi[j] - shift[j] - y);
-        }
-    }
-    shift
+/// One term over L at all values of the exponents in it, times the roots of the weights.
+struct Columns {
+    /// Axes of the grid that are in the term, and how far apart their values' columns lie.
+    strides: Vec<(usize, usize)>,
+    /// Each column is divided by `exp(shift)`, so that none overflows.
+    shifts: Vec<f64>,
+    columns: Vec<Lanes>,
+    groups: usize,
 }
 
-/// Gram matrix of the columns, and their products with 1 (the relative loss).
-fn normal(phi: &[[f64; MAX_TERMS]], weights: Option<&[f64]>, columns: usize) -> (Vec<f64>, Vec<f64>) {
-    let (mut gram, mut moments) = (vec![0.0; at(columns, 0)], vec![0.0; columns]);
-    for (r, phi) in phi.iter().enumerate() {
-        let w = weights.map_or(1.0, |w| w[r]);
-        for i in 0..columns {
-            moments[i] += w * phi[i];
-            for j in 0..=i {
-                gram[at(i, j)] += w * phi[i] * phi[j];
+impl Columns {
+    fn new(
+        term: &Term,
+        data: &Data,
+        axes: &[(usize, &[f64])],
+        mut theta: [f64; MAX_PARAMS],
+        root: &[Lanes],
+    ) -> Columns {
+        let mut made = Columns { strides: Vec::new(), shifts: Vec::new(), columns: Vec::new(), groups: root.len() };
+        let mut count = 1;
+        for (axis, (param, values)) in axes.iter().enumerate() {
+            if term.entries.iter().any(|e| e.param == *param) {
+                made.strides.push((axis, count));
+                count *= values.len();
             }
         }
+        for which in 0..count {
+            for &(axis, stride) in &made.strides {
+                let (param, values) = axes[axis];
+                theta[param] = values[which / stride % values.len()];
+            }
+            made.shifts.push(column(term, data, &theta, root, &mut made.columns));
+        }
+        made
     }
-    (gram, moments)
+
+    /// The column at these digits of the axes, and its shift.
+    fn column(&self, digits: &[usize]) -> (&[Lanes], f64) {
+        let which: usize = self.strides.iter().map(|&(axis, stride)| digits[axis] * stride).sum();
+        (&self.columns[which * self.groups..][..self.groups], self.shifts[which])
+    }
+}
+
+dispatch! {
+    /// Append a column of the term; returns its shift.
+    fn column(
+        term: &Term, data: &Data, theta: &[f64; MAX_PARAMS], root: &[Lanes], columns: &mut Vec<Lanes>,
+    ) -> f64 = column_body;
+}
+
+#[inline(always)]
+fn column_body(term: &Term, data: &Data, theta: &[f64; MAX_PARAMS], root: &[Lanes], columns: &mut Vec<Lanes>) -> f64 {
+    let first = columns.len();
+    let mut top = f64::NEG_INFINITY;
+    for group in data.groups() {
+        let mut z = [0.0; LANES];
+        for e in &term.entries {
+            let slope = e.factor * theta[e.param];
+            match e.feature {
+                Some(k) => z.iter_mut().zip(&group[k]).for_each(|(z, x)| *z += slope * x),
+                None => z.iter_mut().for_each(|z| *z += slope),
+            }
+        }
+        top = z.iter().fold(top, |a, b| a.max(*b));
+        columns.push(z);
+    }
+    for ((z, group), root) in columns[first..].iter_mut().zip(data.groups()).zip(root) {
+        for ((z, y), root) in z.iter_mut().zip(&group[data.features]).zip(root) {
+            *z = root * exp(*z - top - y);
+        }
+    }
+    top
+}
+
+dispatch! {
+    /// Gram matrix of the columns, and their products with `target` (the relative loss, 1, times the weights' roots).
+    fn normal(phi: &[&[Lanes]], target: &[Lanes], gram: &mut [f64], moments: &mut [f64]) = normal_body;
+}
+
+#[inline(always)]
+fn normal_body(phi: &[&[Lanes]], target: &[Lanes], gram: &mut [f64], moments: &mut [f64]) {
+    for (i, a) in phi.iter().enumerate() {
+        moments[i] = dot(a, target);
+        for (j, b) in phi[..=i].iter().enumerate() {
+            gram[at(i, j)] = dot(a, b);
+        }
+    }
+}
+
+#[inline(always)]
+fn dot(a: &[Lanes], b: &[Lanes]) -> f64 {
+    let mut sums = [0.0; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for (s, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *s = a.mul_add(*b, *s);
+        }
+    }
+    sums.iter().sum()
 }
