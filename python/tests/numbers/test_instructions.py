@@ -3,6 +3,8 @@
 Counts do not depend on the machine's load, so that a kernel that stops being vectorized is found where times
 tell nothing. callgrind knows no AVX-512: what is counted is the AVX2 kernels. Bounds are a tenth above what
 was counted when they were set; they are lowered when a kernel improves, and raised only with a reason.
+That of the MX kernels rose from 3.4: they take the absmax of later blocks while they round one and join whole
+lines for their stores, .5 instructions more, for .75 to .8 of the time (memory is what bounds them).
 """
 
 import re
@@ -16,13 +18,13 @@ ROOT = Path(__file__).parents[3]
 ELEMENTS = 1 << 17
 
 BOUNDS = {
-    "mxfp8": 3.4,
-    "mxfp4": 3.4,
+    "mxfp8": 4.0,
+    "mxfp4": 4.0,
     "nvfp4": 4.6,
-    "int4_g128": 3.8,
-    "sr_bf16": 8.5,
-    "sr_e4m3": 8.4,
-    "sr_mxfp4": 9.0,
+    "int4_g128": 2.9,
+    "sr_bf16": 7.7,
+    "sr_e4m3": 7.7,
+    "sr_mxfp4": 8.7,
     "sr_mxfp4_32": 17.0,
     "encode_e4m3": 3.9,
     "decode_e4m3": 2.3,
