@@ -175,7 +175,10 @@ def _training(config: RunConfig) -> RunConfig:
 
 def evaluated_alike(arm: Arm, base: Arm) -> bool:
     """Whether the record of the run that `arm` shares serves it too: the same casts, and rounding to nearest
-    as the method."""
-    method = arm.config.method
-    plain = method.name == "none" or (method.name == "ptq" and method.options.get("clip", "none") == "none")
-    return plain and arm.config.eval == base.config.eval
+    as the method of both."""
+    return arm.config.eval == base.config.eval and all(_rounds(a.config.method) for a in (arm, base))
+
+
+def _rounds(method: MethodConfig) -> bool:
+    """Whether the weights are rounded to nearest, by no method's own grid."""
+    return method.name == "none" or (method.name == "ptq" and method.options.get("clip", "none") == "none")

@@ -137,6 +137,24 @@ def test_methods_after_training_share_the_training_and_equal_runs_of_their_own(
     assert len({arms[name].nearest["int3_row"].loss for name in METHODS_AFTER}) == 3
 
 
+def test_arms_of_other_methods_never_take_the_losses_of_a_base_that_places_its_weights(
+    toml: Path, tmp_path: Path
+) -> None:
+    """Under the casts of a GPTQ run, rounding to nearest gives what it gives under those of plain training;
+    GPTQ again gives what it gave."""
+    arm = '[[arm]]\nname = "{}"\n{}method = {{ name = "{}", quantizer = "int4_g32" }}\n'
+    shared = 'same_as = "gptq"\n'
+    text = toml.read_text().split('[[arm]]\nname = "mxfp8"')[0].replace('[["rat", "ptq"]]', "[]")
+    text += arm.format("gptq", "", "gptq") + arm.format("ptq", shared, "ptq")
+    text += '[[arm]]\nname = "none"\n' + shared + arm.format("again", shared, "gptq")
+    toml.write_text(text)
+    arms = {arm.name: arm for arm in compare(toml, tmp_path / "out", progress=Silent()).arms}
+    for name in ("ptq", "none"):
+        assert (arms[name].nearest, arms[name].randomized) == (arms["fp32"].nearest, arms["fp32"].randomized)
+    assert arms["gptq"].nearest != arms["fp32"].nearest
+    assert arms["again"].nearest == arms["gptq"].nearest and arms["again"].full == arms["fp32"].full
+
+
 def test_arms_may_be_added_or_left_out_but_not_changed(toml: Path, tmp_path: Path) -> None:
     text = toml.read_text()
     toml.write_text(text.replace('differences = [["rat", "ptq"]]', "").split('[[arm]]\nname = "rat"')[0])
