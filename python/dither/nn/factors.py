@@ -182,8 +182,12 @@ def backward_factor(
     """`factor` of dgrad_w or wgrad_x, of `x` as it came, or where the recipe says so of what the forward made
     of it along `k_axis`: that is made again, since a copy would lie in memory until the backward."""
     if from_forward(operands.six[row]):
+        # A rotation is computed in at least fp32, in place of what is as wide: it would overwrite narrower
+        # values of the same memory before it has read them.
+        narrow = (dtype or x.dtype).itemsize < 4
+        apart = narrow and operands.rotations[row >> 1] is not None
         of = FPROP_W if row == DGRAD_W else FPROP_X
-        x, _ = trusted_factor(slot, x, operands, of, k_axis, rng, scales, dtype)
+        x, _ = trusted_factor(None if apart else slot, x, operands, of, k_axis, rng, scales, dtype)
     return factor(slot, x, operands, row, axis, rng, scales, dtype)
 
 

@@ -1,0 +1,53 @@
+"""What the backward makes again of the forward's operands, and the memory in which it does."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import dither.nn as dnn
+from dither.nn import scratch
+
+ROTATED_AGAIN = dnn.Recipe(
+    fprop_x="mxfp4",
+    fprop_w="mxfp4",
+    dgrad_w=dnn.Operand("mxfp4", again=True),
+    wgrad_x=dnn.Operand("mxfp4", again=True),
+    dgrad_hadamard=dnn.Hadamard(64),
+    wgrad_hadamard=dnn.Hadamard(16),
+    name="rotated_again",
+)
+PRECISIONS = [
+    (torch.float32, torch.bfloat16),
+    (torch.bfloat16, None),
+    (torch.float16, None),
+    (torch.float32, None),
+]
+
+
+def gradients(recipe: Any, dtype: torch.dtype, autocast: torch.dtype | None) -> list[torch.Tensor]:
+    """Of the input and the parameters of two layers, after one step."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 128), nn.GELU(), nn.Linear(128, 256)).to(dtype)
+    x = torch.randn(4, 32, 256).to(dtype).requires_grad_()
+    dnn.prepare_(model, recipe, seed=3, steps=10)
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        y = model(x)
+    (y.float() * torch.linspace(-1, 1, 256)).sum().backward()
+    leaves: list[Any] = [x, *model.parameters()]
+    return [leaf.grad for leaf in leaves]
+
+
+@pytest.mark.filterwarnings("ignore:.*exact")
+@pytest.mark.parametrize("dtype, autocast", PRECISIONS)
+@pytest.mark.parametrize(
+    "recipe", [*dnn.Recipe.presets(), ROTATED_AGAIN], ids=lambda recipe: getattr(recipe, "name", recipe)
+)
+def test_memory_that_is_used_again_changes_no_bit(recipe, dtype, autocast, monkeypatch):
+    """Factors of two bytes an element are rotated in fp32, which must not lie where they lie."""
+    ours = gradients(recipe, dtype, autocast)
+    monkeypatch.setattr(scratch, "available", lambda x: False)
+    for mine, apart in zip(ours, gradients(recipe, dtype, autocast), strict=True):
+        assert mine.isfinite().all()
+        assert torch.equal(mine, apart)
