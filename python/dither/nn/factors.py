@@ -3,6 +3,7 @@
     Operands      what a recipe says, ready for layers: prints of quantizers, flags, positions of state
     factor        one operand of one product
     trusted_factor  the same, with where its gradient passes
+    remade        what the backward makes again of the forward
     quantized     an operand without a product (weights of norms and embeddings)
 
 A value that is used by one product and forgotten lies in memory that is used again (scratch.py).
@@ -168,27 +169,27 @@ def trusted_factor(
     return y.to(dtype or x.dtype), mask
 
 
-def backward_factor(
+def remade(
     slot: int,
     x: Tensor,
     operands: Operands,
     row: int,
-    axis: int,
     k_axis: int,
     rng: Tensor | None,
     scales: Tensor | None,
     dtype: torch.dtype | None,
 ) -> Tensor:
-    """`factor` of dgrad_w or wgrad_x, of `x` as it came, or where the recipe says so of what the forward made
-    of it along `k_axis`: that is made again, since a copy would lie in memory until the backward."""
-    if from_forward(operands.six[row]):
-        # A rotation is computed in at least fp32, in place of what is as wide: it would overwrite narrower
-        # values of the same memory before it has read them.
-        narrow = (dtype or x.dtype).itemsize < 4
-        apart = narrow and operands.rotations[row >> 1] is not None
-        of = FPROP_W if row == DGRAD_W else FPROP_X
-        x, _ = trusted_factor(None if apart else slot, x, operands, of, k_axis, rng, scales, dtype)
-    return factor(slot, x, operands, row, axis, rng, scales, dtype)
+    """What `factor` takes for dgrad_w or wgrad_x: `x` as it came, or where the recipe says so what the
+    forward made of it along `k_axis`: made again, since a copy would lie in memory until the backward.
+    `x` has the shape that the forward saw, as tiles lie in its last two axes."""
+    if not from_forward(operands.six[row]):
+        return x
+    # A rotation is computed in at least fp32, in place of what is as wide: it would overwrite narrower
+    # values of the same memory before it has read them.
+    narrow = (dtype or x.dtype).itemsize < 4
+    apart = narrow and operands.rotations[row >> 1] is not None
+    of = FPROP_W if row == DGRAD_W else FPROP_X
+    return trusted_factor(None if apart else slot, x, operands, of, k_axis, rng, scales, dtype)[0]
 
 
 def quantized(

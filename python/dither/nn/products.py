@@ -29,11 +29,11 @@ from dither.nn.factors import (
     WGRAD_X,
     Operand,
     Operands,
-    backward_factor,
     factor,
     from_forward,
     operands_of,
     quantized,
+    remade,
     rotate_back,
     trusted_factor,
 )
@@ -95,7 +95,8 @@ class _Linear(torch.autograd.Function):
         g_MN = g.reshape(-1, g.shape[-1])
         if needs_x:
             gq = factor(0, g, operands, DGRAD_G, -1, rng, scales, dtype)
-            wq = backward_factor(1, weight, operands, DGRAD_W, 0, -1, rng, scales, dtype)
+            w = remade(1, weight, operands, DGRAD_W, -1, rng, scales, dtype)
+            wq = factor(1, w, operands, DGRAD_W, 0, rng, scales, dtype)
             dx = _multiply(gq, wq, operands)
             dx = _in_plain_basis(dx, x_mask, operands, DGRAD_W, FPROP_X, rng, -1, ctx.features)
             dx = dx.to(ctx.dtypes[0])
@@ -103,8 +104,8 @@ class _Linear(torch.autograd.Function):
             if gq is None or not operands.one_gradient:
                 row = DGRAD_G if operands.one_gradient else WGRAD_G
                 gq = factor(0, g_MN, operands, row, 0, rng, scales, dtype)
-            x_MK = x.reshape(-1, x.shape[-1])
-            xq = backward_factor(1, x_MK, operands, WGRAD_X, 0, -1, rng, scales, dtype)
+            x = remade(1, x, operands, WGRAD_X, -1, rng, scales, dtype)
+            xq = factor(1, x.reshape(-1, x.shape[-1]), operands, WGRAD_X, 0, rng, scales, dtype)
             dw = _multiply(gq.reshape(-1, gq.shape[-1]).t(), xq, operands)
             dw = _in_plain_basis(dw, w_mask, operands, WGRAD_X, FPROP_W, rng, -1, ctx.features)
             dw = dw.to(ctx.dtypes[1])
@@ -244,14 +245,16 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             gq = factor(0, g, operands, DGRAD_G, -1, rng, scales, dtype)
             n_axis = -2 if ctx.transposed else -1
-            bq = backward_factor(1, b, operands, DGRAD_W, n_axis, k_axis, rng, scales, dtype)
+            b = remade(1, b, operands, DGRAD_W, k_axis, rng, scales, dtype)
+            bq = factor(1, b, operands, DGRAD_W, n_axis, rng, scales, dtype)
             da = _multiply(gq, bq if ctx.transposed else bq.transpose(-1, -2), operands)
             da = _in_plain_basis(da, a_mask, operands, DGRAD_W, FPROP_X, rng, -1, ctx.length)
             da = da.to(ctx.dtypes[0])
         if ctx.needs_input_grad[1]:
             row = DGRAD_G if operands.one_gradient else WGRAD_G
             gq = factor(0, g, operands, row, -2, rng, scales, dtype)
-            aq = backward_factor(1, a, operands, WGRAD_X, -2, -1, rng, scales, dtype)
+            a = remade(1, a, operands, WGRAD_X, -1, rng, scales, dtype)
+            aq = factor(1, a, operands, WGRAD_X, -2, rng, scales, dtype)
             left, right = (gq, aq) if ctx.transposed else (aq, gq)
             db = _multiply(left.transpose(-1, -2), right, operands)
             db = _in_plain_basis(db, b_mask, operands, WGRAD_X, FPROP_W, rng, k_axis, ctx.length)

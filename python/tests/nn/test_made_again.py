@@ -51,3 +51,30 @@ def test_memory_that_is_used_again_changes_no_bit(recipe, dtype, autocast, monke
     for mine, apart in zip(ours, gradients(recipe, dtype, autocast), strict=True):
         assert mine.isfinite().all()
         assert torch.equal(mine, apart)
+
+
+@pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
+@pytest.mark.parametrize("block", ["16x16", "32", "row", "tensor"])
+@pytest.mark.parametrize("shape", [(2, 24, 64), (3, 5, 7, 64), (24, 64), (64,)], ids=str)
+def test_the_backward_multiplies_by_what_the_forward_multiplied_by(shape, block, rounding, monkeypatch):
+    """24 rows are one and a half tiles: flattened, a tile would reach into the next sequence. Stochastic
+    rounding draws the same bits."""
+    multiplied = []
+    plain = torch.nn.functional.linear
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "linear",
+        lambda x, w, b=None: multiplied.append((x.clone(), w.clone())) or plain(x, w, b),
+    )
+    torch.manual_seed(0)
+    quantizer = f"format=e2m1,block={block},scale_format=fp32,scale_rule=absmax,rounding={rounding}"
+    layer: Any = nn.Linear(64, 40, bias=False)
+    recipe = dnn.Recipe(fprop_x=quantizer, fprop_w=quantizer, dgrad_w="fprop", wgrad_x="fprop")
+    dnn.prepare_(layer, recipe, seed=4, rank=3)
+    x: Any = torch.randn(shape, requires_grad=True)
+    g = torch.randn(*shape[:-1], 40)
+    layer(x).backward(g)
+    ((xq, wq),) = multiplied
+    assert not torch.equal(xq, x)
+    assert torch.equal(layer.weight.grad, g.reshape(-1, 40).t() @ xq.reshape(-1, 64))
+    assert torch.equal(x.grad, (g.reshape(-1, 40) @ wq).reshape(shape))
