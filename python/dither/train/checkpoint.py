@@ -33,8 +33,9 @@ FULL = "Free some space, then resume the run; the checkpoints before it are vali
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: `header` is the JSON, `tensors` the content of the safetensors file."""
+    """A loaded checkpoint: `header` is the JSON, `tensors` the content of the safetensors file `path`."""
 
+    path: Path
     header: dict[str, Any]
     tensors: dict[str, Tensor]
 
@@ -121,7 +122,7 @@ def _load(path: Path, metrics_size: int) -> Checkpoint:
         raise ValueError("its content does not match its SHA-256")
     if header["metrics_bytes"] > metrics_size:
         raise ValueError("metrics.jsonl is shorter than it was then")
-    return Checkpoint(header, load_file(tensors))
+    return Checkpoint(tensors, header, load_file(tensors))
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

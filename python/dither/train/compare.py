@@ -138,7 +138,7 @@ def compare(
                 if base.full is None or evaluated_alike(arm, plan.arm(arm.same_as)):
                     results[arm.name] = replace(base, name=arm.name, same_as=arm.same_as, method=method)
                     continue
-                branch(folder / arm.same_as, config, folder / arm.name)
+                branch(folder / arm.same_as, config, folder / arm.name, progress.say)
             result = _run(arm.name, config, folder / arm.name, tokens, progress)
             results[arm.name] = replace(result, same_as=arm.same_as)
             info = json.loads((folder / arm.name / "run.json").read_text())

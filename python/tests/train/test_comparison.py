@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from training_helpers import Silent
 
 from dither.errors import UserError
+from dither.scores import ScoreTable
 from dither.train import compare, read
 from dither.train.plan import load_plan
 
@@ -153,6 +156,46 @@ def test_arms_of_other_methods_never_take_the_losses_of_a_base_that_places_its_w
         assert (arms[name].nearest, arms[name].randomized) == (arms["fp32"].nearest, arms["fp32"].randomized)
     assert arms["gptq"].nearest != arms["fp32"].nearest
     assert arms["again"].nearest == arms["gptq"].nearest and arms["again"].full == arms["fp32"].full
+
+
+def test_an_arm_begins_at_a_valid_checkpoint_of_the_arm_it_shares(toml: Path, tmp_path: Path) -> None:
+    """A damaged newest one is passed over with a message, and the steps after the one before it are trained
+    again; where none is left, what to do is said and nothing is begun."""
+    text = toml.read_text()
+    after = text + AFTER.format(name="gptq", method="gptq")
+    toml.write_text(after)
+    whole = compare(toml, tmp_path / "whole", progress=Silent()).arms[-1]
+    toml.write_text(text)
+    compare(toml, tmp_path / "out", progress=Silent())
+    folder = tmp_path / "out" / "fp32" / "checkpoints"
+    older, newest = sorted(folder.glob("*.safetensors"))
+    data = bytearray(newest.read_bytes())
+    data[-1] ^= 1
+    newest.write_bytes(data)
+    toml.write_text(after)
+    said = Silent()
+    mended = compare(toml, tmp_path / "out", progress=said).arms[-1]
+    assert any("does not match its SHA-256" in line for line in said.lines)
+    assert "resuming at step 4" in said.lines
+    assert (mended.full, mended.nearest) == (whole.full, whole.nearest)
+
+    shutil.rmtree(tmp_path / "out" / "gptq")
+    older.unlink()
+    with pytest.raises(UserError, match=r"no checkpoint in .*fp32.* can be used"):
+        compare(toml, tmp_path / "out", progress=Silent())
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match=r"fp32 has no checkpoint for 'gptq'.*trained again"):
+        compare(toml, tmp_path / "out", progress=Silent())
+    assert not (tmp_path / "out" / "gptq").exists()
+
+
+def test_scores_of_a_run_go_on_in_an_arm_that_shares_it(toml: Path, tmp_path: Path) -> None:
+    text = toml.read_text().replace("draws = 2", 'draws = 2\nscores = ["el2n", "forgetting"]\nevery = 4')
+    toml.write_text(text + AFTER.format(name="gptq", method="gptq"))
+    arms = {arm.name: arm for arm in compare(toml, tmp_path / "out", progress=Silent()).arms}
+    tables = [ScoreTable.load(Path(arms[name].run_dir) / "scores.parquet") for name in ("fp32", "gptq")]
+    for score in ("el2n", "forgetting"):
+        np.testing.assert_array_equal(tables[0].values(score), tables[1].values(score))
 
 
 def test_arms_may_be_added_or_left_out_but_not_changed(toml: Path, tmp_path: Path) -> None:
