@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,19 +78,23 @@ def need(a: Arguments, *names: str) -> list[float]:
         raise UserError(f"dither plan {a.what} needs " + ", ".join(f"--{name}" for name in missing))
     values = [float(getattr(a, name)) for name in names]
     for name, value in zip(names, values, strict=True):
-        if not value > 0:
-            raise UserError(f"--{name} must be positive, not {value:g}")
+        if not 0 < value < math.inf:
+            raise UserError(f"--{name} must be positive and finite, not {value:g}")
     return values
+
+
+def own(a: Arguments, law: laws.SumLaw | laws.FunctionLaw, data: Sequence[str]) -> laws.Fit:
+    """The law fitted to the user's runs; prints which of them were left out."""
+    frame, left = load(data, "full", None)
+    for reason in left:
+        print(f"left out: {reason}")
+    return laws.fit(law, frame, loss=a.loss, **mapping(law, a.column))
 
 
 def decide(a: Arguments, name: str, what: Callable[..., dict[str, float]]) -> planning.Decision:
     law = laws.get(name)
     if a.data:
-        frame, left = load(a.data, "full", None)
-        fit = laws.fit(law, frame, loss=a.loss, **mapping(law, a.column))
-        for reason in left:
-            print(f"left out: {reason}")
-        return planning.decide(law, what, fit)
+        return planning.decide(law, what, own(a, law, a.data))
     if a.constants:
         given = numbers(a.constants, "--constants")
         law.vector(given)
@@ -154,8 +159,7 @@ def _mixture(a: Arguments) -> planning.Decision:
     if not a.data:
         raise UserError("dither plan mixture needs --data: runs at several mixtures, a column a domain")
     law = laws.mixing(a.domains)
-    frame, _ = load(a.data, "full", None)
-    fit = laws.fit(law, frame, loss=a.loss, **mapping(law, a.column))
+    fit = own(a, law, a.data)
 
     def what(**params: float) -> dict[str, float]:
         vector = law.vector(params)
@@ -174,10 +178,8 @@ def _worth(a: Arguments) -> planning.Decision:
     if not (a.data and a.cheap):
         raise UserError("dither plan worth needs --data and --cheap: runs of the plain and the cheap method")
     law = laws.get(a.law)
-    plain, cheap = (
-        laws.fit(law, load(path, "full", None)[0], loss=a.loss, **mapping(law, a.column))
-        for path in (a.data, a.cheap)
-    )
+    planning.check_compute(law)
+    plain, cheap = own(a, law, a.data), own(a, law, a.cheap)
     least = min(float((6 * one.arrays["N"] * one.arrays["D"]).min()) for one in (plain, cheap))
     if flops <= least:
         raise UserError(f"--flops {flops:g} lies below the smallest run ({least:.3g} FLOPs)")

@@ -79,6 +79,12 @@ def least(loss: Callable[[Floats], Floats], low: float, high: float) -> float:
     return float(np.exp(0.5 * (a + b)))
 
 
+def check_compute(law: SumLaw | FunctionLaw) -> None:
+    """UserError where the law does not know the compute 6 N D."""
+    if not {"N", "D"} <= set(law.variables):
+        raise UserError(f"{law.name} has no N and D; a compute budget needs both")
+
+
 def budget(
     law: SumLaw | FunctionLaw, flops: float, fixed: Mapping[str, float] | None = None
 ) -> Callable[..., dict[str, float]]:
@@ -86,8 +92,7 @@ def budget(
 
     fixed: values of the law's other variables.
     """
-    if not {"N", "D"} <= set(law.variables):
-        raise UserError(f"{law.name} has no N and D; a compute budget needs both")
+    check_compute(law)
     if not flops > 0:
         raise UserError(f"a budget is a positive number of FLOPs, not {flops}")
 
@@ -169,7 +174,7 @@ def split_of_bits(bits: float) -> Callable[..., dict[str, float]]:
     In fractions e = bits delta / (delta + nu) - 1/2, whatever the size, the tokens and the block.
     "next best costs" is the term of the second best split over that of the best.
     """
-    if bits != int(bits) or not 3 <= bits <= 64:
+    if not (3 <= bits <= 64 and bits == int(bits)):
         raise UserError(f"a float has 3 to 64 bits to split, not {bits:g}")
     exponents = np.arange(1, int(bits) - 1)
 

@@ -121,6 +121,12 @@ def test_runs_that_cannot_be_read(folder, tmp_path, capsys):
         (("plan", "target", "--loss_target", "1.2"), "out of reach"),
         (("plan", "split"), "needs --bits"),
         (("plan", "split", "--bits", "2.5"), "3 to 64 bits"),
+        (("plan", "split", "--bits", "inf"), "--bits must be positive and finite, not inf"),
+        (("plan", "budget", "--flops", "nan"), "--flops must be positive and finite, not nan"),
+        (
+            ("plan", "worth", "--law", "saturation", "--flops", "1e20", "--data", "T", "--cheap", "T"),
+            "has no N and D",
+        ),
         (("plan", "mixture", "--domains", "web", "code"), "needs --data"),
         (("plan", "worth", "--flops", "1e20"), "needs --data and --cheap"),
         (("plan", "qat", "--size", "-1", "--tokens", "1e10", "--bits", "4"), "must be positive"),
@@ -169,6 +175,14 @@ def test_the_cheap_method_at_equal_compute(table, tmp_path, capsys):
     ends = [laws.budget(law, flops)(**TRUTH)["loss"] for flops in (1e21, 2e21)]
     assert values["advantage at --flops"] == pytest.approx(ends[0] - ends[1], rel=0.1)
     assert main(["plan", "worth", "--data", table, "--cheap", table, "--flops", "1e10", *COLUMNS]) == 2
+
+
+def test_runs_that_are_left_out_of_a_decision_are_named(folder, capsys):
+    runs = str(folder)
+    assert main(["plan", "budget", "--flops", "1e20", "--data", runs]) == 0
+    assert capsys.readouterr().out.count("unfinished: not finished") == 1
+    assert main(["plan", "worth", "--flops", "1e20", "--data", runs, "--cheap", runs]) == 0
+    assert capsys.readouterr().out.count("unfinished: not finished") == 2  # of either method
 
 
 def test_the_best_mixture_of_own_runs(tmp_path, capsys):

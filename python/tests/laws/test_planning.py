@@ -108,7 +108,7 @@ def test_the_split_of_a_float_is_the_published_one():
         assert "2501.02423" in decision[bits].basis
     whole = planning.split_of_bits(12)(delta=2.0, nu=2.0)
     assert whole["exponent bits, in fractions"] == 5.5  # half of 12, less a half
-    for bad in (2, 4.5, 65):
+    for bad in (float("inf"), float("nan"), 2, 4.5, 65):
         with pytest.raises(UserError, match="3 to 64 bits"):
             planning.split_of_bits(bad)
 
