@@ -42,7 +42,7 @@ TWO_BITS = (
     "fp8_e5m2_fp8_e5m2_block_size_2",
 )  # fmt: skip
 SUSPECT = ("fp6_e2m3_fp8_e4m3", "fp8_e5m2_fp8_e4m3")
-"""Labelled as three bits, and behave as two: in no group."""
+"""Labelled as three bits, and behave as two: in no group, which was decided with their outcomes known."""
 ARMS = (BASELINE, *WEIGHTS_ONLY, *FORWARD_ONLY, *THREE_BITS, *TWO_BITS, *SUSPECT)
 
 

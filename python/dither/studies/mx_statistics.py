@@ -31,12 +31,14 @@ def share(runs: Runs) -> Measurement:
 
 
 def paired_share(runs: Runs, pairs: Sequence[tuple[str, str]]) -> Measurement:
-    """Diverged under the first recipe minus under the second, over cells where both are known."""
-    differences = []
+    """Diverged under the first recipe minus under the second, over cells where both are known; the pairs of a
+    cell count once."""
+    differences: dict[str, list[float]] = {}
     for pair in pairs:
         one, two = (outcomes(runs.arms(arm)) for arm in pair)
-        differences += [one[cell] - two[cell] for cell in one if cell in two]
-    return over_seeds(differences)
+        for cell in one.keys() & two.keys():
+            differences.setdefault(cell, []).append(one[cell] - two[cell])
+    return over_seeds([float(np.mean(differences[cell])) for cell in sorted(differences)])
 
 
 def outcomes(runs: Runs) -> dict[str, float]:
