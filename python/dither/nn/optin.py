@@ -87,21 +87,33 @@ class QuantOutputOf(_Casting):
 
 class _ResidualSums(TorchFunctionMode):
     """While it is entered, sums of the residual stream are cast: one of their terms is a tensor of
-    `stream`, that very object. They join it."""
+    `stream`, that very object, and the other none of `apart`. They join it. A sum that is made in place is
+    cast in place, for whoever else holds the tensor."""
 
-    def __init__(self, stream: list[Tensor], cast: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, stream: list[Tensor], apart: list[Tensor], cast: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.stream, self.cast = stream, cast
+        self.stream, self.apart, self.cast = stream, apart, cast
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func not in _ADDITIONS or len(args) < 2 or not all(isinstance(x, Tensor) for x in args[:2]):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func not in _ADDITIONS:
             return result
-        a, b = args[:2]
-        if a.shape == b.shape and any(x is a or x is b for x in self.stream):
-            result = self.cast(result)
-            self.stream.append(result)
+        terms = [*args, *(kwargs[name] for name in ("input", "other") if name in kwargs)][:2]
+        if len(terms) < 2 or not self._is_residual(*terms):
+            return result
+        cast = self.cast(result)
+        if result is terms[0] or result is kwargs.get("out"):
+            result.copy_(cast)
+        else:
+            result = cast
+        self.stream.append(result)
         return result
+
+    def _is_residual(self, a: Any, b: Any) -> bool:
+        if not (isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape):
+            return False
+        return any(x is a or x is b for x in self.stream) and not any(x is a or x is b for x in self.apart)
 
 
 _ADDITIONS = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)
@@ -109,18 +121,19 @@ _ADDITIONS = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd_
 
 class QuantResidualOf(_Casting):
     """A block of any class: the sums of the residual stream in its forward, x + f(x), in the middle as at the
-    end. They all draw the same random bits."""
+    end. The stream is the first tensor that the block is given; what is added to another of its arguments
+    (a position, a mask) is no such sum. They all draw the same random bits."""
 
     parts = (("", "residual"),)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        stream = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-        given = len(stream)
-        with _ResidualSums(stream, self._cast):
+        given = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        stream = given[:1]
+        with _ResidualSums(stream, [x for x in given[1:] if x is not given[0]], self._cast):
             result = super().forward(*args, **kwargs)
-        if len(stream) == given:
+        if len(stream) < 2:
             raise UserError(
-                f"{self.dither_site.owner!r} was taken as residual, but its forward adds nothing to a tensor "
-                "that it is given; leave it out of also="
+                f"{self.dither_site.owner!r} was taken as residual, but its forward adds nothing of its own "
+                "to the first tensor that it is given; leave it out of also="
             )
         return result
