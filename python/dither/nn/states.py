@@ -20,15 +20,17 @@ def rows_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[st
     }
     if not any(id(parameter) in place for parameter in model.parameters()):
         raise UserError(f"the {type(optimizer).__name__} has no parameter of this model")
-    return [_row(name, p, *place.get(id(p), (None, {}))) for name, p in model.named_parameters()]
+    return [_row(name, p, optimizer, *place.get(id(p), (None, {}))) for name, p in model.named_parameters()]
 
 
-def _row(name: str, p: nn.Parameter, number: int | None, group: dict[str, Any]) -> tuple[str, ...]:
-    shape, dtype = " x ".join(map(str, p.shape)) or "-", str(p.dtype).removeprefix("torch.")
+def _row(
+    name: str, p: nn.Parameter, optimizer: Any, number: int | None, group: dict[str, Any]
+) -> tuple[str, ...]:
+    shape = " x ".join(map(str, p.shape)) or "-"
     if number is None:
         return name, "state", shape, "none", "not in the optimizer"
-    state = group.get("state", f"as torch keeps it ({dtype})")
-    stored = state if isinstance(state, str) else " and ".join(map(str, state))
-    if dtype == "bfloat16" and "rounding" in group:
-        stored += f"; {dtype} weights, {group['rounding']}"
+    if hasattr(optimizer, "stored_as"):  # this package's, which see nn and are not seen by it
+        stored = optimizer.stored_as(p, group)
+    else:
+        stored = f"as torch keeps it ({str(p.dtype).removeprefix('torch.')})"
     return name, "state", shape, stored, f"optimizer group {number}"

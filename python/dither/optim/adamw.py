@@ -116,8 +116,8 @@ class AdamW(torch.optim.Optimizer):
                     f"{self._name(number, parameter)} has a sparse gradient, which {type(self).__name__} "
                     "does not take; use torch.optim.SparseAdam for it, or nn.Embedding(sparse=False)"
                 )
-            packed = any(not isinstance(kind, str) for kind in stored.kinds(group["state"]))
-            if packed and parameter.numel() >= stored.SMALLEST_PACKED:
+            kinds = self._moments(group).values()
+            if any(not isinstance(stored.kept(parameter, kind), str) for kind in kinds):
                 gradient = local(gradient)
                 if not gradient.sum().isfinite() and not gradient.isfinite().all():
                     raise UserError(
@@ -160,14 +160,26 @@ class AdamW(torch.optim.Optimizer):
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state |= self._allocate(parameter, group)
+            for name, kind in self._moments(group).items():
+                state |= stored.allocate(name, parameter, kind)
             if group["rounding"] == "kahan" and parameter.dtype == torch.bfloat16:
                 state["carry"] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
         return state
 
-    def _allocate(self, parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
-        first, second = stored.kinds(group["state"])
-        return stored.allocate("exp_avg", parameter, first) | stored.allocate("exp_avg_sq", parameter, second)
+    def _moments(self, group: Mapping[str, Any]) -> dict[str, Kind]:
+        """The moments that parameters of this group have, and how they are to be stored."""
+        return dict(zip(("exp_avg", "exp_avg_sq"), stored.kinds(group["state"]), strict=True))
+
+    def stored_as(self, parameter: Tensor, group: Mapping[str, Any]) -> str:
+        """How a parameter of this group and its moments are stored, in words (for `dither.nn.describe`)."""
+        asked, moments = group["state"], self._moments(group).values()
+        if any(stored.kept(parameter, kind) != kind for kind in moments):
+            words = f"fp32 (fewer than {stored.SMALLEST_PACKED} elements)"
+        else:
+            words = asked if isinstance(asked, str) else " and ".join(map(str, moments))
+        if parameter.dtype == torch.bfloat16:
+            words += f"; bfloat16 weights, {group['rounding']}"
+        return words
 
     def second_moment(self, parameter: Tensor) -> Tensor | None:
         """Adam's v of a parameter as a new fp32 tensor, whatever stores it; None before its first step."""

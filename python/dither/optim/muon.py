@@ -162,10 +162,9 @@ class Muon(AdamW):
         change = weight.float() * (-lr * group["weight_decay"]) + direction * (-lr * scale)
         apply_(weight, change, state, group["rounding"], bits)
 
-    def _allocate(self, parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
-        if not group["muon"]:
-            return super()._allocate(parameter, group)
-        return stored.allocate("momentum", parameter, stored.kinds(group["state"])[0])
+    def _moments(self, group: Mapping[str, Any]) -> dict[str, Kind]:
+        moments = super()._moments(group)
+        return {"momentum": moments["exp_avg"]} if group["muon"] else moments
 
     def second_moment(self, parameter: Tensor) -> Tensor | None:
         """As in AdamW; UserError for a parameter of Muon, which keeps none."""

@@ -99,9 +99,16 @@ def _checked(kind: Kind) -> Quantizer:
     return q
 
 
+def kept(parameter: Tensor, kind: Kind) -> Kind:
+    """How a moment of this parameter is stored where `kind` was asked for."""
+    small = parameter.numel() < SMALLEST_PACKED
+    return "fp32" if small and not isinstance(kind, str) else kind
+
+
 def allocate(name: str, parameter: Tensor, kind: Kind) -> dict[str, Tensor]:
     """Zeros for the moment `name` of a parameter, in C order: {name}, or (packed) its codes and scales."""
-    if isinstance(kind, str) or parameter.numel() < SMALLEST_PACKED:
+    kind = kept(parameter, kind)
+    if isinstance(kind, str):
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
         return {name: torch.zeros_like(parameter, dtype=dtype, memory_format=torch.contiguous_format)}
     if parameter.device.type != "cpu":

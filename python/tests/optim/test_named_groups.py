@@ -7,6 +7,8 @@ from torch import nn
 import dither.nn as dnn
 from dither import optim
 from dither.errors import UserError
+from dither.nn.states import rows_of
+from dither.optim.state import PRESETS
 
 
 def model() -> nn.Sequential:
@@ -59,6 +61,35 @@ def test_the_rounding_of_16_bit_weights_is_told():
     net = model().bfloat16()
     told = str(dnn.describe(net, optimizer=optim.AdamW(optim.named_groups(net), rounding="kahan")))
     assert told.count("fp32; bfloat16 weights, kahan") == len(list(net.parameters()))
+
+
+@pytest.mark.parametrize("make", [optim.AdamW, optim.Muon])
+@pytest.mark.parametrize("state", ["int8", "fp4", ("fp32", PRESETS["int8"][1])], ids=["int8", "fp4", "pair"])
+def test_what_is_too_small_for_codes_is_told(make, state):
+    """64 x 64 is the smallest that is packed. What is told is what lies in memory after a step."""
+    sizes = ((64, 64), (63, 65), (63, 64), (64, 65), (2, 64))
+    net = nn.ModuleList(nn.Linear(*size) for size in sizes)
+    optimizer = make(net.parameters() if make is optim.AdamW else optim.muon_groups(net), state=state)
+    told = {row[0]: row[3] for row in rows_of(net, optimizer)}
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    for name, p in net.named_parameters():
+        kept = optimizer.state[p]
+        packed = any(key.endswith("_codes") for key in kept)
+        assert packed == (told[name] not in ("fp32", "fp32 (fewer than 4096 elements)")), name
+        moments = [value for key, value in kept.items() if key != "step"]
+        assert packed or all(value.dtype == torch.float32 for value in moments)
+    assert told["0.bias"] == "fp32 (fewer than 4096 elements)"
+    assert told["0.weight"] != told["2.weight"] or make is optim.Muon
+
+
+def test_options_that_torch_ignores_are_not_told():
+    net = model().bfloat16()
+    groups = optim.named_groups(net, [("*", {"state": "int8", "rounding": "kahan"})])
+    told = str(dnn.describe(net, optimizer=torch.optim.Adam(groups)))
+    assert "int8" not in told and "kahan" not in told
+    assert told.count("as torch keeps it (bfloat16)") == len(list(net.parameters()))
 
 
 def test_what_matches_nothing():
