@@ -94,6 +94,8 @@ pub struct Data {
     groups: Vec<Lanes>,
     pub(crate) features: usize,
     pub rows: usize,
+    /// Sum of the weights.
+    pub weight: f64,
 }
 
 impl Data {
@@ -114,7 +116,8 @@ impl Data {
             rows.iter().zip(&mut w).for_each(|(&i, w)| *w = weight(i));
             groups.push(w);
         }
-        Data { groups, features, rows: kept.len() }
+        let weight = kept.iter().map(|&i| weight(i)).sum();
+        Data { groups, features, rows: kept.len(), weight }
     }
 
     #[inline(always)]

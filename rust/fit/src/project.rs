@@ -6,8 +6,7 @@
 //! keep the points with the least error
 //! ```
 //!
-//! From these starts the exact objective reaches its best known optimum where random points of published grids find it
-//! one time in two or fewer.
+//! A few such starts are near the best optimum, where a published grid has thousands of starts, most of them far from it.
 
 use crate::linear::{MAX_TERMS, at, nonnegative};
 use crate::model::{Data, MAX_PARAMS, Model, Term};

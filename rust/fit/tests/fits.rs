@@ -1,21 +1,14 @@
 //! Derivatives against differences, recovery of known laws, bounds, and independence of threads.
 
+mod common;
+
+use common::{TRUTH, chinchilla, entry, free, losses, spread, table};
 use dither_fit::batch::Problem;
-use dither_fit::evaluate::{Curvature, Sums, evaluate, predict};
+use dither_fit::evaluate::{Curvature, Sums, evaluate};
 use dither_fit::linear::at;
 use dither_fit::newton::minimise;
 use dither_fit::project;
-use dither_fit::{Bounds, Data, Ending, Entry, Limits, Model, Objective, Term};
-
-fn entry(param: usize, feature: Option<usize>, factor: f64) -> Entry {
-    Entry { param, feature, factor }
-}
-
-/// L = E + A N^-alpha + B D^-beta; parameters a, b, e, alpha, beta.
-fn chinchilla() -> Model {
-    let term = |a, k, p| Term { entries: vec![entry(a, None, 1.0), entry(p, Some(k), -1.0)] };
-    Model::new(5, 2, vec![term(0, 0, 3), term(1, 1, 4)], Some(2), None).unwrap()
-}
+use dither_fit::{Bounds, Data, Ending, Limits, Model, Objective, Term};
 
 /// L = E + (A N^-alpha + B D^-beta)^gamma; gamma is parameter 5.
 fn bent(floor: bool) -> Model {
@@ -27,24 +20,6 @@ fn bent(floor: bool) -> Model {
 fn overtraining() -> Model {
     let term = |a, sign| Term { entries: vec![entry(a, None, 1.0), entry(3, Some(0), sign), entry(3, Some(1), -1.0)] };
     Model::new(4, 2, vec![term(0, 1.0), term(1, -1.0)], Some(2), None).unwrap()
-}
-
-/// A fixed spread of numbers in [0, 1).
-fn spread(i: usize) -> f64 {
-    (i as f64 * 0.754877666246693).fract()
-}
-
-fn table(n: usize) -> Vec<f64> {
-    (0..n).flat_map(|i| [16.0 + 8.0 * spread(i), 20.0 + 6.0 * spread(3 * i + 1)]).collect()
-}
-
-const TRUTH: [f64; 6] = [6.1, 7.4, 0.55, 0.34, 0.37, 1.0];
-
-fn losses(model: &Model, x: &[f64], theta: &[f64], noise: f64) -> Vec<f64> {
-    let zero = vec![0.0; x.len() / model.features];
-    let mut f = Vec::new();
-    predict(model, &Data::new(x, model.features, &zero, None), theta, &mut f);
-    f.iter().enumerate().map(|(i, f)| f + noise * (spread(7 * i + 2) - 0.5)).collect()
 }
 
 #[test]
@@ -94,10 +69,6 @@ fn the_robust_matrix_is_gauss_newton() {
     for i in 0..5 {
         assert_eq!(sums.matrix[at(i, i)], sums.scale[i]);
     }
-}
-
-fn free(params: usize) -> (Vec<f64>, Vec<f64>) {
-    (vec![f64::NEG_INFINITY; params], vec![f64::INFINITY; params])
 }
 
 #[test]

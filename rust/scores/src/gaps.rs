@@ -20,16 +20,33 @@ pub struct Gaps {
     /// How many edges lie before each part of the edges' range, all parts of one width.
     before: Vec<u32>,
     /// Which of `values` an example has: that of its gap, or a mark's, behind those of the gaps.
-    pub of: Vec<u32>,
+    of: Vec<u32>,
     /// How many lie in a gap.
     counts: Vec<u32>,
-    pub values: Vec<f64>,
-    pub sorter: Sorter,
+    values: Vec<f64>,
+    sorter: Sorter,
 }
 
 impl Gaps {
-    /// Find every example's gap; `same` of the labels are the test's.
-    pub fn find(&mut self, distances: &[f32], labels: &[u32], label: u32, same: usize) {
+    /// Add to every example its value for one test, of whose `label` there are `same` examples. `worth`: what a change
+    /// of the label at each place is worth.
+    pub fn add(
+        &mut self,
+        distances: &[f32],
+        labels: &[u32],
+        (label, same): (u32, usize),
+        worth: &[f64],
+        sum: &mut [f64],
+    ) {
+        let n = labels.len();
+        assert!(distances.len() == n && worth.len() == n && sum.len() == n && same <= n);
+        self.find(distances, labels, label, same);
+        self.value(worth);
+        gather(&self.values, &self.of, sum);
+    }
+
+    /// Find every example's gap.
+    fn find(&mut self, distances: &[f32], labels: &[u32], label: u32, same: usize) {
         let n = labels.len();
         self.right = 2 * same <= n;
         self.others.resize(n, 0.0);
@@ -99,7 +116,7 @@ impl Gaps {
     }
 
     /// The value of every gap and mark, from the farthest on.
-    pub fn value(&mut self, worth: &[f64]) {
+    fn value(&mut self, worth: &[f64]) {
         let marks = self.order.len();
         let (own, other) = if self.right { (1.0, 0.0) } else { (0.0, 1.0) };
         self.values.clear();
@@ -188,5 +205,5 @@ fn gather_body(values: &[f64], of: &[u32], sum: &mut [f64]) {
 
 dispatch! {
     /// Add to every example the value of its gap.
-    pub fn gather(values: &[f64], of: &[u32], sum: &mut [f64]) = gather_body;
+    fn gather(values: &[f64], of: &[u32], sum: &mut [f64]) = gather_body;
 }

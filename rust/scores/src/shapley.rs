@@ -11,8 +11,8 @@
 //! two marks, in a gap, have one value. That is a table look-up an example, where sorting all is two passes of scattered
 //! writes and a chain of dependent additions. Where marks are not few, sorting all is the quicker way.
 
-use crate::gaps::{Gaps, gather};
-use crate::sort::position;
+use crate::gaps::Gaps;
+use crate::sort::{Sorter, position};
 use dither_cpu::dispatch;
 use dither_cpu::threads::for_each;
 use std::sync::Mutex;
@@ -44,18 +44,17 @@ pub fn add(
     let chunks = tests.len().div_ceil(CHUNK);
     let sums: Vec<Mutex<Vec<f64>>> = (0..chunks).map(|_| Mutex::default()).collect();
     let complete = for_each(chunks, threads, give_up, |chunk| {
-        let (mut sum, mut gaps, mut right) = (vec![0.0; n], Gaps::default(), vec![0; n]);
+        let (mut sum, mut right) = (vec![0.0; n], vec![0; n]);
+        let (mut gaps, mut sorter) = (Gaps::default(), Sorter::default());
         let first = chunk * CHUNK;
         for (row, test) in distances[first * n..].chunks_exact(n).zip(&tests[first..]).take(CHUNK) {
             let code = codes.code(*test);
             if codes.marks(code) > n / FEW {
                 compare(&codes.labels, code, &mut right);
-                in_order(gaps.sorter.sort(row), &right, &worth, &mut sum);
-                continue;
+                in_order(sorter.sort(row), &right, &worth, &mut sum);
+            } else {
+                gaps.add(row, &codes.labels, (code, codes.same(code)), &worth, &mut sum);
             }
-            gaps.find(row, &codes.labels, code, codes.same(code));
-            gaps.value(&worth);
-            gather(&gaps.values, &gaps.of, &mut sum);
         }
         *sums[chunk].lock().unwrap_or_else(|e| e.into_inner()) = sum;
     });
