@@ -23,6 +23,7 @@ EachBlock = Any  # a number, or a tensor with one for each block
 # mantissa bits, exponents of the largest and of the smallest normal number, the largest number
 E4M3 = (3, 8, -6, 448.0)
 E2M1 = (1, 2, 0, 6.0)
+TORCHAO = "torchao (a CPU is not its target)"
 MX = {"mxfp8_e4m3": (E4M3, ml_dtypes.float8_e4m3fn), "mxfp4": (E2M1, ml_dtypes.float4_e2m1fn)}
 
 
@@ -102,8 +103,8 @@ def compiled(preset: str, x: np.ndarray) -> Callable[[], torch.Tensor]:
     return lambda: fused(t, out)
 
 
-def numpy_recipe(preset: str) -> Callable[[np.ndarray], np.ndarray]:
-    """numpy, and ml_dtypes for the element cast."""
+def numpy_recipe(preset: str) -> Callable[[np.ndarray], np.ndarray] | None:
+    """numpy, and ml_dtypes for the element cast; None where nobody wrote it."""
     if preset == "int4_g128":
 
         def int4(x: np.ndarray) -> np.ndarray:
@@ -112,6 +113,8 @@ def numpy_recipe(preset: str) -> Callable[[np.ndarray], np.ndarray]:
             return (np.rint(b / s).clip(-7, 7) * s).reshape(x.shape)
 
         return int4
+    if preset not in MX:
+        return None
     (_, emax, _, top), dtype = MX[preset]
 
     def mx(x: np.ndarray) -> np.ndarray:
@@ -127,7 +130,7 @@ def floor_scale(b: np.ndarray, emax: int) -> np.ndarray:
     return np.ldexp(np.float32(1), exponent - 1 - emax)
 
 
-def torchao(preset: str) -> Recipe | None:
+def torchao_packer(preset: str) -> Callable[[torch.Tensor], Any] | None:
     """torchao's MX tensors (its target is CUDA); None where it is not installed or has no such format."""
     try:
         from torchao.prototype.mx_formats.mx_tensor import MXTensor
@@ -136,7 +139,7 @@ def torchao(preset: str) -> Recipe | None:
     element = {"mxfp8_e4m3": torch.float8_e4m3fn, "mxfp4": torch.float4_e2m1fn_x2}.get(preset)
     if element is None:
         return None
-    return lambda x: MXTensor.to_mx(x, element, 32).dequantize(torch.float32)
+    return lambda x: MXTensor.to_mx(x, element, 32)
 
 
 def gfloat(preset: str) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -161,14 +164,42 @@ def gfloat(preset: str) -> Callable[[np.ndarray], np.ndarray] | None:
 
 def eager(preset: str, x: np.ndarray) -> dict[str, Callable[[], object]]:
     """The peers without a compiler that exist for this preset, as calls without arguments."""
-    t = torch.from_numpy(x)
-    torch_way, numpy_way = TORCH[preset], numpy_recipe(preset)
-    ways: dict[str, Callable[[], object]] = {
-        "torch eager": lambda: torch_way(t),
-        "numpy + ml_dtypes": lambda: numpy_way(x),
-    }
-    if (ao := torchao(preset)) is not None:
-        ways["torchao (a CPU is not its target)"] = lambda: ao(t)
+    t, torch_way = torch.from_numpy(x), TORCH[preset]
+    ways: dict[str, Callable[[], object]] = {"torch eager": lambda: torch_way(t)}
+    if (numpy_way := numpy_recipe(preset)) is not None:
+        ways["numpy + ml_dtypes"] = lambda: numpy_way(x)
+    if (packer := torchao_packer(preset)) is not None:
+        ways[TORCHAO] = lambda: packer(t).dequantize(torch.float32)
     if (gf := gfloat(preset)) is not None:
         ways["gfloat"] = lambda: gf(x)
     return ways
+
+
+def numpy_bf16(x: np.ndarray) -> Callable[[], np.ndarray]:
+    """Add 16 random bits and cut off: the recipe users write for stochastic rounding."""
+    generator = np.random.Generator(np.random.Philox(1))
+
+    def call() -> np.ndarray:
+        bits = generator.integers(0, 1 << 16, x.shape, np.uint16)
+        return ((x.view(np.uint32) + bits) & np.uint32(0xFFFF0000)).view(np.float32)
+
+    return call
+
+
+def torch_bf16(x: torch.Tensor) -> torch.Tensor:
+    bits = torch.randint(0, 1 << 16, x.shape, dtype=torch.int32)
+    return ((x.view(torch.int32) + bits) & -65536).view(torch.float32)
+
+
+def compiled_bf16(x: np.ndarray) -> Callable[[], torch.Tensor]:
+    t, out = torch.from_numpy(x), torch.ones(x.shape)
+    fused = torch.compile(lambda a, o: o.copy_(torch_bf16(a)))
+    return lambda: fused(t, out)
+
+
+STOCHASTIC_BF16: dict[str, Callable[[np.ndarray], Callable[[], object]]] = {
+    "numpy, its Philox": numpy_bf16,
+    "torch eager": lambda x: lambda: torch_bf16(torch.from_numpy(x)),
+    "torch.compile into out=": compiled_bf16,
+}
+"""Stochastic rounding to bf16 by 16 bits, of another stream than ours."""

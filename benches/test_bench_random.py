@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 import dither
 import goals
-from measure import SIZE, Call, X, against_memcpy, into
+import peers
+from measure import X, against_memcpy, into
 
 Q = dither.Quantizer
 GROUP = "stochastic rounding"
@@ -57,29 +57,11 @@ def test_first_axis_and_offsets():
     against_memcpy(GROUP, "mxfp4, 8 bits, offset within a tile", into(q, seed=7, offset=5))
 
 
-def numpy_bf16(x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Add 16 random bits and cut off: the recipe users write."""
-    bits = generator.integers(0, 1 << 16, x.shape, np.uint16)
-    return ((x.view(np.uint32) + bits) & np.uint32(0xFFFF0000)).view(np.float32)
-
-
-def torch_bf16(x: torch.Tensor) -> torch.Tensor:
-    bits = torch.randint(0, 1 << 16, x.shape, dtype=torch.int32)
-    return ((x.view(torch.int32) + bits) & -65536).view(torch.float32)
-
-
 def test_peers():
-    generator = np.random.Generator(np.random.Philox(1))
-    compiled = torch.compile(lambda a, o: o.copy_(torch_bf16(a)))
-    t, out = torch.from_numpy(X), torch.empty(SIZE)
-    ways: dict[str, Call] = {
-        "bf16, 16 bits: numpy, its Philox": lambda: numpy_bf16(X, generator),
-        "bf16, 16 bits: torch eager": lambda: torch_bf16(t),
-        "bf16, 16 bits: torch.compile into out=": lambda: compiled(t, out),
-    }
     down, up = dither.neighbours(X, "bf16")
-    for name, way in ways.items():
+    for name, make in peers.STOCHASTIC_BF16.items():
+        way = make(X)
         y = np.asarray(way())
         assert ((y == down) | (y == up)).all(), f"{name} does different work"
         assert 0.4 < (y == up)[down < up].mean() < 0.6, name
-        against_memcpy(GROUP, name, way, note="draws other bits", rounds=5)
+        against_memcpy(GROUP, f"bf16, 16 bits: {name}", way, note="draws other bits", rounds=5)
