@@ -74,7 +74,7 @@ def torch_nvfp4(x: torch.Tensor) -> torch.Tensor:
     """NVFP4 in Transformer Engine's order: E4M3 scales of 16, under one of the tensor."""
     b = x.unflatten(-1, (-1, 16))
     blocks = absmax(b)
-    encode = 2688.0 / blocks.amax()
+    encode = torch.full((), 2688.0) / blocks.amax()  # 2688.0 / x would be x.reciprocal() * 2688.0
     s = element((blocks * (encode * (1.0 / 6.0))).clamp(max=448.0), E4M3)
     decode = s * (1.0 / encode)
     return (element(b * (1.0 / decode), E2M1) * decode).flatten(-2)

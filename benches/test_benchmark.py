@@ -1,11 +1,11 @@
-"""The main kernels under pytest-benchmark, peers beside us: fake quantization, stochastic rounding, packing.
+"""What is called most, under pytest-benchmark, peers beside us: quantization, codes, scores, a fit, steps.
 
-Run:  make bench-kernels        or        pytest benches --benchmark-only
+Run:  make bench        or        pytest benches --benchmark-only
 
-A table a kernel, 4 MiB of fp32, one thread. For a look, and to compare two commits (`--benchmark-autosave`, then
-`--benchmark-compare`): what is compared does not take turns here, as it does in `make bench-numbers`, which has
-the verdicts. A way is first checked to do our work: bit for bit, or one of the two neighbours where its bits
-are drawn otherwise.
+A table a job, one thread, 4 MiB of fp32 for the numbers. For a look, and to compare two commits
+(PYTEST_ARGS=--benchmark-autosave, then --benchmark-compare): what is compared does not take turns here, as it
+does in the other benches, which have the verdicts (`make bench-numbers`, `bench-scores`, `bench-fits`,
+`bench-steps`). Every way is checked to do our work.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
 
 import dither
 import peers
+from dither import laws, scores
 from measure import Call, X, into, memcpy
+from test_bench_fits import START, TRUTH, Peer, made
+from test_bench_scores import FIVE, careful_torch, chunked_numpy
+from test_bench_step import SHAPES, Step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -90,3 +95,71 @@ def test_pack(benchmark, spec, way):
     if way != COPY:
         values = packed.dequantize() if way == OURS else packed.dequantize(torch.float32)
         assert np.array_equal(np.asarray(values), dither.fake_quant(x, spec)), "it does other work"
+
+
+@pytest.mark.parametrize("way", [OURS, COPY, "torch", "ml_dtypes"])
+@pytest.mark.parametrize("job", ["encode", "decode"])
+def test_codes(benchmark, job, way):
+    benchmark.group = f"{job} e4m3"
+    codes = dither.encode(x, "e4m3")
+    theirs, float8 = codes.view(ml_dtypes.float8_e4m3fn), torch.from_numpy(codes).view(torch.float8_e4m3fn)
+    out = np.ones_like(codes if job == "encode" else x)
+    ways: dict[str, Call] = {
+        "encode": {
+            OURS: lambda: dither.encode(x, "e4m3", out=out),
+            "torch": lambda: t.to(torch.float8_e4m3fn).view(torch.uint8),
+            "ml_dtypes": lambda: x.astype(ml_dtypes.float8_e4m3fn).view(np.uint8),
+        },
+        "decode": {
+            OURS: lambda: dither.decode(codes, "e4m3", out=out),
+            "torch": lambda: float8.to(torch.float32),
+            "ml_dtypes": lambda: theirs.astype(np.float32),
+        },
+    }[job]
+    if way == COPY:
+        benchmark(memcpy(x))
+        return
+    wanted = codes if job == "encode" else dither.decode(codes, "e4m3")
+    assert np.array_equal(measured(benchmark, ways, way), wanted), "it does other work"
+
+
+@pytest.mark.parametrize("way", [OURS, "torch", "numpy in chunks", "sum of the logits"])
+def test_scores(benchmark, way):
+    """Loss, confidence, entropy, margin and EL2N of 20,000 examples and 100 classes."""
+    benchmark.group = "five scores of 20,000 x 100 logits"
+    rng = np.random.default_rng(0)
+    z, y = rng.standard_normal((20_000, 100), dtype=np.float32), rng.integers(0, 100, 20_000)
+    tz, ty = torch.from_numpy(z), torch.from_numpy(y)
+    ways: dict[str, Call] = {
+        OURS: lambda: scores.logit_scores(z, y, FIVE),
+        "torch": lambda: careful_torch(tz, ty),
+        "numpy in chunks": lambda: chunked_numpy(z, y),
+        "sum of the logits": lambda: z.sum(),
+    }
+    found = benchmark(ways[way])
+    if way == "torch":
+        ours = scores.logit_scores(z, y, FIVE)
+        for name, theirs in zip(FIVE, found, strict=True):
+            np.testing.assert_allclose(theirs.numpy(), ours[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("way", [OURS, "scipy's BFGS, one start near the answer"])
+def test_fit(benchmark, way):
+    """Ours starts from a grid and ends with a certificate; scipy gets a start near the answer."""
+    benchmark.group = "Chinchilla's law of 240 runs, Huber's loss of logarithms"
+    data = made("chinchilla", TRUTH, 240)
+    peer, rows = Peer(data), np.arange(240)
+    if way == OURS:
+        fit = benchmark(lambda: laws.fit("chinchilla", data))
+        assert fit.value <= peer.fit(START, rows) * (1 + 1e-9)
+    else:
+        benchmark(lambda: peer.fit(START, rows))
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "bf16", "mxfp8", "mxfp4", "mxfp4_rht_sr", "nvfp4", "int4"])
+def test_training_step(benchmark, recipe):
+    """Forward, backward and AdamW of the quickstart's model on 8 x 128 tokens."""
+    step = Step(SHAPES["quickstart"], recipe)
+    benchmark.group = f"training step of a GPT of {step.parameters / 1e6:.1f}M parameters"
+    benchmark(step)
+    assert all(p.isfinite().all() for p in step.model.parameters())
