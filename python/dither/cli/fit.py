@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,8 +41,9 @@ class Arguments:
     """of the Huber objectives"""
     fix: Pairs = ()
     """hold a parameter at a value, as E=1.7; may be given several times"""
-    by: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
-    """resample groups of rows of one value in this column (a size, a run), not single rows"""
+    by: Annotated[str | None, tyro.conf.arg(metavar="GROUP")] = None
+    """resample groups, not single rows: those of one value in a column (a size, a run), or "scale" (of
+    compute); scale/row or scale/COLUMN draws scales, then the runs or groups inside them"""
     bootstrap: int = 1000
     """resamples for the intervals; 0 for none"""
     predict: Pairs = ()
@@ -100,6 +101,24 @@ def mapping(law: laws.Law, given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def levels(frame: Mapping[str, list[Any]], text: str) -> tuple[Any, ...]:
+    """--by: labels of the groups that are resampled, and of those inside them; or "scale", "row"."""
+    found: list[Any] = []
+    if text.count("/") > 1:
+        raise UserError(f"--by {text}: two levels at most, as scale/row")
+    for name in text.split("/"):
+        if name in frame:
+            found.append([str(value) for value in frame[name]])
+        elif name in ("scale", "row"):
+            found.append(name)
+        else:
+            raise UserError(
+                f"--by {text}: the table has no column {name!r}; it has {', '.join(frame)}; scale and "
+                "row are always there"
+            )
+    return tuple(found)
+
+
 def catalogue() -> str:
     width = max(map(len, laws.LAWS))
     return "\n".join(f"{name:<{width}}  {law.formula}" for name, law in laws.LAWS.items())
@@ -123,14 +142,10 @@ def main(arguments: Sequence[str]) -> int:
     print(fit)
     for reason in left:
         print(f"  left out: {reason}")
-    by = None
-    if a.by is not None:
-        if a.by not in frame:
-            raise UserError(f"--by {a.by}: the table has no such column; it has {', '.join(frame)}")
-        by = [str(value) for value in frame[a.by]]
+    by = None if a.by is None else levels(frame, a.by)
     if a.bootstrap:
         card["intervals_95"] = print_intervals(fit, a.bootstrap, by)
-    card["not_calibrated"] = validation.uncalibrated(fit)
+    card["not_calibrated"] = validation.uncalibrated(fit, by)
     if card["not_calibrated"]:
         print(f"  ! intervals are not calibrated: {card['not_calibrated']}")
     card["predictions"] = []

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dither.laws import units
+from dither.laws.validation import distinct, scales
+
 if TYPE_CHECKING:
     from dither.laws.fitting import Fit
 
 FEW_SCALES = 3
 SHORT = 1.5
 """Decades that a variable should span."""
-GAP = 1e3
-"""Factor between neighbouring values of a variable from which its units are doubted."""
-
 WIDE = 0.1
 """Residual, as a share of the loss, that no seed explains."""
 
@@ -39,7 +39,11 @@ def _optimum(fit: Fit) -> Iterator[str]:
     if c.ending != "converged":
         yield f"the search {c.ending} before it converged; give other starts or bounds"
     elif not c.is_minimum:
-        yield "the objective does not bend upwards in every direction: some parameter is not identified"
+        names = " and ".join(c.flat) or "its parameters"
+        yield (
+            f"the objective does not bend upwards in every direction: these runs do not tell {names} apart; "
+            "hold one at a value (fixed=, --fix), or add runs at other sizes or tokens"
+        )
     elif c.condition > ILL:
         yield f"some direction is hardly identified (condition {c.condition:.1e}): report intervals"
     if c.minima > 1:
@@ -83,17 +87,21 @@ def _bounds(fit: Fit) -> Iterator[str]:
 def _rows(fit: Fit) -> Iterator[str]:
     """Rows that look like mistakes of the table: other units, outliers, repetitions."""
     for name, values in fit.arrays.items():
-        ordered = np.sort(values)
-        jump = float(np.max(ordered[1:] / ordered[:-1], initial=1.0))
-        if jump > GAP:
-            yield f"{name} jumps by a factor of {jump:.1g} between neighbouring values: are its units mixed?"
+        yield from units.counted(name, fit.law.variables[name], values)
+    mixed = units.mixed(fit)
+    if mixed:
+        yield mixed
     size = np.abs(fit.residuals)
     usual = float(np.median(size))
-    if usual > WIDE:
+    if mixed:
+        pass  # the residuals say the same again
+    elif usual > WIDE:
         yield f"residuals are {usual:.0%} of the loss: are its units mixed (nats, bits), or is the law wrong?"
     elif len(far := np.flatnonzero(size > max(WIDE, 20 * usual))):
-        rows = ", ".join(str(i + 1) for i in far[:5].tolist()) + ("" if len(far) <= 5 else ", ...")
-        yield f"rows {rows} lie more than {WIDE:.0%} off the curve, far beyond the others: check or drop them"
+        yield (
+            f"rows {units.listed(far)} lie more than {WIDE:.0%} off the curve, far beyond the others: check "
+            "or drop them"
+        )
     table = np.stack([*fit.arrays.values(), fit.loss], axis=1)
     same = len(table) - len(np.unique(table, axis=0))
     if same:
@@ -108,11 +116,23 @@ def _design(fit: Fit) -> Iterator[str]:
     elif rows < 2 * free:
         yield f"{rows} rows for {free} parameters: intervals will be too narrow"
     for name, values in fit.arrays.items():
-        scales = len(np.unique(np.round(np.log(values), 2)))
+        levels = distinct(values)
         span = float(np.log10(values.max() / values.min()))
-        if scales == 1:
-            yield f"{name} has one value only: its exponent and coefficient cannot be told from E"
-        elif scales < FEW_SCALES:
-            yield f"{name} has {scales} scales: intervals of its exponent mean little"
+        if levels == 1:
+            yield (
+                f"{name} has one value only: its exponent and coefficient cannot be told from E; add runs at "
+                "three values or more, or hold them (fixed=, --fix)"
+            )
+        elif levels < FEW_SCALES:
+            yield (
+                f"{name} has two values only: any exponent passes through two points, so E, its coefficient "
+                "and its exponent are not told apart and their intervals mean nothing; add a third value, or "
+                "hold the exponent (fixed=, --fix)"
+            )
         elif span < SHORT and name in ("N", "D", "C"):
             yield f"{name} spans {span:.1f} decades; extrapolations beyond as much again are guesses"
+    if {"N", "D"} <= set(fit.arrays) and scales(fit.arrays).max() == 0:
+        yield (
+            "all runs have one scale of compute (6 N D): nothing shows how the loss falls with it; add runs "
+            "of other budgets"
+        )

@@ -18,6 +18,12 @@ NEAR = 1e-2
 APART = 1e-3
 """Two ends further apart than this, in units of the parameters' own scale, are different minima."""
 
+FLAT = 1e-13
+"""Eigenvalues below this share of the largest are zero but for rounding: no bend in that direction."""
+
+PART = 0.3
+"""Component from which a parameter takes part in a direction."""
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -25,8 +31,9 @@ class Certificate:
 
     promise: share of the objective that one more Newton step would gain. gradient: norm, in units in which
     the Hessian's diagonal is 1. eigenvalues, condition: of the Hessian in those units (a large condition
-    number: some direction is hardly identified). active_bounds, at_start: names of parameters at a bound, or
-    where their start was. hit_rate: share of starts that reached the best objective. minima: distinct ends
+    number: some direction is hardly identified). flat: names of the parameters that take part in directions
+    in which the objective does not bend. active_bounds, at_start: names of parameters at a bound, or where
+    their start was. hit_rate: share of starts that reached the best objective. minima: distinct ends
     within 1 % of it.
     """
 
@@ -35,6 +42,7 @@ class Certificate:
     gradient: float
     eigenvalues: tuple[float, ...]
     condition: float
+    flat: tuple[str, ...]
     active_bounds: tuple[str, ...]
     at_start: tuple[str, ...]
     starts: int
@@ -45,7 +53,7 @@ class Certificate:
     @property
     def is_minimum(self) -> bool:
         """Converged to a point where the objective bends upwards in every free direction."""
-        return self.ending == "converged" and all(value > 0 for value in self.eigenvalues)
+        return self.ending == "converged" and min(self.eigenvalues) > FLAT * max(self.eigenvalues)
 
 
 def certify(
@@ -67,7 +75,10 @@ def certify(
     unit = hessian[np.ix_(free, free)] / np.outer(scale, scale)
     # Where a parameter ran to infinity there is no Hessian, and so no certificate.
     none = np.full(max(len(unit), 1), 1.0 if not free.any() else np.nan)
-    eigenvalues = np.linalg.eigvalsh(unit) if free.any() and np.isfinite(unit).all() else none
+    eigenvalues, directions = none, np.zeros((len(none), len(none)))
+    if free.any() and np.isfinite(unit).all():
+        eigenvalues, directions = np.linalg.eigh(unit)
+    flat = np.abs(directions[:, eigenvalues <= FLAT * eigenvalues[-1]]).max(axis=1, initial=0.0) > PART
     values = optima.value[0]
     return Certificate(
         ending=ENDINGS[optima.ending[0, which]],
@@ -75,6 +86,7 @@ def certify(
         gradient=float(np.linalg.norm(gradient[free] / scale)),
         eigenvalues=tuple(float(v) for v in eigenvalues),
         condition=float(eigenvalues[-1] / eigenvalues[0]) if eigenvalues[0] > 0 else np.inf,
+        flat=tuple(names[i] for i, a in zip(np.flatnonzero(free), flat, strict=False) if a),
         active_bounds=tuple(n for n, a in zip(names, active, strict=True) if a),
         at_start=tuple(n for n, a in zip(names, free & (starts[which] == theta), strict=True) if a),
         starts=len(values),

@@ -91,8 +91,10 @@ class Fit:
     def bootstrap(
         self, n: int = 1000, *, by: Any = None, weights: Any = None, seed: int = 0, threads: int = 1
     ) -> Bootstrap:
-        """Refit to `n` resamples of the rows, or of the groups that `by` (a label a row) names.
+        """Refit to `n` resamples of the rows, or of the groups that `by` names.
 
+        by: a label a row (a run, a size); "scale" (of compute); "scale/row", or a pair of either, outer
+        first: groups are drawn, then what is inside each of them (scales, then their seeds or runs).
         weights: (n, rows) counts of resamples drawn elsewhere, in place of `n`, `by` and `seed`.
         """
         return bootstrap(self, n, by=by, weights=weights, seed=seed, threads=threads)

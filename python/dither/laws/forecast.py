@@ -78,7 +78,7 @@ def predict_interval(
         rival = fit_arrays(law, fit.arrays, fit.loss, fit.objective, fit.weights, "project", {}, {})
         others[name] = float(rival.law.curve(rival.law.vector(rival.params), arrays))
     values = [value, *others.values()]
-    why = uncalibrated(fit)
+    why = uncalibrated(fit, by)
     return Prediction(
         value,
         low,

@@ -64,7 +64,7 @@ def decide(
     replicates = fit.bootstrap(n, by=by, seed=seed).of(lambda **p: list(what(**p).values()))
     low, high = np.nanpercentile(replicates, (2.5, 97.5), axis=0)
     intervals = {name: (float(a), float(b)) for name, a, b in zip(values, low, high, strict=True)}
-    why = uncalibrated(fit)
+    why = uncalibrated(fit, by)
     cautions = (*fit.cautions, *([f"intervals are not calibrated: {why}"] if why else []))
     return Decision(values, intervals, f"{len(fit.loss)} own runs", cautions)
 

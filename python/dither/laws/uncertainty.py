@@ -12,6 +12,7 @@ import numpy as np
 from dither.errors import UserError, suggest
 from dither.laws import search
 from dither.laws.engine import Floats, Rows
+from dither.laws.validation import scales
 
 if TYPE_CHECKING:
     from dither.laws.fitting import Fit
@@ -24,14 +25,18 @@ class Bootstrap:
     """Refits to resampled rows.
 
     values: (replicates, params) in the law's order; failed: replicates that did not converge (left out of
-    intervals); groups: units that were resampled.
+    intervals); groups: units that were resampled, one label a row (of the outer level where there are two).
     """
 
     fit: Fit = field(repr=False)
     values: Floats = field(repr=False)
     converged: Any = field(repr=False)
     counts: Floats = field(repr=False)
-    groups: int
+    labels: Any = field(repr=False)
+
+    @property
+    def groups(self) -> int:
+        return int(self.labels.max()) + 1
 
     @property
     def failed(self) -> int:
@@ -67,7 +72,7 @@ class Bootstrap:
         self._need_converged()
         normal = NormalDist()
         values = self.values[self.converged]
-        jackknife = _jackknife(self.fit, _labels(self.counts))
+        jackknife = _jackknife(self.fit, self.labels)
         result = {}
         for i, (name, estimate) in enumerate(self.fit.params.items()):
             below = np.clip(np.mean(values[:, i] < estimate), 1e-6, 1 - 1e-6)
@@ -84,9 +89,51 @@ class Bootstrap:
         return result
 
 
-def _labels(counts: Floats) -> Any:
-    """Rows that are always drawn together, as one label each."""
-    return np.unique(counts, axis=1, return_inverse=True)[1].ravel()
+def groups(fit: Fit, by: Any) -> tuple[Any, Any]:
+    """Labels from 0 of the units that are resampled, one a row; and of those inside them, or None.
+
+    by: None (rows), labels, "scale", or two of them, outer first: a pair, or "scale/row".
+    """
+    if isinstance(by, str):
+        by = tuple(by.split("/"))
+        if len(by) > 2:
+            raise UserError(f"by has two levels at most, not {'/'.join(by)}")
+    levels = by if isinstance(by, tuple) and 1 <= len(by) <= 2 and len(fit.loss) > 2 else (by,)
+    found = [_labels(fit, level) for level in levels]
+    return found[0], found[1] if len(found) == 2 else None
+
+
+def _labels(fit: Fit, by: Any) -> Any:
+    rows = len(fit.loss)
+    if by is None or (isinstance(by, str) and by == "row"):
+        return np.arange(rows)
+    if isinstance(by, str):
+        if by != "scale":
+            raise UserError(f"by={by!r}: give 'scale', 'row', 'scale/row', or a label for each row")
+        return scales(fit.arrays)
+    label = np.asarray(by)
+    if label.shape != (rows,):
+        raise UserError(f"by must name a group for each of the {rows} rows")
+    return np.unique(label, return_inverse=True)[1]
+
+
+def drawn(outer: Any, inner: Any, n: int, rng: np.random.Generator) -> Floats:
+    """How often each of `n` resamples holds each row: (n, rows).
+
+    Groups are drawn with replacement; with `inner` labels, the groups inside each drawn one as well (Davison
+    and Hinkley 1997, section 3.8): a group that was drawn m times gives m times as many as it has.
+    """
+    size = int(outer.max()) + 1
+    often = rng.multinomial(size, np.full(size, 1 / size), size=n)
+    if inner is None:
+        return often[:, outer].astype(np.float64)
+    counts = np.empty((n, len(outer)))
+    for one in range(size):
+        mine = np.flatnonzero(outer == one)
+        _, within = np.unique(inner[mine], return_inverse=True)
+        parts = int(within.max()) + 1
+        counts[:, mine] = rng.multinomial(often[:, one] * parts, np.full(parts, 1 / parts))[:, within]
+    return counts
 
 
 def bootstrap(fit: Fit, n: int, *, by: Any, weights: Any, seed: int, threads: int) -> Bootstrap:
@@ -96,19 +143,14 @@ def bootstrap(fit: Fit, n: int, *, by: Any, weights: Any, seed: int, threads: in
         counts = np.asarray(weights, dtype=np.float64)
         if counts.ndim != 2 or counts.shape[1] != rows or not (counts >= 0).all():
             raise UserError(f"weights of resamples must be (replicates, {rows}) and not negative")
-        groups = rows
+        outer = np.unique(counts, axis=1, return_inverse=True)[1].ravel()  # rows always drawn together
     else:
-        label = np.arange(rows) if by is None else np.asarray(by)
-        if label.shape != (rows,):
-            raise UserError(f"by must name a group for each of the {rows} rows")
+        outer, inner = groups(fit, by)
         if n < 1:
             raise UserError(f"a bootstrap needs at least one replicate, not {n}")
-        _, group = np.unique(label, return_inverse=True)
-        groups = int(group.max()) + 1
-        if groups < 2:
+        if outer.max() < 1:
             raise UserError("there is one group only; nothing can be resampled")
-        draws = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=n)
-        counts = draws[:, group].astype(np.float64)
+        counts = drawn(outer, inner, n, np.random.default_rng(seed))
     own = counts if fit.weights is None else counts * fit.weights
     optima = search.minimise(
         fit.law,
@@ -121,7 +163,7 @@ def bootstrap(fit: Fit, n: int, *, by: Any, weights: Any, seed: int, threads: in
     )
     theta, _, which = optima.best()
     converged = optima.ending[np.arange(len(theta)), which] == 0
-    return Bootstrap(fit, fit.law.from_theta(theta), converged, counts, groups)
+    return Bootstrap(fit, fit.law.from_theta(theta), converged, counts, outer)
 
 
 def _jackknife(fit: Fit, group: Any) -> Floats:

@@ -14,6 +14,7 @@ import numpy as np
 
 from dither.errors import UserError
 from dither.laws.engine import Floats, Objective
+from dither.laws.units import mixed
 
 if TYPE_CHECKING:
     from dither.laws.fitting import Fit
@@ -64,6 +65,11 @@ def subset(fit: Fit, kept: Any) -> Fit:
         None if fit.weights is None else fit.weights[at],
         *fit.settings,
     )
+
+
+def distinct(values: Floats) -> int:
+    """How many values a variable has, up to a percent."""
+    return len(np.unique(np.round(np.log(values), 2)))
 
 
 @dataclass(frozen=True)
@@ -252,17 +258,49 @@ def nested(fit: Fit) -> list[Nested]:
     return result
 
 
-def uncalibrated(fit: Fit) -> str:
-    """Why intervals of this fit cannot be trusted, in words; empty where nothing speaks against them."""
+def counted(count: int, noun: str) -> str:
+    """The number with its noun."""
+    return f"{count} {noun}" + "s" * (count != 1)
+
+
+def alike(fit: Fit, *, permutations: int = 999, seed: int = 0) -> float:
+    """The chance of residuals that are as alike within scales, where runs are exchangeable."""
+    r, scale = fit.residuals, scales(fit.arrays)
+    members = scale[:, None] == np.arange(scale.max() + 1)
+
+    def between(values: Floats) -> Floats:
+        return np.sum((values @ members) ** 2 / members.sum(axis=0), axis=-1)
+
+    shuffled = np.random.default_rng(seed).permuted(np.tile(r, (permutations, 1)), axis=1)
+    return float((1 + np.sum(between(shuffled) >= between(r))) / (1 + permutations))
+
+
+def uncalibrated(fit: Fit, by: Any = None) -> str:
+    """Why intervals of this fit cannot be trusted, in words; empty where nothing speaks against them.
+
+    by: what is resampled for them, as `Fit.bootstrap` takes it.
+    """
+    for name in ("N", "D"):
+        if name in fit.arrays and (levels := distinct(fit.arrays[name])) < 3:
+            return f"{name} has {counted(levels, 'value')} only"
     count = int(scales(fit.arrays).max()) + 1
     if count < 4:
-        return f"the runs have {count} scales only"
+        return f"the runs have {counted(count, 'scale')} of compute only"
+    if not fit.certificate.is_minimum:
+        return "the optimum is no certified minimum"
+    if mixed(fit):
+        return "the losses are in two units"
     free = int(np.sum(fit.low < fit.high))
     if len(fit.loss) < 3 * free:
         return f"{len(fit.loss)} runs for {free} parameters"
     p = residual_trend(fit).p
     if p < 0.01:
         return f"residuals still depend on compute (p = {p:.3f}): the law is wrong for these runs"
+    if by is None and (p := alike(fit)) < 0.01:
+        return (
+            f"the residuals of one scale are alike (p = {p:.3f}), so its runs are no independent evidence: "
+            "resample scales and the runs inside them (by='scale/row', --by scale/row)"
+        )
     return ""
 
 
@@ -307,7 +345,9 @@ def validate(fit: Fit) -> Validation:
     """All checks of a fit. UserError where the runs have fewer than three scales."""
     scale = scales(fit.arrays)
     if scale.max() < 2:
-        raise UserError(f"the runs have {scale.max() + 1} scales of compute; validation needs three")
+        raise UserError(
+            f"the runs have {counted(int(scale.max()) + 1, 'scale')} of compute; validation needs three"
+        )
     return Validation(
         hold_out(fit, scale < scale.max()),
         tuple(rolling_origin(fit)),

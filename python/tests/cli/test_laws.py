@@ -113,7 +113,7 @@ def test_runs_that_cannot_be_read(folder, tmp_path, capsys):
         (("fit", "chinchilla", "T", "--column", "M=params"), "has the variables N, D"),
         (("fit", "chinchilla", "T", "--column", "N"), "give NAME=VALUE"),
         (("fit", "chinchilla", "T", *COLUMNS, "--fix", "E=x"), "could not convert"),
-        (("fit", "chinchilla", "T", *COLUMNS, "--by", "seed"), "no such column"),
+        (("fit", "chinchilla", "T", *COLUMNS, "--by", "seed"), "no column 'seed'"),
         (("fit", "chinchilla", "T", *COLUMNS, "--predict", "N=1e15,D=1e13"), "far=True"),
         (("plan", "budgets", "--flops", "1e20"), "did you mean 'budget'"),
         (("plan", "budget"), "needs --flops"),

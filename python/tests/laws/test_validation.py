@@ -89,7 +89,9 @@ def test_predictions_state_their_distance_and_their_rivals():
         laws.predict_interval(fit, {"N": 1e13, "D": 1e15})
 
 
-@pytest.mark.parametrize(("budgets", "why"), [(BUDGETS[:3], "3 scales only"), (BUDGETS[:1], "1 scales only")])
+@pytest.mark.parametrize(
+    ("budgets", "why"), [(BUDGETS[:3], "3 scales of compute only"), (BUDGETS[:1], "1 scale of compute only")]
+)
 def test_few_scales_are_not_calibrated(budgets: np.ndarray, why: str):
     fit = laws.fit("chinchilla", sweep(budgets=budgets))
     assert why in validation.uncalibrated(fit)
@@ -116,6 +118,8 @@ COVERAGE = {
     "right": lambda seed: sweep(0.005, seed),
     "heteroscedastic": lambda seed: _uneven(seed),
     "clustered": lambda seed: _clustered(seed),
+    "clustered, scales": lambda seed: _clustered(seed),
+    "clustered, scales and runs": lambda seed: _clustered(seed),
     "few scales": lambda seed: sweep(0.005, seed, BUDGETS[:2]),
     "wrong law": curved,
 }
@@ -140,7 +144,9 @@ def _clustered(seed: int) -> dict[str, np.ndarray]:
 def test_coverage_of_the_curve(case: str):
     """95 % bootstrap intervals of the curve at 4x the compute, over 100 sweeps (standard error at 95 %: 2.2).
 
-    Where they cover far less than they say, the fit must be labelled, or the interval of groups must help.
+    Where they cover far less than they say, the fit must be labelled. Under clustered noise intervals of
+    resampled rows do (55 of 100; 93 fits are labelled), those of scales (90), and of scales and the runs
+    inside them (94), hold.
     """
     make = COVERAGE[case]
     at = {"N": np.array([2.5e9]), "D": np.array([5e10])} if case == "few scales" else None
@@ -149,14 +155,14 @@ def test_coverage_of_the_curve(case: str):
     covered, labelled = 0, 0
     for seed in range(100):
         fit = laws.fit("chinchilla", make(seed))
-        by = np.repeat(np.arange(6), 7) if case == "clustered" else None
+        by = {"clustered, scales": "scale", "clustered, scales and runs": "scale/row"}.get(case)
         low, high = fit.bootstrap(200, by=by, seed=seed).interval(
             0.95, lambda fit=fit, **p: float(fit.law.predict(p, **at)[0])
         )
         covered += low <= truth <= high
-        labelled += bool(validation.uncalibrated(fit))
+        labelled += bool(validation.uncalibrated(fit, by))
     print(f"\n{case}: covered {covered} of 100, labelled 'not calibrated' {labelled} of 100")
-    if case in ("few scales", "wrong law"):
-        assert labelled >= 95
+    if case in ("few scales", "wrong law", "clustered"):
+        assert labelled >= (86 if case == "clustered" else 95)
     else:
         assert covered >= 82

@@ -1,0 +1,131 @@
+"""Tables in which units are mixed: some losses in bits, some tokens in billions. Named, with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dither.laws.engine import Floats
+
+if TYPE_CHECKING:
+    from dither.laws.fitting import Fit
+
+GAP = 1e3
+"""Factor between neighbouring values of a variable from which its units are doubted."""
+
+FEWEST = 1e3
+"""Parameters or tokens of the smallest run that is trained: fewer are thousands, millions or billions."""
+
+SHIFT = 0.15
+"""ln of the least factor between two units of a loss: what separates them must be no noise."""
+
+CLEAR = 8.0
+"""Times the scatter of the rows, that the shift between two units must be."""
+
+STARTS = 100
+"""Random splits that are tried."""
+
+ALIKE = 0.03
+"""A factor that is so near to that between bits and nats is that one."""
+
+COUNTED = ("parameters", "training tokens")
+
+
+def listed(rows: Any) -> str:
+    """Rows counted from 1; of many, the first five."""
+    return ", ".join(str(i + 1) for i in list(rows[:5])) + ("" if len(rows) <= 5 else ", ...")
+
+
+def counted(name: str, meaning: str, values: Floats) -> Iterator[str]:
+    """What is odd about a variable's values: a gap between two clouds, or counts in thousands and more."""
+    order = np.argsort(values)
+    jumps = values[order][1:] / values[order][:-1]
+    if jumps.max(initial=1.0) > GAP:
+        at = int(np.argmax(jumps)) + 1
+        fewer = np.sort(order[:at] if 2 * at <= len(order) else order[at:])
+        yield (
+            f"{name} jumps by a factor of {jumps.max():.1g} between neighbouring values: are its units mixed?"
+            f" Rows {listed(fewer)} ({len(fewer)} of {len(values)}) lie apart; where they are given in "
+            "thousands, millions or billions, multiply them"
+        )
+    elif meaning.startswith(COUNTED) and values.min() < FEWEST:
+        yield (
+            f"{name} ({meaning}) begins at {values.min():.3g}: where it is given in millions or billions, "
+            "multiply the column, or budgets, tokens a parameter and FLOPs come out wrong"
+        )
+
+
+def mixed(fit: Fit) -> str:
+    """`two_units` of a fit's runs, where it leaves some of them far off."""
+    if np.abs(fit.residuals).max() < 0.5 * SHIFT:
+        return ""
+    return two_units(list(fit.arrays.values()), fit.loss)
+
+
+def two_units(variables: Sequence[Floats], loss: Floats) -> str:
+    """Rows whose loss lies a factor off a smooth surface through the others, in words; empty if there are
+    none, or only one (an outlier).
+
+    The surface is a quadratic in the logarithms of the variables (a plane where rows are few), with a step
+    for the rows of the other unit, which are found by turns with it, from many starts.
+    """
+    x, y = _basis(variables, len(loss)), np.log(loss)
+    if x is None:
+        return ""
+    best = min((_split(x, y, start) for start in _starts(x, y)), key=lambda found: found[1])
+    apart, scatter, shift = best
+    if apart.sum() < 2 or abs(shift) < max(SHIFT, CLEAR * scatter):
+        return ""
+    if abs(abs(shift) + np.log(np.log(2))) < ALIKE:
+        why = "1.44 bits are a nat: convert them to one unit"
+    else:
+        why = (
+            "nats a token are ln 2 x bytes a token x bits a byte. Convert them; where they are of another "
+            "corpus or tokenizer, fit them apart"
+        )
+    return (
+        f"the loss: are its units mixed? Rows {listed(np.flatnonzero(apart))} ({apart.sum()} of {len(loss)}) "
+        f"have {np.exp(shift):.3g} times the loss that the others tell; {why}"
+    )
+
+
+def _basis(variables: Sequence[Floats], rows: int) -> Floats | None:
+    """Columns of a quadratic, or of a plane; None where there are too few rows for either."""
+    logs = [np.log(v) for v in variables]
+    logs = [(v - v.mean()) / v.std() for v in logs if v.std() > 1e-9]
+    plane = [np.ones(rows), *logs]
+    curved = [*plane, *(a * b for i, a in enumerate(logs) for b in logs[i:])]
+    for columns in (curved, plane):
+        if rows >= 2 * len(columns) + 2:
+            return np.stack(columns, axis=1)
+    return None
+
+
+def _starts(x: Floats, y: Floats) -> list[Any]:
+    """Splits of the rows: at the widest gaps of what the surface leaves, and at random."""
+    r = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    order, found = np.argsort(r), []
+    for gap in np.argsort(np.diff(r[order]))[::-1][:4]:
+        split = np.zeros(len(y), dtype=bool)
+        split[order[gap + 1 :]] = True
+        found.append(split)
+    return [*found, *(np.random.default_rng(0).random((STARTS, len(y))) < 0.5)]
+
+
+def _split(x: Floats, y: Floats, z: Any) -> tuple[Any, float, float]:
+    """The smaller group of rows, the scatter about a surface with a step between the groups, and the step."""
+    for _ in range(20):
+        b = np.linalg.lstsq(np.column_stack([x, z]), y, rcond=None)[0]
+        r = y - x @ b[:-1]
+        new = np.abs(r - b[-1]) < np.abs(r)
+        if not 0 < new.sum() < len(y):
+            break
+        z, old = new, z
+        if (new == old).all():
+            break
+    free = max(1, len(y) - x.shape[1] - 1)
+    scatter = float(np.sqrt(np.sum((r - b[-1] * z) ** 2) / free))
+    shift = float(b[-1])
+    return (z, scatter, shift) if 2 * z.sum() <= len(z) else (~z, scatter, -shift)
