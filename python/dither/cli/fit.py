@@ -14,7 +14,7 @@ from dither import laws
 from dither.cli.terminal import parse
 from dither.errors import UserError, require
 from dither.files import write_text
-from dither.laws import runs, table, validation
+from dither.laws import derived, runs, table, validation
 
 Pairs = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")]
 
@@ -46,6 +46,9 @@ class Arguments:
     compute); scale/row or scale/COLUMN draws scales, then the runs or groups inside them"""
     bootstrap: int = 1000
     """resamples for the intervals; 0 for none"""
+    profile: tuple[str, ...] = ()
+    """intervals from profiles of the objective: parameters, a (of N*(C) ~ C^a), or at the optimum of a budget
+    N@1e22, D@1e22, loss@1e22, reducible@1e22 (the loss less E)"""
     predict: Pairs = ()
     """predict a run, as N=7e9,D=1.4e11; may be given several times"""
     far: bool = False
@@ -145,6 +148,8 @@ def main(arguments: Sequence[str]) -> int:
     by = None if a.by is None else levels(frame, a.by)
     if a.bootstrap:
         card["intervals_95"] = print_intervals(fit, a.bootstrap, by)
+    if a.profile:
+        card["profiles_95"] = print_profiles(fit, a.profile)
     card["not_calibrated"] = validation.uncalibrated(fit, by)
     if card["not_calibrated"]:
         print(f"  ! intervals are not calibrated: {card['not_calibrated']}")
@@ -178,4 +183,18 @@ def print_intervals(fit: laws.Fit, n: int, by: Any) -> dict[str, tuple[float, fl
     print(f"95 % intervals of {n} resamples of {replicates.groups} groups, {replicates.failed} failed:")
     for name, (low, high) in found.items():
         print(f"  {name:<8} {low:.6g} .. {high:.6g}")
+    return found
+
+
+def print_profiles(fit: laws.Fit, names: Sequence[str]) -> dict[str, tuple[float | None, float | None]]:
+    """Intervals by profile; None for a side that the runs do not bound."""
+    print("95 % intervals by profile of the objective:")
+    found = {}
+    for name in names:
+        what = derived.named(fit.law, name)
+        one = fit.profile(what, points=0)
+        value = fit.params[what] if isinstance(what, str) else what(**fit.params)
+        ends = ["not bounded" if end is None else f"{end:.6g}" for end in (one.low, one.high)]
+        print(f"  {name:<16} {value:.6g}   {ends[0]} .. {ends[1]}")
+        found[name] = (one.low, one.high)
     return found

@@ -18,9 +18,10 @@ from dither.laws.law import FunctionLaw, Law, Parameter, SumLaw
 from dither.laws.loss_to_loss import LossMap, loss_to_loss
 from dither.laws.mixtures import best_mixture, filtered_error, mixing
 from dither.laws.planning import Crossover, Decision, budget, crossover, decide
+from dither.laws.profiles import Profile
 from dither.laws.runs import read_runs
 from dither.laws.schedules import Schedule, annealing, multi_power
-from dither.laws.uncertainty import Bootstrap, Profile
+from dither.laws.uncertainty import Bootstrap
 from dither.laws.validation import Validation, validate
 
 __all__ = [

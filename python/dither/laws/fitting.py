@@ -15,7 +15,8 @@ from dither.laws import cautions, search, table
 from dither.laws.certificate import Certificate, certify, minima
 from dither.laws.engine import Floats, Objective, Rows
 from dither.laws.law import FunctionLaw, SumLaw
-from dither.laws.uncertainty import Bootstrap, Profile, bootstrap, profile
+from dither.laws.profiles import Profile, profile
+from dither.laws.uncertainty import Bootstrap, Derived, bootstrap
 
 AnyLaw = SumLaw | FunctionLaw
 
@@ -99,8 +100,10 @@ class Fit:
         """
         return bootstrap(self, n, by=by, weights=weights, seed=seed, threads=threads)
 
-    def profile(self, name: str, *, level: float = 0.95, points: int = 41) -> Profile:
-        """The objective's optimum at fixed values of one parameter, and the interval it gives."""
+    def profile(self, name: str | Derived, *, level: float = 0.95, points: int = 41) -> Profile:
+        """The objective's optimum at held values of one parameter, or of `name(**params)`, a number derived
+        from all of them (`dither.laws.derived` has some), and the interval it gives.
+        """
         return profile(self, name, level=level, points=points)
 
     def interval(

@@ -46,6 +46,16 @@ def budgets(C: Any) -> list[Any]:
     return np.split(order, np.flatnonzero(np.diff(np.log(c[order])) > GROUP) + 1)
 
 
+def vertex(x: Any, y: Any) -> float:
+    """The vertex of the parabola through the least y and its two neighbours, never beyond them; x ascends."""
+    x, y = (np.asarray(v, dtype=np.float64) for v in (x, y))
+    i = int(np.clip(np.argmin(y), 1, len(x) - 2))
+    near = x[i - 1 : i + 2] - x[i]
+    bend, slope, _ = np.polyfit(near, y[i - 1 : i + 2] - y[i], 2)
+    at = -slope / (2 * bend) if bend > 0 else x[np.argmin(y)] - x[i]
+    return float(x[i] + np.clip(at, near[0], near[2]))
+
+
 def parabolas(N: Any, C: Any, loss: Any) -> list[Parabola]:
     """The minimum over N at every budget that has three sizes or more."""
     n, c, y = (np.asarray(v, dtype=np.float64) for v in (N, C, loss))

@@ -1,4 +1,4 @@
-"""Intervals: bootstrap by row or by group (percentile and BCa), and profiles of the objective."""
+"""Intervals from resampled rows or groups: percentile and BCa."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dither.errors import UserError, suggest
+from dither.errors import UserError
 from dither.laws import search
 from dither.laws.engine import Floats, Rows
 from dither.laws.validation import scales
@@ -173,96 +173,3 @@ def _jackknife(fit: Fit, group: Any) -> Floats:
     rows = Rows.of(fit.rows.x, fit.rows.y, own)
     theta, _, _ = search.minimise(fit.law, rows, fit.theta[None], fit.objective, fit.low, fit.high).best()
     return fit.law.from_theta(theta)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """The optimum at fixed values of one parameter.
-
-    x: values; value: the objective there; limit: the height that bounds the interval; low, high: where the
-    profile crosses it (None: it does not, so that side is not identified).
-    """
-
-    name: str
-    x: Floats
-    value: Floats
-    level: float
-    limit: float
-    low: float | None
-    high: float | None
-
-
-def profile(fit: Fit, name: str, *, level: float, points: int) -> Profile:
-    """See `Fit.profile`."""
-    if name not in fit.law.same:
-        raise UserError(
-            f"no profile of {name!r}{suggest(name, fit.law.same)}; give one of {', '.join(fit.law.same)}"
-        )
-    at = fit.law.thetas.index(fit.law.same[name])
-    logarithmic = fit.law.parameters[fit.law.names.index(name)].logarithmic
-    centre = fit.theta[at]
-    rows = len(fit.loss)
-    limit = fit.value + rise(fit, level)
-
-    def optimum(values: Floats) -> Floats:
-        low, high = (np.repeat(b[None], len(values), axis=0) for b in (fit.low, fit.high))
-        low[:, at] = high[:, at] = values
-        own = (
-            np.ones((len(values), rows))
-            if fit.weights is None
-            else np.repeat(fit.weights[None], len(values), 0)
-        )
-        data = Rows.of(fit.rows.x, fit.rows.y, own)
-        return search.minimise(fit.law, data, fit.theta[None], fit.objective, low, high).best()[1]
-
-    width = 0.05 * (1 + abs(centre))
-    ends: list[float | None] = []
-    for side, bound in ((-1.0, fit.low[at]), (1.0, fit.high[at])):
-        ends.append(_crossing(optimum, float(centre), side, float(bound), width, limit))
-    reach = [
-        centre - 3 * width if ends[0] is None else ends[0],
-        centre + 3 * width if ends[1] is None else ends[1],
-    ]
-    span = (reach[1] - reach[0]) * 0.25
-    x = np.clip(np.linspace(reach[0] - span, reach[1] + span, points), fit.low[at], fit.high[at])
-    natural = np.exp if logarithmic else lambda v: v
-    low, high = (None if e is None else float(natural(e)) for e in ends)
-    return Profile(name, natural(x), optimum(x), level, float(limit), low, high)
-
-
-def rise(fit: Fit, level: float) -> float:
-    """How far above its optimum the profiled objective stays inside an interval.
-
-    The likelihood-ratio test of M-estimates (Hampel et al. 1986, section 7.2): 2 rise mean(psi') /
-    mean(psi^2) is chi-squared with one degree of freedom. psi' is averaged over a window of the residuals'
-    own width, because Huber's and the absolute deviation's have it at a few points only.
-    """
-    r, objective = search.residuals(fit.law, fit.rows, fit.theta, fit.objective), fit.objective
-    delta = objective.path()[-1][1] if objective.has_delta or objective.name == "lad" else np.inf
-    psi = np.clip(r, -delta, delta)
-    low, high = np.percentile(r, (25, 75))
-    window = max(float(high - low) * len(r) ** -0.2, np.finfo(float).tiny)
-    slope = np.mean(np.clip(r + window, -delta, delta) - np.clip(r - window, -delta, delta)) / (2 * window)
-    quantile = NormalDist().inv_cdf((1 + level) / 2)
-    return float(0.5 * quantile**2 * np.mean(psi**2) / slope / objective.unit)
-
-
-def _crossing(
-    optimum: Callable[[Floats], Floats], centre: float, side: float, bound: float, width: float, limit: float
-) -> float | None:
-    """Where the profile crosses the limit on one side: bracketed by doubling, then halved 40 times."""
-    inner = outer = centre
-    for _ in range(12):
-        outer = centre + side * width
-        outer = max(outer, bound) if side < 0 else min(outer, bound)
-        if optimum(np.array([outer]))[0] > limit:
-            break
-        if outer == bound:
-            return None
-        inner, width = outer, 2 * width
-    else:
-        return None
-    for _ in range(40):
-        middle = 0.5 * (inner + outer)
-        inner, outer = (inner, middle) if optimum(np.array([middle]))[0] > limit else (middle, outer)
-    return outer

@@ -240,7 +240,7 @@ class Nested:
 def nested(fit: Fit) -> list[Nested]:
     """Tests of the simpler laws inside this one, by the likelihood ratio of M-estimates."""
     from dither.laws.fitting import fit_arrays, get
-    from dither.laws.uncertainty import rise
+    from dither.laws.profiles import rise
 
     result = []
     for name, how in NESTED.get(fit.law.name, ()):

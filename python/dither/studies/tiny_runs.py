@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dither.laws.engine import Floats
+from dither.laws.isoflop import vertex
 from dither.studies.study import Context
 from dither.studies.sweeps import Row, trained
 from dither.studies.texts import CORPORA, source
@@ -55,14 +56,7 @@ def best_rates(losses: Mapping[int, Mapping[float, float]]) -> dict[int, float]:
     best rate tried and its neighbours (never beyond these three); a straight line of ln rate over ln width
     through the vertices.
     """
-    vertices = []
-    for curve in losses.values():
-        x, y = np.log(list(curve)), np.array(list(curve.values()))
-        middle = int(np.clip(np.argmin(y), 1, len(x) - 2))
-        near = slice(middle - 1, middle + 2)
-        bend, slope, _ = np.polyfit(x[near], y[near], 2)
-        vertex = -slope / (2 * bend) if bend > 0 else x[np.argmin(y)]
-        vertices.append(float(np.clip(vertex, x[near].min(), x[near].max())))
+    vertices = [vertex(np.log(list(curve)), list(curve.values())) for curve in losses.values()]
     slope, level = np.polyfit(np.log(list(losses)), vertices, 1)
     return {width: float(f"{np.exp(level + slope * np.log(width)):.3g}") for width, _, _ in SIZES}
 

@@ -14,7 +14,7 @@ import numpy as np
 from dither import laws
 from dither.laws import plots
 from dither.laws.plots.canvas import COLOURS, canvas, legend
-from dither.laws.uncertainty import rise
+from dither.laws.profiles import rise
 from dither.studies import tables
 from dither.studies.measure import Measurement, exact, over_seeds, resampled
 from dither.studies.study import Claim, Context, Outcome, Study, Table

@@ -14,6 +14,7 @@ import numpy as np
 from dither import laws
 from dither.laws import planning
 from dither.laws.engine import Floats
+from dither.laws.isoflop import vertex
 from dither.report.study import bands
 from dither.studies.measure import Measurement, exact, over_seeds
 from dither.studies.study import Claim, Context, Outcome, Study, Table
@@ -75,7 +76,7 @@ def recovered(seed: int) -> float:
                     ("exact", loss),
                     ("noisy", loss * np.exp(1e-3 * draw.standard_normal(7))),
                 ):
-                    best[name].append(vertex(np.log(shares), values))
+                    best[name].append(float(np.exp(vertex(np.log(shares), values))))
                 cells.append((n, d, bits))
     columns = dict(zip(("N", "D", "bits"), np.array(cells).T, strict=True))
     fits = {
@@ -83,14 +84,6 @@ def recovered(seed: int) -> float:
         for name, values in best.items()
     }
     return abs(fits["noisy"] / fits["exact"] - 1)
-
-
-def vertex(x: Floats, y: Floats) -> float:
-    """The share at the vertex of the parabola through the least loss and its neighbours."""
-    i = int(np.clip(np.argmin(y), 1, len(x) - 2))
-    bend, slope, _ = np.polyfit(x[i - 1 : i + 2], y[i - 1 : i + 2], 2)
-    at = -slope / (2 * bend) if bend > 0 else x[np.argmin(y)]
-    return float(np.exp(np.clip(at, x[i - 1], x[i + 1])))
 
 
 def own_runs(context: Context, bits: int) -> dict[float, list[float]]:
