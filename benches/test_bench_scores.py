@@ -18,9 +18,20 @@ import scipy.stats
 import torch
 
 import dither
-from dither.scores import Importance, Tracker, VoG, kendall, knn_shapley, logit_scores, project, spearman, vog
+from dither.scores import (
+    Importance,
+    Tracker,
+    VoG,
+    duplicates,
+    kendall,
+    knn_shapley,
+    logit_scores,
+    project,
+    spearman,
+    vog,
+)
 from dither.scores.catalogue import DYNAMICS
-from dither.scores.engine import run_shapley
+from dither.scores.engine import run_duplicates, run_shapley
 from goals import Goal
 from measure import interleaved, memcpy, ratio
 from table import Times
@@ -252,6 +263,31 @@ def test_knn_shapley():
         numpy_recursion(distances, ty[:300])
 
     judge("kNN-Shapley end to end, 50k x 300", seconds, once(numpy_whole), "numpy", 2.5)
+
+
+def test_duplicates():
+    """The maximum over those before, and the whole score, whose products are BLAS's either way."""
+    n, d = 8192, 384
+    x = RNG.standard_normal((n, d), dtype=np.float32)
+    similar = (x[:2048] @ x.T)[:, :4096].copy()
+    places = np.triu_indices(2048)
+
+    def numpy_max(similar: np.ndarray) -> np.ndarray:
+        similar[:, -2048:][places] = -np.inf
+        return similar.max(axis=1)
+
+    out, given = np.full(2048, -1, np.float32), similar.copy()
+    calls = {"ours": lambda: run_duplicates(similar, 2048, out), "numpy": lambda: numpy_max(given)}
+    times = interleaved(calls, rounds=5)
+    job = "SemDeDup's maximum, a block of 2048 x 4096"
+    judge(job, times["ours"], times["numpy"], "numpy", 1.0)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    calls = {
+        "ours": lambda: duplicates(x, np.zeros(n, int)),
+        "numpy": lambda: [numpy_max(unit[i : i + 2048] @ unit[: i + 2048].T) for i in range(0, n, 2048)],
+    }
+    times = interleaved(calls, rounds=2)
+    ratio("scores", "numpy / job", "SemDeDup, one cluster of 8192 x 384", times["ours"], times["numpy"])
 
 
 def test_projection():

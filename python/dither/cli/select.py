@@ -59,7 +59,7 @@ class Arguments:
     drop_unscored: bool = False
     """leave out examples without a value; otherwise they are an error"""
     labels: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """class_floor: .npy by id, or .parquet with id and label"""
+    """class_floor: .npy by id, or .parquet with id and label; default: those the table holds"""
     low: Number = None
     """band: from this quantile, 0 the easiest"""
     high: Number = None
@@ -95,15 +95,16 @@ def main(arguments: Sequence[str]) -> int:
     a = parse("select", Arguments, arguments)
     options = check(a)
     out = None if a.out is None else checked_out(Path(a.out), a.force)
-    table = ScoreTable.load(a.table).having(a.score)
+    whole = ScoreTable.load(a.table)
+    table = whole.having(a.score)
     if a.runs is not None:
         table = table.select(lambda name: fnmatch(name, a.runs or ""))
         if not table.runs:
             raise UserError(f"--runs {a.runs}: no run of {a.table} has such a name")
     ids, hard = hardness(table, a)
-    if a.labels is not None:
-        options["labels"] = labels_of(a.labels, ids)
     policy = POLICIES[a.policy]
+    if "labels" in inspect.signature(policy).parameters:
+        options["labels"] = labels_of(a.labels, ids) if a.labels is not None else own_labels(whole, ids, a)
     chosen = policy(len(ids) if a.policy == "random" else hard, **options)
     if not len(chosen):
         raise UserError(f"nothing would be kept of {len(ids):,} examples; ask for more")
@@ -131,7 +132,8 @@ def check(a: Arguments) -> dict[str, Any]:
         if name not in takes:
             raise UserError(f"--{name} means nothing to --policy {a.policy}")
     for name, parameter in takes.items():
-        if name not in ("scores", "n") and parameter.default is parameter.empty and name not in given:
+        found = name in given or name in ("scores", "n", "labels")  # the table may hold labels
+        if parameter.default is parameter.empty and not found:
             raise UserError(f"--policy {a.policy} needs --{name}")
     if "keep" in given:
         given["keep"] = amount(given["keep"])
@@ -176,6 +178,17 @@ def hardness(table: ScoreTable, a: Arguments) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"is a high {a.score} hard or easy? give --direction hard or --direction easy")
     reduced = mean_of_ranks(values) if a.reduce == "rank" else values.mean(axis=0)
     return ids, -reduced if means == "easy" else reduced
+
+
+def own_labels(table: ScoreTable, ids: np.ndarray, a: Arguments) -> np.ndarray:
+    """The labels that the table holds. UserError where it lacks one."""
+    labels = table.labels(ids)
+    if len(lost := ids[labels < 0]):
+        raise UserError(
+            f"--policy {a.policy} needs labels, and {a.table} holds none of {len(lost):,} of {len(ids):,} "
+            f"examples, {lost.tolist()[0]!r} among them; give --labels FILE"
+        )
+    return labels
 
 
 def write(out: Path | None, ids: np.ndarray, score: str, hard: np.ndarray) -> None:

@@ -19,6 +19,7 @@ from dither.scores.catalogue import SCORES
 from dither.scores.conditions import Effect, class_share, condition_effect
 from dither.scores.depth import activations, prediction_depth
 from dither.scores.embeddings import duplicates, prototypes, prototypes_kmeans
+from dither.scores.features import Features
 from dither.scores.gradients import (
     class_gradients,
     grand,
@@ -57,6 +58,7 @@ __all__ = [
     "SCORES",
     "Comparison",
     "Effect",
+    "Features",
     "Importance",
     "Reliability",
     "Retraining",

@@ -58,6 +58,7 @@ DYNAMICS = (
             "cartography": "never learned: 1000",
             "deepcore": "never learned: 0",
             "kwok": "never learned: 0 (code of 2401.01867)",
+            "datagnosis": "divided by T, never learned: 0 (it divides by its updates, one a full evaluation)",
         },
     ),
     _dynamics("first_learned", "min {t : correct}", "hard", "visits", "2401.01867", note="never learned: T"),

@@ -40,8 +40,8 @@ DERIVED = {
 def derive(columns: Mapping[str, np.ndarray], name: str, dialect: str | None = None) -> Floats:
     """The score `name` from the columns of a table; NaN for examples never visited.
 
-    dialect: for forgetting, one of data-diet, cartography, deepcore, kwok, or "visits" (default); for
-    variability, "cartography-std-ci": sqrt(var + var^2 / (T - 1)), the option of that repository. Raises
+    dialect: for forgetting, one of data-diet, cartography, deepcore, kwok, datagnosis, or "visits" (default);
+    for variability, "cartography-std-ci": sqrt(var + var^2 / (T - 1)), the option of that repository. Raises
     UserError where the table lacks what the score needs.
     """
     make = _MAKERS[name]
@@ -64,9 +64,12 @@ def derivable(columns: Iterable[str]) -> tuple[str, ...]:
 
 
 def _forgetting(c: Mapping[str, np.ndarray], visits: Floats, dialect: str | None) -> Floats:
+    if dialect == "datagnosis":
+        return c["sum_forgets"] / visits
     never = DIALECTS.get(dialect or "visits", dialect or "visits")
     if never not in NEVER:
-        raise UserError(f"forgetting knows the dialects {', '.join((*DIALECTS, *NEVER))}, not {dialect!r}")
+        known = ", ".join((*DIALECTS, "datagnosis", *NEVER))
+        raise UserError(f"forgetting knows the dialects {known}, not {dialect!r}")
     count = {"visits": visits, "inf": np.inf, "zero": 0.0, "1000": 1000.0}[never]
     return np.where(c["sum_correct"] == 0, count, c["sum_forgets"])
 

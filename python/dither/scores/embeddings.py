@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, require
-from dither.scores.engine import Floats, integers
+from dither.scores.engine import Floats, integers, run_duplicates
 from dither.scores.neighbours import _matrix
 
 BLOCK = 2048
@@ -44,6 +44,9 @@ def prototypes_kmeans(embeddings: Any, k: int, *, metric: str = "l2", seed: int 
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1, zeros left; by the greatest element first, whose square may not be fp32."""
+    greatest = np.abs(x).max(axis=1, keepdims=True, initial=0.0)
+    x = x / np.where(greatest > 0, greatest, 1)
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     return x / np.where(norms > 0, norms, 1)
 
@@ -52,21 +55,21 @@ def duplicates(embeddings: Any, clusters: Any) -> Floats:
     """SemDeDup's score: within each cluster, hard examples (far from its centroid) first, the greatest
     cosine of an example with those before it; -1 for the first. Drop those above 1 - eps.
 
-    embeddings: (n, d), clusters: (n,) from k-means. Rows of the similarity matrix are formed a block at a
-    time.
+    embeddings: (n, d), clusters: (n,) from k-means. The similarity matrix is formed by blocks of 16 MiB.
     """
     x = _unit(_matrix(embeddings, "embeddings"))
     cluster = integers(clusters, "clusters", len(x))
-    result = np.full(len(x), -1.0)
+    result = np.empty(len(x))
     for c in np.unique(cluster):
         members = np.flatnonzero(cluster == c)
         centre = _unit(x[members].mean(axis=0, keepdims=True))[0]
         members = members[np.argsort(x[members] @ centre, kind="stable")]
+        mine = x[members]
         for start in range(0, len(members), BLOCK):
-            block = members[start : start + BLOCK]
-            similar = x[block] @ x[members[: start + len(block)]].T
-            # Only those before: below the diagonal of the last square.
-            similar[:, start:][np.triu_indices(len(block))] = -np.inf
-            greatest = similar.max(axis=1)
-            result[block] = np.where(np.isfinite(greatest), greatest, -1.0)
+            block = mine[start : start + BLOCK]
+            greatest = np.full(len(block), -1, np.float32)
+            for first in range(0, start + len(block), BLOCK):
+                others = mine[first : min(first + BLOCK, start + len(block))]
+                run_duplicates(block @ others.T, start - first, greatest)
+            result[members[start : start + len(block)]] = greatest
     return result

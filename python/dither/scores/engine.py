@@ -7,7 +7,8 @@ without changing it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,10 +111,15 @@ def _rows(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return (strides[1] == 1 or shape[1] <= 1) and (strides[0] >= shape[1] or shape[0] <= 1)
 
 
+def _is_plain(x: np.ndarray) -> bool:
+    flags = x.flags
+    return flags.c_contiguous and flags.aligned
+
+
 def integers(x: Any, what: str, n: int | None = None) -> Ints:
     """`x` as contiguous int64, copied only where it is not. UserError where it has another length than
     `n`."""
-    if type(x) is np.ndarray and x.dtype is _INT64 and x.ndim == 1 and x.flags.c_contiguous and n is None:
+    if n is None and type(x) is np.ndarray and x.dtype is _INT64 and x.ndim == 1 and _is_plain(x):
         return x  # the common case, a thousand times a second: a dtype is compared by identity
     array = to_numpy(x, what)
     if array.ndim != 1:
@@ -124,12 +130,12 @@ def integers(x: Any, what: str, n: int | None = None) -> Ints:
         raise UserError(f"{what} has {len(array)} elements where {n} are needed")
     if array.dtype == np.uint64 and array.size and int(array.max()) >= 1 << 63:
         raise UserError(f"{what} holds integers beyond int64")
-    return np.ascontiguousarray(array, dtype=np.int64)
+    return np.require(array, np.int64, ["C", "A"])
 
 
 def floats(x: Any, what: str, n: int | None = None) -> Floats:
     """`x` as contiguous fp64 of one axis. UserError where it has another length than `n`."""
-    if type(x) is np.ndarray and x.dtype is _FLOAT64 and x.ndim == 1 and x.flags.c_contiguous and len(x) == n:
+    if type(x) is np.ndarray and x.dtype is _FLOAT64 and x.ndim == 1 and len(x) == n and _is_plain(x):
         return x
     array = to_numpy(x, what)
     if array.ndim != 1:
@@ -138,7 +144,7 @@ def floats(x: Any, what: str, n: int | None = None) -> Floats:
         raise TypeError(f"{what} holds numbers, not {array.dtype}")
     if n is not None and len(array) != n:
         raise UserError(f"{what} has {len(array)} elements where {n} are needed")
-    return np.ascontiguousarray(array, dtype=np.float64)
+    return np.require(array, np.float64, ["C", "A"])
 
 
 def _span(array: np.ndarray) -> tuple[int, int]:
@@ -157,42 +163,67 @@ def run_logits(logits: Borrowed, labels: Ints | None, out: Sequence[Floats | Non
     _core.score_logits(logits.array, shape, label_address, addresses, get_num_threads())
 
 
-RECORD = np.dtype(
+_RECORD = np.dtype(
     [
-        ("visits", np.uint32),
-        ("correct", np.uint32),
-        ("forgets", np.uint32),
-        ("first_correct", np.uint32),
-        ("last_wrong", np.uint32),
-        ("confidence", np.float32),
-        ("deviation", np.float32),
-        ("margin", np.float32),
-        ("margin_error", np.float32),
-        ("loss", np.float32),
-        ("el2n", np.float32),
-        ("entropy", np.float32),
+        *((name, np.uint32) for name in ("visits", "correct", "forgets", "last_wrong")),
+        *((name, np.float32) for name in ("confidence", "deviation", "margin", "margin_error")),
     ]
 )
-"""The history of one example (rust/scores/src/dynamics.rs). The highest bit of `visits`: the last was
-correct."""
+_REST = np.dtype(
+    [("first_correct", np.uint32), *((name, np.float32) for name in ("loss", "el2n", "entropy"))]
+)
+_LINE = 64
+"""Bytes of a line of the cache: a record that straddles none costs one."""
 
 
-class Records:
-    """Histories of n examples, and their address: asking numpy for it would cost more than a batch of
-    visits."""
+class Histories:
+    """Histories of n examples in two parts (rust/scores/src/dynamics.rs), and their addresses: asking numpy
+    for them would cost more than a batch of visits."""
 
     def __init__(self, n: int) -> None:
-        self.array = np.zeros(n, RECORD)
-        self._span = self.array.ctypes.data, n
+        room = np.zeros(n * _RECORD.itemsize + _LINE, np.uint8)
+        start = -room.ctypes.data % _LINE
+        self._parts = room[start : start + n * _RECORD.itemsize].view(_RECORD), np.zeros(n, _REST)
+        self._addresses = self._parts[0].ctypes.data, self._parts[1].ctypes.data, n
 
-    def visit(self, index: Ints, columns: Sequence[Floats | None]) -> tuple[int, str] | None:
-        """Take a batch in: confidence, correct, margin, loss, EL2N, entropy, contiguous, as long as the
-        index.
+    def __len__(self) -> int:
+        return len(self._parts[0])
 
-        Returns None, or the place in the batch that was refused and why ("outside", "twice", "finite");
-        nothing was taken then.
+    def __getitem__(self, column: str) -> np.ndarray:
+        """A view. The highest bit of `visits`: the last was correct."""
+        return self._parts[column in (_REST.names or ())][column]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self._parts)
+
+    def visitor(self, wanted: int) -> Callable[..., tuple[int, str] | None]:
+        """The function that takes a batch in: index, confidence, correct, margin, loss, EL2N, entropy, all as
+        long as the index; those whose bit in `wanted` is 0 are not looked at.
+
+        It returns None, or the place in the batch that was refused and why ("outside", "twice", "finite", or
+        "form" where one is not a contiguous array of int64, of fp64); nothing was taken then.
+        The histories must live as long as it is called.
         """
-        return _core.score_visit(self._span, index, *columns)
+        return functools.partial(_core.score_visit, self._addresses, wanted)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Copies, as bytes."""
+        records, rest = self._parts
+        return {"histories": records.view(np.uint8).copy(), "histories.rest": rest.view(np.uint8).copy()}
+
+    def load_state(self, state: Mapping[str, Any]) -> bool:
+        """Restore what `state` gave; False, and nothing is taken, where it is of another number of examples
+        or of another layout."""
+        names = ("histories", "histories.rest")
+        if not all(name in state for name in names):
+            return False
+        found = [np.ascontiguousarray(state[name], np.uint8) for name in names]
+        if any(f.size != part.nbytes for f, part in zip(found, self._parts, strict=True)):
+            return False
+        for part, values in zip(self._parts, found, strict=True):
+            part[:] = values.view(part.dtype)
+        return True
 
 
 def run_ranks(x: np.ndarray, centred: bool = False) -> np.ndarray:
@@ -208,6 +239,13 @@ def run_kendall(x: Floats) -> list[float]:
     """tau-b of rows i < j."""
     assert x.ndim == 2 and x.flags.c_contiguous and x.dtype == np.float64
     return _core.score_kendall(x.ctypes.data, x.shape[0], x.shape[1], get_num_threads())
+
+
+def run_duplicates(similar: np.ndarray, before: int, out: np.ndarray) -> None:
+    """Raise out[i] to the greatest of similar[i, : before + i]: fp32, without NaN."""
+    assert similar.dtype == out.dtype == np.float32 and similar.flags.c_contiguous
+    assert out.shape == similar.shape[:1] and before >= 0
+    _core.score_duplicates(_span(similar), similar.shape[1], before, _span(out), get_num_threads())
 
 
 def run_shapley(distances: np.ndarray, labels: Ints, tests: Ints, k: int, out: Floats) -> None:

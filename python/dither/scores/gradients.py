@@ -15,16 +15,17 @@ from dither.scores.engine import Floats, to_numpy
 from dither.scores.pointwise import logit_scores
 
 
-def grand_last_layer(logits: Any, labels: Any, features: Any) -> Floats:
-    """Norm of the loss gradient of a last linear layer with bias, exactly: ||p - e_y|| sqrt(1 + ||h||^2).
+def grand_last_layer(logits: Any, labels: Any, features: Any, *, bias: bool = True) -> Floats:
+    """Norm of the loss gradient of a last linear layer, exactly: ||p - e_y|| sqrt(1 + ||h||^2).
 
-    logits (n, classes), labels (n,), features h (n, d): the layer's input. No backward pass.
+    logits (n, classes), labels (n,), features h (n, d): the layer's input, which `Features` catches in
+    passing. bias=False: the layer has none, and the 1 falls away. No backward pass.
     """
     el2n = logit_scores(logits, labels, ["el2n"])["el2n"]
     h = to_numpy(features).astype(np.float64)
     if h.ndim != 2 or len(h) != len(el2n):
         raise UserError(f"features are (n, d) for the {len(el2n)} rows of logits, not of the shape {h.shape}")
-    return el2n * np.sqrt(1.0 + np.einsum("ij,ij->i", h, h))
+    return el2n * np.sqrt(float(bias) + np.einsum("ij,ij->i", h, h))
 
 
 def _losses(model: Any, loss: Callable[[Any, Any], Any] | None) -> tuple[Any, Any, Any]:

@@ -57,8 +57,10 @@ def _xlogx(p: np.ndarray) -> np.ndarray:
 
 
 def _kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):
-        return np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - np.log(q)), 0.0).sum(axis=1)
+    """KL(p, q) of every row: where p is 0 nothing is added, where q alone is, infinity."""
+    safe_p, safe_q = np.where(p > 0, p, 1), np.where(q > 0, q, 1)
+    terms = np.where(p > 0, p * (np.log(safe_p) - np.log(safe_q)), 0.0)
+    return np.where((p > 0) & (q == 0), np.inf, terms).sum(axis=1)
 
 
 def dichotomous(correct: Any) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from dither.errors import UserError
 from dither.scores.dynamics import DERIVED
+from dither.scores.engine import Ints
 
 LABEL = "label"
 """The column of the examples' labels. It is no score; it tells data apart."""
@@ -44,6 +45,17 @@ class RunScores:
                 for k, v in self.columns.items()
             )
         )
+
+
+def labels_of(runs: Iterable[RunScores], ids: np.ndarray) -> Ints:
+    """The labels that runs keep of these examples; -1 where none knows one."""
+    known = np.full(len(ids), -1, np.int64)
+    for run in runs:
+        if LABEL in run.columns and len(run.ids):
+            place = np.minimum(np.searchsorted(run.ids, ids), len(run.ids) - 1)
+            found = np.where(run.ids[place] == ids, run.columns[LABEL][place], -1)
+            known = np.where(known >= 0, known, found)
+    return known
 
 
 def join(name: str, a: RunScores, b: RunScores) -> RunScores:

@@ -42,6 +42,7 @@ def memorization(member: Any, correct: Any, dialect: str | None = None) -> Float
     dialect="feldman" counts the empty side as accuracy 0, as the authors' code does. A value of at least .25
     is the paper's cut-off. Raises UserError for shapes that do not agree.
     """
+    _check_dialect(dialect)
     m, c, models = _pair(member, correct)
     if m.shape != c.shape:
         raise UserError("memorization compares the examples with themselves: both masks have the same shape")
@@ -55,16 +56,20 @@ def influence(member: Any, correct: Any, dialect: str | None = None) -> Floats:
 
     member: (models, examples), correct: (models, tests). The paper's cut-off is .15.
     """
+    _check_dialect(dialect)
     m, c, models = _pair(member, correct)
     values = run_subsets(m, c, models, False)
     mean = np.asarray(to_numpy(correct), bool).mean(axis=0)
     return _one_sided(values, np.asarray(to_numpy(member), bool), mean[None, :], dialect)
 
 
-def _one_sided(values: Floats, member: np.ndarray, mean: Floats, dialect: str | None) -> Floats:
-    """Values of examples that all models, or none, had; mean: accuracy over all models."""
+def _check_dialect(dialect: str | None) -> None:
     if dialect not in (None, "feldman"):
         raise UserError(f"memorization and influence know the dialect feldman, not {dialect!r}")
+
+
+def _one_sided(values: Floats, member: np.ndarray, mean: Floats, dialect: str | None) -> Floats:
+    """Values of examples that all models, or none, had; mean: accuracy over all models."""
     if dialect is None:
         return values
     sides = np.where(member.all(axis=0), 1.0, np.where(member.any(axis=0), np.nan, -1.0))

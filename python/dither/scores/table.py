@@ -21,9 +21,9 @@ from dither.files import replacing
 from dither.scores import frames
 from dither.scores.dialects import rescale
 from dither.scores.dynamics import DERIVED, derive
-from dither.scores.engine import Floats, to_numpy
+from dither.scores.engine import Floats, Ints, to_numpy
 from dither.scores.ranks import rank
-from dither.scores.runs import RunScores, check_same_data, join
+from dither.scores.runs import RunScores, check_same_data, join, labels_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +167,11 @@ class ScoreTable:
     def mean_rank(self, score: str, dialect: str | None = None) -> Floats:
         """Mean over the runs of the rank within each run, which no run's scale can dominate."""
         return mean_of_ranks(self.values(score, dialect))
+
+    def labels(self, ids: Any = None) -> Ints:
+        """The labels of examples that some run keeps, -1 where none knows one. ids: default those that every
+        run has."""
+        return labels_of(self.runs.values(), self.ids if ids is None else to_numpy(ids))
 
     def select(self, keep: Callable[[str], bool] | Iterable[str]) -> ScoreTable:
         """The table of some runs, by name or by a function of the name."""

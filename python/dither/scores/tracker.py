@@ -12,7 +12,7 @@ import numpy as np
 from dither.errors import UserError, suggest
 from dither.scores.catalogue import DYNAMICS, POINTWISE
 from dither.scores.dynamics import DERIVED
-from dither.scores.engine import RECORD, Floats, Records, floats, integers
+from dither.scores.engine import Floats, Histories, floats, integers
 from dither.scores.pointwise import logit_scores
 from dither.scores.runs import LABEL
 from dither.scores.settling import Settling
@@ -68,7 +68,8 @@ class Tracker:
         self._columns = tuple(c for c in _COLUMNS if c in needed or c in ("confidence", "correct"))
         self._takes = tuple(name in self._columns or name in self.scores for name in _COLUMNS)
         self._from_logits = [n for n in self.scores if n == "settled" or (n in LAST and n not in _COLUMNS)]
-        self._histories = Records(n_examples)
+        self._histories = Histories(n_examples)
+        self._visit = self._histories.visitor(sum(1 << k for k, takes in enumerate(self._takes) if takes))
         self._last = {name: np.full(n_examples, np.nan) for name in self.scores if name in LAST}
         self._labels: np.ndarray | None = None  # int32, -1 where there was none yet
         self._settling = Settling(n_examples) if "settled" in self.scores else None
@@ -77,14 +78,14 @@ class Tracker:
         self.step: int | None = None
 
     def __len__(self) -> int:
-        return len(self._histories.array)
+        return len(self._histories)
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
         more = [*self._last.values(), *(() if self._labels is None else (self._labels,))]
         more += () if self._settling is None else self._settling.state.values()
-        return self._histories.array.nbytes + sum(values.nbytes for values in more)
+        return self._histories.nbytes + sum(values.nbytes for values in more)
 
     def update(self, index: Any, logits: Any, labels: Any, *, step: int | None = None) -> None:
         """One visit of each example of a batch.
@@ -113,7 +114,7 @@ class Tracker:
                 self._labels = np.full(len(self), -1, np.int32)
             self._labels[places] = mine
             if self._settling is not None:
-                self._settling.visit(places, logits, self._histories.array["visits"])
+                self._settling.visit(places, logits, self._histories["visits"])
             self.classes = classes
 
     def _check_labels(self, places: np.ndarray, labels: np.ndarray) -> None:
@@ -143,10 +144,19 @@ class Tracker:
     ) -> None:
         """The same from values that are at hand: p_y and whether the prediction was right, and what the
         tracked scores need beside them. Raises UserError where one is missing, and as `update` does."""
-        places, given = integers(index, "index"), (confidence, correct, margin, loss, el2n, entropy)
+        if not self._last and not self._from_logits:
+            # A training step a visit: arrays that need no conversion go straight into the histories. What is
+            # refused here is converted below, or refused there in words.
+            with self._lock:
+                if self._visit(index, confidence, correct, margin, loss, el2n, entropy) is None:
+                    if step is not None:
+                        self.step = int(step)
+                    return
+        places = integers(index, "index")
         if self._from_logits:
             raise UserError(f"{self._from_logits[0]} comes from logits: use update()")
         n, columns = len(places), []
+        given = (confidence, correct, margin, loss, el2n, entropy)
         for value, takes in zip(given, self._takes, strict=True):
             if takes and value is None:
                 name = _COLUMNS[len(columns)]
@@ -162,9 +172,10 @@ class Tracker:
         values: Mapping[str, Floats | None],
         step: int | None,
     ) -> None:
-        refused = self._histories.visit(places, columns)
+        refused = self._visit(places, *columns)
         if refused is not None:
             place, why = refused
+            assert why != "form"
             where = f"example {places[place]} at place {place} of the batch"
             if why == "finite":
                 name = next(
@@ -192,22 +203,21 @@ class Tracker:
         """What was collected, as the table of one run. ids: (n,) of integers or strings, default 0..n-1.
         data: a name of the data set; tables of different ones do not merge."""
         with self._lock:
-            records = self._histories.array.copy()
+            columns: dict[str, np.ndarray] = {"visits": self._histories["visits"].astype(np.int64)}
+            columns["visits"] &= 0x7FFF_FFFF
+            for name in ("correct", "forgets", "first_correct", "last_wrong"):
+                columns[f"sum_{name}"] = self._histories[name].astype(np.int64)
+            kept = {part for name in self.scores for part in DERIVED.get(name, ())} & set(_COLUMNS)
+            for name in sorted(kept - {"correct"}):
+                columns[f"mean_{name}"] = self._histories[name].astype(np.float64)
+            if "margin" in kept:
+                columns["mean_margin"] += self._histories["margin_error"]
+            if "confidence" in kept:
+                columns["squares_confidence"] = self._histories["deviation"].astype(np.float64)
+            if self._settling is not None:
+                columns["sum_changed"] = self._settling.state["changed"].astype(np.int64)
             labels = {} if self._labels is None else {LABEL: self._labels.astype(np.int64)}
-            changed = None if self._settling is None else self._settling.state["changed"].astype(np.int64)
             last = {name: values.copy() for name, values in self._last.items()}
-        columns: dict[str, np.ndarray] = {"visits": (records["visits"] & 0x7FFF_FFFF).astype(np.int64)}
-        kept = {part for name in self.scores for part in DERIVED.get(name, ())} & set(_COLUMNS)
-        for name in ("correct", "forgets", "first_correct", "last_wrong"):
-            columns[f"sum_{name}"] = records[name].astype(np.int64)
-        for name in sorted(kept - {"correct"}):
-            columns[f"mean_{name}"] = records[name].astype(np.float64)
-        if "margin" in kept:
-            columns["mean_margin"] += records["margin_error"]
-        if "confidence" in kept:
-            columns["squares_confidence"] = records["deviation"].astype(np.float64)
-        if changed is not None:
-            columns["sum_changed"] = changed
         unseen = columns["visits"] == 0
         for name, values in columns.items():
             if name.startswith(("mean_", "squares_")):
@@ -225,21 +235,20 @@ class Tracker:
             if self._settling is not None:
                 labels |= {name: values.copy() for name, values in self._settling.state.items()}
             about = {"scores": list(self.scores), "classes": self.classes, "step": self.step}
-            return {"records": self._histories.array.view(np.uint8).copy(), **last, **labels, "about": about}
+            return {**self._histories.state(), **last, **labels, "about": about}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave. UserError where it belongs to other examples or scores."""
-        records = np.ascontiguousarray(state["records"], np.uint8)
-        if records.size != self._histories.array.nbytes or tuple(state["about"]["scores"]) != self.scores:
-            raise UserError(
-                f"the state is of {records.size // RECORD.itemsize} examples and {state['about']['scores']}, "
-                f"the tracker of {len(self)} and {list(self.scores)}"
-            )
+        about = state["about"]
         with self._lock:
-            self._histories.array[:] = records.view(RECORD)
+            if tuple(about["scores"]) != self.scores or not self._histories.load_state(state):
+                raise UserError(
+                    f"the state is of {about['scores']} and not of the {len(self)} examples and "
+                    f"{list(self.scores)} of the tracker, or of another version of dither"
+                )
             for name, values in self._last.items():
                 values[:] = state[f"last.{name}"]
             self._labels = np.array(state["labels"], np.int32) if "labels" in state else None
             for name, values in () if self._settling is None else self._settling.state.items():
                 values[:] = state[name]
-            self.classes, self.step = state["about"]["classes"], state["about"]["step"]
+            self.classes, self.step = about["classes"], about["step"]

@@ -76,7 +76,7 @@ class WindowScores:
     def load_(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave. UserError where the checkpoint has none, or of other windows."""
         own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
-        if "about" not in own or "records" not in own:
+        if "about" not in own:
             raise UserError("the checkpoint holds no scores; eval.scores cannot be added to a run that began")
         self.tracker.load_state_dict({k: v.numpy() if torch.is_tensor(v) else v for k, v in own.items()})
 

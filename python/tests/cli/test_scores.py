@@ -114,6 +114,34 @@ def test_every_policy_writes_what_the_function_keeps(policy, table, capsys):
     assert [int(line) for line in said.out.splitlines()] == ids.tolist() and "kept" in said.err
 
 
+def test_class_floors_use_the_labels_of_the_table(table, capsys):
+    floors = ["--policy", "class_floor", "--keep", "50", "--floor", ".9"]
+    assert main(["select", "scores.parquet", "--score", "aum", *floors, "--out", "a.npy"]) == 0
+    kept = selection.with_class_floor(-table.mean_rank("aum"), LABELS, 50, 0.9)
+    np.testing.assert_array_equal(np.load("a.npy"), kept)
+    assert set(kept) != set(selection.top(-table.mean_rank("aum"), 50))
+    # Of a run without the score too, by id; a file of labels goes before them.
+    ids = table.ids[::-1]
+    other = ScoreTable.of_run("ensemble", {"mine": RNG.random(N)}, ids=ids).merge(table)
+    other.save("other.parquet")
+    select = ["select", "other.parquet", "--score", "mine", "--direction", "hard", *floors]
+    assert main([*select, "--out", "b.npy"]) == 0
+    hard = other.having("mine").mean_rank("mine")
+    np.testing.assert_array_equal(np.load("b.npy"), selection.with_class_floor(hard, LABELS, 50, 0.9))
+    np.save("one.npy", np.zeros(N, int))
+    assert main([*select, "--labels", "one.npy", "--out", "c.npy"]) == 0
+    np.testing.assert_array_equal(np.load("c.npy"), selection.top(hard, 50))
+    # None, or not of all.
+    ScoreTable.of_run("r", {"aum": RNG.random(3)}).save("none.parquet")
+    said = refused(["select", "none.parquet", "--score", "aum", *floors], capsys)
+    assert "none.parquet holds none of 3 of 3 examples, 0 among them; give --labels" in said
+    part = ScoreTable.of_run("r", {"aum": RNG.random(3), "label": np.array([1, -1, 0])}, ids=["a", "b", "c"])
+    part.save("part.parquet")
+    assert "1 of 3 examples, 'b' among" in refused(
+        ["select", "part.parquet", "--score", "aum", *floors], capsys
+    )
+
+
 def test_runs_dialects_and_means_can_be_chosen(table, capsys):
     base = ["select", "scores.parquet", "--keep", "20"]
     assert main([*base, "--score", "el2n", "--runs", "seed[01]", "--reduce", "value", "--out", "a.npy"]) == 0
@@ -132,7 +160,6 @@ def test_errors_of_select_say_what_to_do(table, runs, capsys):
     assert "needs --keep" in refused(base, capsys)
     assert "did you mean 'coverage'" in refused([*base, "--policy", "coverge", "--keep", "3"], capsys)
     assert "means nothing to --policy top" in refused([*base, "--keep", "3", "--strata", "4"], capsys)
-    assert "needs --labels" in refused([*base, "--policy", "class_floor", "--keep", "3"], capsys)
     assert "a count up to 200" in refused([*base, "--keep", "300"], capsys)
     assert "give a share" in refused([*base, "--keep", "many"], capsys)
     assert "nothing would be kept" in refused([*base, "--keep", "0"], capsys)

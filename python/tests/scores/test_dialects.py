@@ -73,6 +73,15 @@ def forgets(never: float) -> np.ndarray:
     return np.array(counts, np.float64)
 
 
+def updates_forgotten() -> np.ndarray:
+    """Datagnosis: an update is a full evaluation; counts over the number of updates."""
+    counts, remembered, updates = np.zeros(N), np.zeros(N, bool), 0
+    for right in RIGHT:
+        counts += remembered & ~right
+        remembered, updates = right, updates + 1
+    return counts / updates
+
+
 def toy_vog(start: int, end: int | None) -> np.ndarray:
     """The toy script's (and Datagnosis') loop: the mean is the sum over all checkpoints by the stage's
     length."""
@@ -172,6 +181,7 @@ REFERENCES: dict[tuple[str, str], Callable[[], tuple[np.ndarray, np.ndarray]]] =
     ("forgetting", "cartography"): lambda: (of_history("forgetting", "cartography"), forgets(1000)),
     ("forgetting", "deepcore"): lambda: (of_history("forgetting", "deepcore"), forgets(0)),
     ("forgetting", "kwok"): lambda: (of_history("forgetting", "kwok"), forgets(0)),
+    ("forgetting", "datagnosis"): lambda: (of_history("forgetting", "datagnosis"), updates_forgotten()),
     ("variability", "cartography-std-ci"): lambda: (
         of_history("variability", "cartography-std-ci"),
         np.sqrt(np.var(OWN, axis=0) + np.var(OWN, axis=0) * np.var(OWN, axis=0) / (T - 1)),

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from dither.scores import (
     tracin_self,
     vote_entropy,
 )
+from dither.scores.engine import run_duplicates
 
 RNG = np.random.default_rng(0)
 
@@ -90,6 +92,9 @@ def test_memorization_and_influence(models):
     np.testing.assert_allclose(influence(member, others), full, atol=1e-15)
     with pytest.raises(UserError, match="same models"):
         influence(member, others[:0])
+    for score in (memorization, influence):  # before anything is looked at
+        with pytest.raises(UserError, match="dialect feldman, not 'zhang'"):
+            score("no mask", None, dialect="zhang")
     with pytest.raises(TypeError, match="booleans"):
         memorization(member * 2, right)
 
@@ -122,6 +127,19 @@ def test_duplicates_are_found(monkeypatch):
     monkeypatch.setattr("dither.scores.embeddings.BLOCK", 7)
     np.testing.assert_allclose(duplicates(x, cluster), whole, atol=1e-6)
     assert max(whole[17], whole[31]) > 0.9999
+    for scale in (1e-30, 1e30):  # squares are not fp32
+        np.testing.assert_allclose(duplicates(x * scale, cluster), whole, atol=1e-6)
+    assert duplicates(np.zeros((3, 2)), [0, 0, 1]).tolist() == [-1, 0, -1]
+    assert duplicates(np.zeros((0, 2)), []).shape == (0,)
+
+
+@pytest.mark.parametrize(("rows", "columns", "before"), [(1, 1, 0), (70, 64, 0), (9, 200, 200), (5, 65, 63)])
+def test_the_greatest_before_is_that_of_numpy(rows, columns, before):
+    similar = np.random.default_rng(rows).uniform(-1, 1, (rows, columns)).astype(np.float32)
+    out = np.full(rows, -1, np.float32)
+    run_duplicates(similar, before, out)
+    hidden = np.where(np.arange(columns) < before + np.arange(rows)[:, None], similar, -1)
+    np.testing.assert_array_equal(out, hidden.max(axis=1))
 
 
 def test_models():
@@ -136,6 +154,13 @@ def test_models():
     )
     np.testing.assert_allclose(disagreement(p), expected, atol=1e-12)
     np.testing.assert_allclose(disagreement(np.eye(2)[:, None, :]), [math.log(2)])
+    # Nobody's class adds nothing, what one model alone excludes is infinite: without a warning.
+    one_class = np.array([[[0.5, 0.5, 0.0], [1, 0, 0]], [[0.25, 0.75, 0.0], [0, 1, 0]]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = disagreement(one_class, "symmetric-kl")
+    a, b = one_class[:, 0, :2]
+    np.testing.assert_allclose(found, [kl(a, b) + kl(b, a), np.inf])
     votes = np.array([[0, 1, 2], [0, 1, 1], [0, 2, 0]])
     h = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
     np.testing.assert_allclose(vote_entropy(votes), [0, h, math.log(3)], atol=1e-15)

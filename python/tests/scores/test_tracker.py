@@ -11,6 +11,7 @@ from dither.scores import ScoreTable, Tracker
 from dither.scores.catalogue import DYNAMICS
 
 ALL = tuple(score.name for score in DYNAMICS)
+PARTS = ("confidence", "correct", "margin", "loss", "el2n", "entropy")
 N, T, CLASSES = 203, 23, 5
 
 
@@ -133,6 +134,44 @@ def test_values_at_hand_and_torch():
         b.visit([0], confidence=[0.5], correct=[1], margin=[np.nan])
 
 
+def misaligned(x: np.ndarray) -> np.ndarray:
+    room = np.zeros(x.nbytes + 1, np.uint8)[1:]
+    room[:] = np.frombuffer(x.tobytes(), np.uint8)
+    return room.view(x.dtype)
+
+
+FORMS = {
+    "lists": lambda x: x.tolist(),
+    "torch": torch.from_numpy,
+    "strided": lambda x: np.repeat(x, 2)[::2],
+    "misaligned": misaligned,
+    "big-endian": lambda x: x.astype(x.dtype.newbyteorder(">")),
+    "read-only": lambda x: np.frombuffer(x.tobytes(), x.dtype),
+    "32 bits": lambda x: x.astype("i4" if x.dtype.kind == "i" else "f4"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_values_of_any_form_give_the_same_histories(form):
+    rng, make = np.random.default_rng(4), FORMS[form]
+    plain, other = (Tracker(300, [n for n in ALL if n != "settled"]) for _ in range(2))
+    for step in range(5):
+        index = rng.permutation(300)[:77]
+        values = {n: rng.random(77).astype(np.float32).astype(np.float64) for n in PARTS}
+        plain.visit(index, **values, step=step)
+        other.visit(make(index), **{n: make(v) for n, v in values.items()}, step=step)
+    assert other.step == 4 and other.table().fingerprint() == plain.table().fingerprint()
+    before = other.table().fingerprint()
+    values["confidence"][3] = np.inf
+    with pytest.raises(UserError, match=f"confidence has NaN or infinity for example {index[3]} at place 3"):
+        other.visit(make(index), **{n: make(v) for n, v in values.items()})
+    with pytest.raises(UserError, match="entropy has 76 elements where 77 are needed"):
+        other.visit(index, **{**values, "confidence": values["loss"], "entropy": values["entropy"][1:]})
+    with pytest.raises(UserError, match="need margin"):
+        other.visit(index, **{**values, "margin": None})
+    assert other.table().fingerprint() == before
+
+
 def test_scores_of_one_visit_keep_the_latest():
     z, y = history()
     tracker = track(z[:3], y, ["el2n", "loss"])
@@ -190,8 +229,12 @@ def test_state_goes_on_bit_for_bit():
         order = rng.permutation(N)
         second.update(order, z[t, order], y[order], step=t)
     assert second.table().fingerprint() == whole
-    with pytest.raises(UserError, match="the tracker of 204"):
+    with pytest.raises(UserError, match="not of the 204 examples"):
         Tracker(204, (*ALL, "el2n")).load_state_dict(first.state_dict())
+    other = {k: v for k, v in first.state_dict().items() if k != "histories.rest"}
+    with pytest.raises(UserError, match="another version"):
+        second.load_state_dict(other)
+    assert second.table().fingerprint() == whole
 
 
 def test_threads_may_update_at_once():

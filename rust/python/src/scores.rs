@@ -1,6 +1,6 @@
 //! Example scores. Arrays are addresses that `dither.scores.engine` has checked.
 
-use dither_scores::dynamics::{Record, Refused, Visits, update};
+use dither_scores::dynamics::{Histories, Record, Refused, Rest, Visits, update};
 use dither_scores::kendall::{self, Row};
 use dither_scores::logits::{Outputs, Rows, score};
 use dither_scores::ngrams::Documents;
@@ -8,9 +8,9 @@ use dither_scores::ranks::rank;
 use dither_scores::sketch::{Matrix, Sketch};
 use dither_scores::sort::{Number, Sorter};
 use dither_scores::values::Values;
-use dither_scores::{shapley, subsets, vog};
+use dither_scores::{duplicates, shapley, subsets, vog};
 use pyo3::buffer::{Element, PyBuffer};
-use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError};
 use pyo3::prelude::*;
 
 /// Address and dtype word.
@@ -68,60 +68,69 @@ fn score_logits(
     })
 }
 
-/// The numbers of a buffer.
-///
-/// # Safety
-/// Nobody writes them while the slice lives.
-unsafe fn numbers<T: Element>(buffer: &PyBuffer<T>, n: Option<usize>) -> PyResult<&[T]> {
-    let right = buffer.is_c_contiguous() && buffer.dimensions() == 1;
-    if !right || n.is_some_and(|n| n != buffer.item_count()) {
-        return Err(PyValueError::new_err("a column is not contiguous, has other axes, or another length"));
-    }
-    // SAFETY: the buffer is contiguous, aligned for its type, and held by the caller.
-    Ok(unsafe { std::slice::from_raw_parts(buffer.buf_ptr() as *const T, buffer.item_count()) })
+/// Below so many visits a batch takes microseconds, less than to let go of the GIL and to wait for it.
+const SHORT: usize = 4096;
+
+/// The buffer of an array as it is: contiguous, of one axis, of this type, and of `n` elements; None for anything else.
+fn column<T: Element>(array: &Bound<'_, PyAny>, n: Option<usize>) -> Option<PyBuffer<T>> {
+    let buffer = PyBuffer::<T>::get(array).ok()?;
+    let right = buffer.dimensions() == 1 && buffer.is_c_contiguous() && n.is_none_or(|n| n == buffer.item_count());
+    right.then_some(buffer)
 }
 
-/// Take a batch into the records (their address and number): arrays of int64 and fp64. Returns None, or the place in the
-/// batch that was refused and why ("outside", "twice", "finite").
+/// # Safety
+/// Nobody writes the numbers while the slice lives.
+unsafe fn numbers<T: Element>(buffer: &PyBuffer<T>) -> &[T] {
+    // SAFETY: `column` saw to it that the buffer is contiguous and aligned for its type, and it is held by the caller.
+    unsafe { std::slice::from_raw_parts(buffer.buf_ptr() as *const T, buffer.item_count()) }
+}
+
+/// Take a batch into the histories (addresses of their two parts, and their number). index: int64; columns: confidence,
+/// correct, margin, loss, EL2N, entropy, of fp64; those whose bit in `wanted` is 0 are not looked at. Returns None, or the
+/// place in the batch that was refused and why ("outside", "twice", "finite"), or "form" where one is not such an array.
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
 fn score_visit(
     py: Python<'_>,
-    records: Span,
-    index: PyBuffer<i64>,
-    confidence: PyBuffer<f64>,
-    correct: PyBuffer<f64>,
-    margin: Option<PyBuffer<f64>>,
-    loss: Option<PyBuffer<f64>>,
-    el2n: Option<PyBuffer<f64>>,
-    entropy: Option<PyBuffer<f64>>,
-) -> PyResult<Option<(usize, &'static str)>> {
-    let n = Some(index.item_count());
+    histories: (usize, usize, usize),
+    wanted: u8,
+    index: &Bound<'_, PyAny>,
+    confidence: &Bound<'_, PyAny>,
+    correct: &Bound<'_, PyAny>,
+    margin: &Bound<'_, PyAny>,
+    loss: &Bound<'_, PyAny>,
+    el2n: &Bound<'_, PyAny>,
+    entropy: &Bound<'_, PyAny>,
+) -> Option<(usize, &'static str)> {
+    const FORM: Option<(usize, &str)> = Some((0, "form"));
+    let Some(index) = column::<i64>(index, None) else { return FORM };
+    let mut columns = [const { None }; 6];
+    for (k, array) in [confidence, correct, margin, loss, el2n, entropy].into_iter().enumerate() {
+        if wanted >> k & 1 == 1 {
+            columns[k] = column::<f64>(array, Some(index.item_count()));
+            if columns[k].is_none() {
+                return FORM;
+            }
+        }
+    }
     // SAFETY: the tracker's caller does not write to the batch meanwhile.
-    let column =
-        |b: &'_ Option<PyBuffer<f64>>| b.as_ref().map(|b| unsafe { numbers(b, n) }.map(|x| x as *const [f64]));
-    let given = |b: &'_ Option<PyBuffer<f64>>| column(b).transpose();
-    // SAFETY: as above; the buffers live to the end of this function.
-    let read = |x: Option<*const [f64]>| x.map(|x| unsafe { &*x });
-    let visits = Visits {
-        // SAFETY: as above.
-        index: unsafe { numbers(&index, None) }?,
-        // SAFETY: as above.
-        confidence: unsafe { numbers(&confidence, n) }?,
-        // SAFETY: as above.
-        correct: unsafe { numbers(&correct, n) }?,
-        margin: read(given(&margin)?),
-        loss: read(given(&loss)?),
-        el2n: read(given(&el2n)?),
-        entropy: read(given(&entropy)?),
+    let read = |k: usize| columns[k].as_ref().map(|buffer| unsafe { numbers(buffer) });
+    let (Some(confidence), Some(correct)) = (read(0), read(1)) else { return FORM };
+    // SAFETY: as above.
+    let index = unsafe { numbers(&index) };
+    let visits = Visits { index, confidence, correct, margin: read(2), others: [read(3), read(4), read(5)] };
+    let (records, rest, n) = histories;
+    let take = || {
+        // SAFETY: the tracker owns both parts and lets one thread in at a time.
+        let (records, rest) = unsafe { (slice_mut::<Record>((records, n)), slice_mut::<Rest>((rest, n))) };
+        update(&mut Histories { records, rest }, &visits)
     };
-    // SAFETY: the tracker lets one thread in at a time.
-    let refused = py.detach(|| update(unsafe { slice_mut::<Record>(records) }, &visits));
-    Ok(refused.err().map(|why| match why {
+    let refused = if index.len() < SHORT { take() } else { py.detach(take) };
+    refused.err().map(|why| match why {
         Refused::Outside(place) => (place, "outside"),
         Refused::Twice(place) => (place, "twice"),
         Refused::NotFinite(place) => (place, "finite"),
-    }))
+    })
 }
 
 /// Ranks of every row of fp32 or fp64, without NaN, into rows of fp64; `centred`: less their mean, into rows of fp32.
@@ -181,6 +190,23 @@ fn score_kendall(py: Python<'_>, x: usize, rows: usize, n: usize, threads: usize
         // SAFETY: the engine has checked the array.
         let rows: Vec<Row> = (0..rows).map(|i| Row::new(unsafe { slice((x + i * n * 8, n)) }, &mut sorter)).collect();
         kendall::pairs(&rows, threads, give_up)
+    })
+}
+
+/// Raise `out` to the greatest similarity (fp32, no NaN; rows as many as `out`) with the examples before each row's.
+#[pyfunction]
+fn score_duplicates(
+    py: Python<'_>,
+    similar: Span,
+    columns: usize,
+    before: usize,
+    out: Span,
+    threads: usize,
+) -> PyResult<()> {
+    run(py, |give_up| {
+        // SAFETY: the engine has checked the arrays.
+        let (similar, out) = unsafe { (slice(similar), slice_mut(out)) };
+        duplicates::raise(similar, columns, before, out, threads, give_up).then_some(())
     })
 }
 
@@ -324,6 +350,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(score_visit, m)?)?;
     m.add_function(wrap_pyfunction!(score_ranks, m)?)?;
     m.add_function(wrap_pyfunction!(score_kendall, m)?)?;
+    m.add_function(wrap_pyfunction!(score_duplicates, m)?)?;
     m.add_function(wrap_pyfunction!(score_shapley, m)?)?;
     m.add_function(wrap_pyfunction!(score_project, m)?)?;
     m.add_function(wrap_pyfunction!(score_vog_update, m)?)?;

@@ -1,14 +1,21 @@
-//! Training dynamics: one record of 48 bytes an example, touched once a visit.
+//! Training dynamics: 48 bytes an example, touched once a visit.
 //!
 //! What the known scores need of an example's history is a handful of counts and means; kept together, a visit costs one
-//! or two cache lines instead of a dozen gathers. Means are updated in fp64 and kept in fp32 (after T visits they are
-//! right to about 6e-8 sqrt(T/3)), the margin's, which is not bounded, with its rounding error beside it.
+//! cache line instead of a dozen gathers: half a line for what nearly every tracker needs, a quarter of another for the
+//! rest. Means are updated in fp64 and kept in fp32 (after T visits they are right to about 6e-8 sqrt(T/3)), the margin's,
+//! which is not bounded, with its rounding error beside it.
+//!
+//! ```text
+//! ask for the records of the batch; check that all are there, and none twice
+//! 16 examples at a time: records to columns, one visit in vectors, columns to records
+//! ```
 
+use dither_cpu::dispatch;
 use std::mem::size_of;
 
-/// History of an example in one run. The layout is known to `dither.scores.tracker`.
+/// History of an example in one run. The layout is known to `dither.scores.engine`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[repr(C)]
+#[repr(C, align(32))]
 pub struct Record {
     /// Visits so far; the highest bit says whether the last one was correct.
     visits: u32,
@@ -17,23 +24,34 @@ pub struct Record {
     /// Times it was wrong right after it was correct (Toneva et al., 1812.05159). The highest bit marks the examples of
     /// the batch in hand.
     forgets: u32,
-    /// The first correct visit, counted from 1; 0 for none.
-    first_correct: u32,
-    /// The last wrong visit; 0 for none.
+    /// The last wrong visit, counted from 1; 0 for none.
     last_wrong: u32,
     confidence: f32,
     /// Sum of squared deviations of the confidence from its mean (Welford).
     deviation: f32,
     margin: f32,
     margin_error: f32,
-    loss: f32,
-    el2n: f32,
-    entropy: f32,
 }
 
-const _: () = assert!(size_of::<Record>() == 48);
+/// What is rarely written, or rarely asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct Rest {
+    /// The first correct visit, counted from 1; 0 for none.
+    first_correct: u32,
+    /// Loss, EL2N, entropy.
+    means: [f32; 3],
+}
+
+const _: () = assert!(size_of::<Record>() == 32 && size_of::<Rest>() == 16);
 
 const FLAG: u32 = 1 << 31;
+
+/// Both parts of all examples' histories, of the same length.
+pub struct Histories<'a> {
+    pub records: &'a mut [Record],
+    pub rest: &'a mut [Rest],
+}
 
 /// One visit of each example of a batch. Values that are absent are absent from every batch of a run.
 #[derive(Clone, Copy)]
@@ -42,9 +60,8 @@ pub struct Visits<'a> {
     pub confidence: &'a [f64],
     pub correct: &'a [f64],
     pub margin: Option<&'a [f64]>,
-    pub loss: Option<&'a [f64]>,
-    pub el2n: Option<&'a [f64]>,
-    pub entropy: Option<&'a [f64]>,
+    /// Loss, EL2N, entropy.
+    pub others: [Option<&'a [f64]>; 3],
 }
 
 /// Why a batch was refused; nothing of it was taken.
@@ -59,52 +76,54 @@ pub enum Refused {
 }
 
 /// Records that are asked for before their turn.
-const AHEAD: usize = 16;
+const AHEAD: usize = 32;
+/// Examples that are visited together.
+const TOGETHER: usize = 16;
 
-/// Ask for a record: it may lie across two cache lines.
+/// Ask for an element; it lies in one line of the cache.
 #[inline(always)]
-fn fetch(records: &[Record], index: i64) {
+fn fetch<T>(elements: &[T], index: i64) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(record) = usize::try_from(index).ok().and_then(|i| records.get(i)) {
+    if let Some(element) = usize::try_from(index).ok().and_then(|i| elements.get(i)) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let start = std::ptr::from_ref(record).cast::<i8>();
-        // SAFETY: a prefetch reads nothing; both addresses lie in the record.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(start);
-            _mm_prefetch::<_MM_HINT_T0>(start.add(size_of::<Record>() - 1));
-        }
+        // SAFETY: a prefetch reads nothing, and the address is an element's.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast::<i8>()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (records, index);
+    let _ = (elements, index);
 }
 
 /// Whether all are finite, without a way out halfway: that is quicker.
+#[inline(always)]
 fn finite(x: &[f64]) -> bool {
     const EXPONENT: u64 = 0x7ff << 52;
     x.iter().fold(true, |all, x| all & (x.to_bits() & EXPONENT != EXPONENT))
 }
 
-/// `yes` where `which` is 1, `no` where it is 0.
+/// Mark the examples of the batch, or say why it is refused. Whoever comes after finds their records in the cache.
 #[inline(always)]
-fn if_else(which: u32, yes: u32, no: u32) -> u32 {
-    let mask = which.wrapping_neg();
-    (yes & mask) | (no & !mask)
-}
-
-/// Take a batch in.
-pub fn update(records: &mut [Record], visits: &Visits) -> Result<(), Refused> {
+fn mark(histories: &mut Histories, visits: &Visits) -> Result<(), Refused> {
+    let others = visits.others.iter().any(Option::is_some);
+    let ask = |histories: &Histories, index: i64| {
+        fetch(histories.records, index);
+        if others {
+            fetch(histories.rest, index);
+        }
+    };
+    for index in visits.index.iter().take(AHEAD) {
+        ask(histories, *index);
+    }
     let columns =
-        [Some(visits.confidence), Some(visits.correct), visits.margin, visits.loss, visits.el2n, visits.entropy];
-    if !columns.into_iter().flatten().all(finite) {
-        let place = columns.into_iter().flatten().find_map(|c| c.iter().position(|x| !x.is_finite()));
+        || [Some(visits.confidence), Some(visits.correct), visits.margin].into_iter().chain(visits.others).flatten();
+    if !columns().all(finite) {
+        let place = columns().find_map(|c| c.iter().position(|x| !x.is_finite()));
         return Err(Refused::NotFinite(place.expect("one is not finite")));
     }
-    // The first pass checks, and fetches the records; the second finds them in the cache.
     for (place, index) in visits.index.iter().enumerate() {
         if let Some(next) = visits.index.get(place + AHEAD) {
-            fetch(records, *next);
+            ask(histories, *next);
         }
-        let record = usize::try_from(*index).ok().and_then(|i| records.get_mut(i));
+        let record = usize::try_from(*index).ok().and_then(|i| histories.records.get_mut(i));
         let why = match record {
             None => Refused::Outside(place),
             Some(record) if record.forgets & FLAG != 0 => Refused::Twice(place),
@@ -114,73 +133,174 @@ pub fn update(records: &mut [Record], visits: &Visits) -> Result<(), Refused> {
             }
         };
         for index in &visits.index[..place] {
-            records[*index as usize].forgets &= !FLAG;
+            histories.records[*index as usize].forgets &= !FLAG;
         }
         return Err(why);
     }
-    for (i, index) in visits.index.iter().enumerate() {
-        let r = &mut records[*index as usize];
+    Ok(())
+}
+
+/// The N values from `start` on.
+fn part<const N: usize>(values: &[f64], start: usize) -> &[f64; N] {
+    values[start..].first_chunk().expect("as many values as examples")
+}
+
+/// The N visits from `start` on, of marked examples. Between the records, the arithmetic is one of vectors.
+#[inline(always)]
+fn visit<const N: usize>(histories: &mut Histories, visits: &Visits, start: usize) {
+    let index: &[i64; N] = visits.index[start..].first_chunk().expect("N are left");
+    let (p, right): (&[f64; N], &[f64; N]) = (part(visits.confidence, start), part(visits.correct, start));
+    // Without margins their mean stays what it is: 0.
+    let m = visits.margin.map_or(&[0.0; N], |margins| part(margins, start));
+    let (mut visits, mut correct, mut forgets, mut last_wrong) = ([0; N], [0; N], [0; N], [0; N]);
+    let (mut confidence, mut deviation, mut margin, mut margin_error) = ([0.0; N], [0.0; N], [0.0; N], [0.0; N]);
+    for i in 0..N {
+        let r = histories.records[index[i] as usize];
+        (visits[i], correct[i], forgets[i], last_wrong[i]) = (r.visits, r.correct, r.forgets, r.last_wrong);
+        (confidence[i], deviation[i]) = (r.confidence, r.deviation);
+        (margin[i], margin_error[i]) = (r.margin, r.margin_error);
+    }
+    let mut first = 0;
+    for i in 0..N {
         // Whether a visit is correct is a coin toss to the processor: no branch depends on it.
-        let correct = u32::from(visits.correct[i] > 0.5);
-        let visit = (r.visits & !FLAG) + 1;
-        r.forgets = (r.forgets & !FLAG) + ((r.visits >> 31) & (1 - correct));
-        r.visits = visit | (correct << 31);
-        r.correct += correct;
-        r.first_correct += u32::from(r.first_correct == 0) * correct * visit;
-        r.last_wrong = if_else(correct, r.last_wrong, visit);
-        let share = 1.0 / f64::from(visit);
-        let towards = |mean: f32, x: f64| (f64::from(mean) + (x - f64::from(mean)) * share) as f32;
-        let (p, before) = (visits.confidence[i], f64::from(r.confidence));
-        let mean = before + (p - before) * share;
-        r.deviation = (f64::from(r.deviation) + (p - before) * (p - mean)) as f32;
-        r.confidence = mean as f32;
-        if let Some(margins) = visits.margin {
-            let mean = f64::from(r.margin) + f64::from(r.margin_error);
-            let mean = mean + (margins[i] - mean) * share;
-            r.margin = mean as f32;
-            r.margin_error = (mean - f64::from(r.margin)) as f32;
+        // Whether a visit is correct is a coin toss to the processor: no branch depends on it.
+        let now = u32::from(right[i] > 0.5);
+        let visit = (visits[i] & !FLAG) + 1;
+        forgets[i] = (forgets[i] & !FLAG) + ((visits[i] >> 31) & (1 - now));
+        visits[i] = visit | (now << 31);
+        correct[i] += now;
+        first |= now & u32::from(correct[i] == 1);
+        last_wrong[i] = if now == 1 { last_wrong[i] } else { visit };
+        // Below 2^31 visits: signed integers take one instruction to convert.
+        let share = 1.0 / f64::from(visit as i32);
+        let before = f64::from(confidence[i]);
+        let mean = before + (p[i] - before) * share;
+        deviation[i] = (f64::from(deviation[i]) + (p[i] - before) * (p[i] - mean)) as f32;
+        confidence[i] = mean as f32;
+        let mean = f64::from(margin[i]) + f64::from(margin_error[i]);
+        let mean = mean + (m[i] - mean) * share;
+        margin[i] = mean as f32;
+        margin_error[i] = (mean - f64::from(margin[i])) as f32;
+    }
+    for i in 0..N {
+        histories.records[index[i] as usize] = Record {
+            visits: visits[i],
+            correct: correct[i],
+            forgets: forgets[i],
+            last_wrong: last_wrong[i],
+            confidence: confidence[i],
+            deviation: deviation[i],
+            margin: margin[i],
+            margin_error: margin_error[i],
+        };
+    }
+    if first != 0 {
+        for i in 0..N {
+            if visits[i] & FLAG != 0 && correct[i] == 1 {
+                histories.rest[index[i] as usize].first_correct = visits[i] & !FLAG;
+            }
         }
-        if let Some(losses) = visits.loss {
-            r.loss = towards(r.loss, losses[i]);
-        }
-        if let Some(el2n) = visits.el2n {
-            r.el2n = towards(r.el2n, el2n[i]);
-        }
-        if let Some(entropy) = visits.entropy {
-            r.entropy = towards(r.entropy, entropy[i]);
+    }
+}
+
+#[inline(always)]
+fn update_body(histories: &mut Histories, visits: &Visits) -> Result<(), Refused> {
+    mark(histories, visits)?;
+    let n = visits.index.len();
+    let whole = n - n % TOGETHER;
+    (0..whole).step_by(TOGETHER).for_each(|start| visit::<TOGETHER>(histories, visits, start));
+    (whole..n).for_each(|start| visit::<1>(histories, visits, start));
+    if visits.others.iter().any(Option::is_some) {
+        for (i, index) in visits.index.iter().enumerate() {
+            let example = *index as usize;
+            let share = 1.0 / f64::from(histories.records[example].visits & !FLAG);
+            for (mean, values) in histories.rest[example].means.iter_mut().zip(visits.others) {
+                let before = f64::from(*mean);
+                // Where values are absent, the mean stays what it is.
+                let x = values.map_or(before, |values| values[i]);
+                *mean = (before + (x - before) * share) as f32;
+            }
         }
     }
     Ok(())
+}
+
+dispatch! {
+    /// Take a batch in. Panics where columns are shorter than the index, or the two parts of the histories differ in length.
+    pub fn update(histories: &mut Histories, visits: &Visits) -> Result<(), Refused> = update_body;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn visit(records: &mut [Record], index: &[i64], p: &[f64], correct: &[f64]) -> Result<(), Refused> {
-        let visits = Visits { index, confidence: p, correct, margin: None, loss: None, el2n: None, entropy: None };
-        update(records, &visits)
+    struct Run(Vec<Record>, Vec<Rest>);
+
+    impl Run {
+        fn new(n: usize) -> Self {
+            Self(vec![Record::default(); n], vec![Rest::default(); n])
+        }
+
+        fn update(&mut self, visits: &Visits) -> Result<(), Refused> {
+            update(&mut Histories { records: &mut self.0, rest: &mut self.1 }, visits)
+        }
+
+        fn visit(&mut self, index: &[i64], p: &[f64], correct: &[f64]) -> Result<(), Refused> {
+            self.update(&Visits { index, confidence: p, correct, margin: None, others: [None; 3] })
+        }
     }
 
     #[test]
     fn counts_follow_their_definitions() {
-        let mut records = [Record::default(); 2];
+        let mut run = Run::new(2);
         for correct in [0.0, 1.0, 1.0, 0.0, 1.0, 0.0] {
-            visit(&mut records, &[1], &[0.25 + correct / 2.0], &[correct]).unwrap();
+            run.visit(&[1], &[0.25 + correct / 2.0], &[correct]).unwrap();
         }
-        let r = records[1];
-        assert_eq!((r.visits & !FLAG, r.correct, r.forgets, r.first_correct, r.last_wrong), (6, 3, 2, 2, 6));
+        let r = run.0[1];
+        assert_eq!((r.visits & !FLAG, r.correct, r.forgets, r.last_wrong), (6, 3, 2, 6));
         assert!(r.confidence == 0.5 && (r.deviation - 6.0 / 16.0).abs() < 1e-6);
-        assert_eq!(records[0], Record::default());
+        assert_eq!(run.1[1], Rest { first_correct: 2, means: [0.0; 3] });
+        assert_eq!((run.0[0], run.1[0]), (Record::default(), Rest::default()));
+    }
+
+    /// Batches of every length around that of the vectors, in any order, give the bits of one visit at a time.
+    #[test]
+    fn batches_give_the_bits_of_single_visits() {
+        let n = 5 * TOGETHER + 3;
+        let (mut whole, mut single) = (Run::new(n), Run::new(n));
+        let mut state = 1u64;
+        let mut draw = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 11) as f64 / (1u64 << 53) as f64
+        };
+        for length in (0..=n).chain((0..20).map(|k| n - k)) {
+            let mut index: Vec<i64> = (0..n as i64).collect();
+            (1..n).for_each(|i| index.swap(i, (draw() * (i + 1) as f64) as usize));
+            let columns: Vec<Vec<f64>> = (0..6).map(|_| (0..length).map(|_| draw() * 4.0 - 2.0).collect()).collect();
+            let batch = |from: usize, to: usize| Visits {
+                index: &index[from..to],
+                confidence: &columns[0][from..to],
+                correct: &columns[1][from..to],
+                margin: Some(&columns[2][from..to]),
+                others: [3, 4, 5].map(|k| (k != 4).then_some(&columns[k][from..to])),
+            };
+            whole.update(&batch(0, length)).unwrap();
+            (0..length).for_each(|i| single.update(&batch(i, i + 1)).unwrap());
+            assert_eq!((&whole.0, &whole.1), (&single.0, &single.1), "a batch of {length}");
+        }
+        assert!(whole.0.iter().all(|r| r.visits & !FLAG > 20 && r.forgets > 0 && r.margin != 0.0));
+        assert!(whole.1.iter().all(|r| r.first_correct > 0 && r.means[0] != 0.0 && r.means[1] == 0.0));
     }
 
     #[test]
     fn a_refused_batch_leaves_nothing() {
-        let mut records = [Record::default(); 3];
-        assert_eq!(visit(&mut records, &[0, 3], &[0.5; 2], &[1.0; 2]), Err(Refused::Outside(1)));
-        assert_eq!(visit(&mut records, &[-1], &[0.5], &[1.0]), Err(Refused::Outside(0)));
-        assert_eq!(visit(&mut records, &[2, 1, 2], &[0.5; 3], &[1.0; 3]), Err(Refused::Twice(2)));
-        assert_eq!(visit(&mut records, &[2, 1], &[0.5, f64::NAN], &[1.0; 2]), Err(Refused::NotFinite(1)));
-        assert_eq!(records, [Record::default(); 3]);
+        let mut run = Run::new(40);
+        let index: Vec<i64> = (0..39).chain([7]).collect();
+        assert_eq!(run.visit(&[0, 40], &[0.5; 2], &[1.0; 2]), Err(Refused::Outside(1)));
+        assert_eq!(run.visit(&[-1], &[0.5], &[1.0]), Err(Refused::Outside(0)));
+        assert_eq!(run.visit(&[i64::MIN], &[0.5], &[1.0]), Err(Refused::Outside(0)));
+        assert_eq!(run.visit(&index, &[0.5; 40], &[1.0; 40]), Err(Refused::Twice(39)));
+        assert_eq!(run.visit(&[2, 1], &[0.5, f64::NAN], &[1.0; 2]), Err(Refused::NotFinite(1)));
+        assert!(run.0.iter().all(|r| *r == Record::default()) && run.1.iter().all(|r| *r == Rest::default()));
     }
 }

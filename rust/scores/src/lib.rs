@@ -5,8 +5,9 @@
 //! * [`dynamics`]: the history of every example, a record each.
 //! * [`sort`], [`ranks`], [`kendall`]: orders, ranks with ties, tau-b of all pairs.
 //! * [`shapley`] and `gaps`: values under a nearest-neighbour classifier; [`subsets`]: memorization and influence.
-//! * [`vog`]: variance of gradients; [`sketch`]: sparse random projections; [`ngrams`]: hashed features of text.
+//! * [`duplicates`]: the greatest similarity with examples before; [`vog`]: variance of gradients; [`sketch`]: sparse random projections; [`ngrams`]: hashed features of text.
 
+pub mod duplicates;
 pub mod dynamics;
 mod expf;
 mod gaps;
