@@ -24,7 +24,7 @@ from dither.arguments import as_input, buffer, routed
 from dither.checks import check_address, check_axis
 from dither.transforms import hadamard
 
-ROTATION = 128
+ROTATION, BLOCK = 128, 16
 _SCALE_STREAM = 1 << 63
 
 
@@ -37,7 +37,7 @@ def ms_eden(x: Any, axis: int = -1, *, seed: int, stream: int = 0, rotated: bool
         axis: the axis along which blocks and rotations run; in a product of two operands, the common one.
         seed, stream: the address of the signs (those of `hadamard(x, 128, seed, axis, stream=stream)`); the
             scales are rounded with 16 bits each from the stream whose top bit is flipped, addressed by the
-            number of the block.
+            number of the block in C order.
         rotated: return y as it is, in the rotated basis, where a product of two operands rotated alike needs
             nothing undone; False takes the rotation back.
 
@@ -50,7 +50,7 @@ def ms_eden(x: Any, axis: int = -1, *, seed: int, stream: int = 0, rotated: bool
     seed, stream, _ = check_address(seed, stream, 0)
     y = hadamard(x.astype(np.float32), ROTATION, seed, axis, stream=stream)
     if y.size:
-        arrays.run_ms_eden(buffer(y), buffer(y), axis, seed, stream ^ _SCALE_STREAM)
+        arrays.run_ms_eden(buffer(y), buffer(y), axis, seed, stream ^ _SCALE_STREAM, 0)
     if not rotated:
         y = hadamard(y, ROTATION, seed, axis, stream=stream, inverse=True)
     return y.astype(x.dtype, copy=False)

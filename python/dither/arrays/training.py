@@ -26,14 +26,16 @@ def run_hadamard(
     )
 
 
-def run_ms_eden(x: Buffer, out: Buffer, axis: int, seed: int, stream: int) -> None:
-    """Quantize rotated fp32 elements by MS-EDEN into `out` (the same memory, or memory apart from it)."""
+def run_ms_eden(x: Buffer, out: Buffer, axis: int, seed: int, stream: int, first: int) -> None:
+    """Quantize rotated fp32 elements by MS-EDEN into `out` (the same memory, or memory apart from it); the
+    blocks have the random bits from number `first` on."""
     assert x.dtype == out.dtype == "fp32"
-    _core.ms_eden(split_at(x.shape, axis), (seed, stream), x.ptr, out.ptr, get_num_threads())
+    _core.ms_eden(split_at(x.shape, axis), (seed, stream, first), x.ptr, out.ptr, get_num_threads())
 
 
 def run_quest(x: Buffer, out: Buffer, mask: Buffer, axis: int) -> None:
-    """Quantize fp32 blocks of 32 by their deviation into `out`; `mask` (u8) is 1 where nothing clips."""
+    """Quantize fp32 blocks of 32 by their deviation into `out` (the same memory, or memory apart from it);
+    `mask` (u8) is 1 where nothing clips."""
     assert (x.dtype, out.dtype, mask.dtype) == ("fp32", "fp32", "u8") and x.shape == out.shape == mask.shape
     _core.quest(split_at(x.shape, axis), x.ptr, out.ptr, mask.ptr, get_num_threads())
 

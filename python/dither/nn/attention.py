@@ -88,15 +88,16 @@ class QuantAttentionProducts(Quantized, AttentionProducts):
 
 
 class _Products(TorchFunctionMode):
-    """While it is entered, F.scaled_dot_product_attention multiplies with quantized operands."""
+    """While it is entered, F.scaled_dot_product_attention multiplies with quantized operands; each call adds
+    to `calls`, a list of the caller's because a compiled graph does not keep what a mode holds."""
 
-    def __init__(self, qk: Part, pv: Part) -> None:
+    def __init__(self, qk: Part, pv: Part, calls: list[str]) -> None:
         super().__init__()
-        self.qk, self.pv, self.calls = qk, pv, 0
+        self.qk, self.pv, self.calls = qk, pv, calls
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
-            self.calls += 1
+            self.calls.append(func.__name__)
             return attend(self.qk, self.pv, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
@@ -107,9 +108,10 @@ class QuantAttentionOf(Quantized):
     parts = PARTS
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with _Products(self.part(0), self.part(1)) as products:
+        calls: list[str] = []
+        with _Products(self.part(0), self.part(1), calls):
             result = super().forward(*args, **kwargs)
-        if not products.calls:
+        if not calls:
             raise UserError(
                 f"{self.dither_site.owner!r} was taken as attention, but its forward calls no "
                 "scaled_dot_product_attention, so nothing was quantized; let it do so (transformers: "

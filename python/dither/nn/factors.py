@@ -2,8 +2,8 @@
 
     Operands      what a recipe says, ready for layers: prints of quantizers, flags, positions of state
     factor        one operand of one product
-    trusted_factor  the same, with where its gradient passes
     remade        what the backward makes again of the forward
+    mask_of       where the gradient of an operand passes
     quantized     an operand without a product (weights of norms and embeddings)
 
 A value that is used by one product and forgotten lies in memory that is used again (scratch.py).
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dither.errors import UserError
 from dither.nn import history, kernels, ops, scale_rules, scratch, transforms
+from dither.nn.differentiable import Function, apply_to
 from dither.nn.operand import Operand as Value
 from dither.nn.recipe import Recipe
 from dither.nn.streams import OPERANDS
@@ -148,25 +149,9 @@ def _check_whole(x: Tensor, operand: Operand, row: int, axis: int) -> None:
         )
 
 
-def trusted_factor(
-    slot: int | None,
-    x: Tensor,
-    operands: Operands,
-    row: int,
-    axis: int,
-    rng: Tensor | None,
-    scales: Tensor | None,
-    dtype: torch.dtype | None,
-) -> tuple[Tensor, Tensor | None]:
-    """`factor` of the forward, and where the gradient of the operand passes: None for everywhere."""
-    operand, rotation = operands.six[row], operands.rotations[FPROP]
-    if not (isinstance(operand, Operand) and operand.rule == "quest"):
-        return factor(slot, x, operands, row, axis, rng, scales, dtype), None
-    if operand.whole:
-        _check_whole(x, operand, row, axis)
-    r = x if rotation is None else _rotation_of(slot, x, rotation, row, axis, rng)
-    y, mask = scale_rules.quest(r, axis)
-    return y.to(dtype or x.dtype), mask
+def has_mask(operand: Operand | str | None) -> bool:
+    """Whether the operand's gradient passes only where the forward did not clip."""
+    return isinstance(operand, Operand) and operand.rule == "quest"
 
 
 def remade(
@@ -178,18 +163,45 @@ def remade(
     rng: Tensor | None,
     scales: Tensor | None,
     dtype: torch.dtype | None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
     """What `factor` takes for dgrad_w or wgrad_x: `x` as it came, or where the recipe says so what the
-    forward made of it along `k_axis`: made again, since a copy would lie in memory until the backward.
+    forward made of it along `k_axis`: made again, since a copy would lie in memory until the backward. And
+    the mask of that operand of the forward, where making it again gave one.
     `x` has the shape that the forward saw, as tiles lie in its last two axes."""
     if not from_forward(operands.six[row]):
-        return x
+        return x, None
     # A rotation is computed in at least fp32, in place of what is as wide: it would overwrite narrower
     # values of the same memory before it has read them.
     narrow = (dtype or x.dtype).itemsize < 4
     apart = narrow and operands.rotations[row >> 1] is not None
     of = FPROP_W if row == DGRAD_W else FPROP_X
-    return trusted_factor(None if apart else slot, x, operands, of, k_axis, rng, scales, dtype)[0]
+    own = None if apart else slot
+    if not has_mask(operands.six[of]):
+        return factor(own, x, operands, of, k_axis, rng, scales, dtype), None
+    y, mask = _fitted(own, x, operands, of, k_axis, rng)
+    return y.to(dtype or x.dtype), mask
+
+
+def mask_of(
+    x: Tensor, known: Tensor | None, operands: Operands, row: int, axis: int, rng: Tensor | None
+) -> Tensor | None:
+    """Where the gradient of the forward's operand `row` passes, unless it is `known`: None for everywhere."""
+    if known is not None or not has_mask(operands.six[row]):
+        return known
+    return _fitted(None, x, operands, row, axis, rng)[1]
+
+
+def _fitted(
+    slot: int | None, x: Tensor, operands: Operands, row: int, axis: int, rng: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """An operand of the forward whose scales fit its deviation, and where they do not clip."""
+    rotation = operands.rotations[FPROP]
+    if rotation is None:
+        return scale_rules.quest(x, axis)
+    r = _rotation_of(slot, x, rotation, row, axis, rng)
+    if scratch.available(r) and r.dtype == torch.float32:
+        return r, scale_rules.quest_(r, axis)
+    return scale_rules.quest(r, axis)
 
 
 def quantized(
@@ -209,15 +221,23 @@ def quantized(
         own = rng[row] if operand.stochastic and rng is not None else None
         return ops.apply(x, operand.spec, axis, own, dtype, operand.offset(x))
     if torch.is_grad_enabled() and x.requires_grad:
-        return _Straight.apply(x, operand, axis, rng, row, dtype, scales)
+        return apply_to(_Straight, x, operand, axis, rng, row, dtype, scales)
     return _by_rule(None, x, operand, axis, rng, row, dtype, scales)
 
 
-class _Straight(torch.autograd.Function):
+class _Straight(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *options: Any) -> Tensor:
-        ctx.dtype = x.dtype
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _Straight.keep(ctx, inputs, None)
+        return _Straight.compute(*inputs)
+
+    @staticmethod
+    def compute(x: Tensor, *options: Any) -> Tensor:
         return _by_rule(None, x, *options)
+
+    @staticmethod
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.dtype = inputs[0].dtype
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
@@ -248,7 +268,7 @@ def _by_rule(
     if operand.rule == "quest":
         return scale_rules.quest(x, axis)[0].to(dtype or x.dtype)
     assert rng is not None
-    return scale_rules.ms_eden(x, axis, rng[row]).to(dtype or x.dtype)
+    return scale_rules.ms_eden(x, axis, rng[row], operand.offset(x)).to(dtype or x.dtype)
 
 
 def _rotated(
@@ -266,13 +286,17 @@ def _rotated(
     r = _rotation_of(slot, x, rotation, row, axis, rng)
     if not isinstance(operand, Operand):
         return r.to(dtype or x.dtype)
-    if not (scratch.available(r) and (dtype or x.dtype) == r.dtype and operand.rule in ("own", "ms_eden")):
+    in_place = scratch.available(r) and (dtype or x.dtype) == r.dtype
+    if operand.rule == "quest" and in_place and r.dtype == torch.float32:
+        scale_rules.quest_(r, axis)
+        return r
+    if not (in_place and operand.rule in ("own", "ms_eden")):
         return quantized(r, operand, axis, rng, row, dtype or x.dtype, scales)
     if operand.rule == "own":
         _round_into(r, r, operand, axis, rng, row)
         return r
     assert rng is not None
-    return scale_rules.ms_eden_(r, axis, rng[row])
+    return scale_rules.ms_eden_(r, axis, rng[row], operand.offset(r))
 
 
 def _rotation_of(
@@ -303,9 +327,14 @@ def _signs(rotation: Rotation, row: int, rng: Tensor | None) -> Tensor | None:
 def rotate_back(
     x: Tensor, operands: Operands, row: int, rng: Tensor | None, axis: int, length: int
 ) -> Tensor:
-    """What was computed in the basis of operand `row` of the forward, in the basis of the layer."""
+    """What was computed in the basis of operand `row` of the forward, in the basis of the layer; in the
+    memory of `x` where nobody records what is computed."""
     rotation = operands.rotations[FPROP]
     if rotation is None:
         return x
     signs = _signs(rotation, row, rng)
-    return transforms.rotate(x, rotation.block, signs, False, axis, True).narrow(axis, 0, length)
+    if scratch.available(x) and x.is_contiguous():
+        transforms.rotate_into(x, x, rotation.block, signs, axis, True)
+    else:
+        x = transforms.rotate(x, rotation.block, signs, False, axis, True)
+    return x.narrow(axis, 0, length)

@@ -17,6 +17,7 @@ from dither.arrays import Buffer, Random
 from dither.errors import UserError
 from dither.formats import Format
 from dither.nn import fresh
+from dither.nn.differentiable import one_after_the_other
 from dither.quantizer import Quantizer
 
 WORDS = {
@@ -147,6 +148,7 @@ def _straight_through(ctx: Any, g: Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd(
     "dither::fake_quant", _straight_through, setup_context=_remember_dtype, lib=_LIBRARY
 )
+one_after_the_other("dither::fake_quant", _LIBRARY)
 
 
 def neighbour_dtype(q: Quantizer, dtype: torch.dtype) -> torch.dtype:

@@ -17,6 +17,7 @@ from dither.linalg import Accumulator, check_accumulate, check_quantizer, memory
 from dither.linalg import _rows as numpy_rows
 from dither.nn import fresh, kernels
 from dither.nn.checks import check_input, check_result, dtype_of, overlap
+from dither.nn.differentiable import one_after_the_other
 from dither.nn.kernels import WORDS
 from dither.nn.packed import PackedTensor
 from dither.quantizer import Quantizer
@@ -105,6 +106,7 @@ _LIBRARY.define(
     "accumulated(Tensor a, Tensor b, int fraction_bits, int group, int promote_every) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
+one_after_the_other("dither::accumulated", _LIBRARY)
 
 
 def accumulated(a: Tensor, b: Tensor, fraction_bits: int, group: int, promote_every: int) -> Tensor:

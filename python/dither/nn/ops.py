@@ -25,6 +25,7 @@ from dither.errors import UserError
 from dither.formats import Format
 from dither.nn import kernels, twin
 from dither.nn.checks import check_draws, check_fixed_out, check_input, check_out, dtype_of
+from dither.nn.differentiable import Function, apply_to, is_transformed
 from dither.nn.kernels import WORDS
 from dither.nn.linalg import matmul as matmul
 from dither.nn.packed import quantize as quantize
@@ -35,16 +36,26 @@ from dither.quantizer import Quantizer, format_of
 from dither.statistics import finish_stats
 
 
-class _Twin(torch.autograd.Function):
-    """The twin with the gradient passed straight through."""
+class _Through(Function):
+    """Values of the op or of the twin, with the gradient passed straight through."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, q: str, *options: Any) -> Tensor:
-        ctx.dtype = x.dtype
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _Through.keep(ctx, inputs, None)
+        return _Through.compute(*inputs)
+
+    @staticmethod
+    def compute(x: Tensor, q: str, *options: Any) -> Tensor:
+        if x.is_cpu or x.is_meta:
+            return torch.ops.dither.fake_quant.default(x, q, *options)
         axis, rng, offset, random, out_dtype = options
         return twin.fake_quant(
             x, kernels.parse(q), axis, rng=rng, offset=offset, random=random, out_dtype=out_dtype
         )
+
+    @staticmethod
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.dtype = inputs[0].dtype
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
@@ -61,12 +72,12 @@ def apply(
     random: Tensor | None = None,
 ) -> Tensor:
     """fake_quant without checks or conversions, for layers: `spec` is the print of a quantizer."""
-    if x.is_cpu or x.is_meta:
+    if (x.is_cpu or x.is_meta) and not is_transformed():  # the op's own gradient is not for torch.func
         return torch.ops.dither.fake_quant.default(x, spec, axis, rng, offset, random, out_dtype)
-    if not twin.covers(kernels.parse(spec)):
+    if not (x.is_cpu or x.is_meta or twin.covers(kernels.parse(spec))):
         rng, random = (None if t is None else t.cpu() for t in (rng, random))
         return apply(x.cpu(), spec, axis, rng, out_dtype, offset, random).to(x.device)
-    return _Twin.apply(x, spec, axis, rng, offset, random, out_dtype)
+    return apply_to(_Through, x, spec, axis, rng, offset, random, out_dtype)
 
 
 def _named(q: Quantizer | str) -> tuple[str, Quantizer]:

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from dither.errors import UserError
 from dither.nn import history
+from dither.nn.differentiable import Function, apply_to
 from dither.nn.factors import DGRAD_G, FPROP_X, Operand, Operands
 from dither.nn.layers import Quantized
 from dither.nn.products import quantized, remembered
@@ -32,22 +33,29 @@ class QuantNormOf(Quantized):
         return self.quantized_weight(parameter)
 
 
-class _Cast(torch.autograd.Function):
+class _Cast(Function):
     """fprop_x on the way forward, dgrad_g on the gradient, both in blocks along the last axis."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _Cast.keep(ctx, inputs, None)
+        return _Cast.compute(*inputs)
+
+    @staticmethod
+    def compute(
         x: Tensor,
         rng: Tensor | None,
         scales: Tensor | None,
         state: Tensor | None,
         operands: Operands,
     ) -> Tensor:
-        ctx.save_for_backward(rng, scales)
-        ctx.operands, ctx.state = operands, state
         y = quantized(x, operands.six[FPROP_X], -1, rng, FPROP_X, scales=scales)
         return y.view_as(x) if y is x else y
+
+    @staticmethod
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _, rng, scales, ctx.state, ctx.operands = inputs
+        ctx.save_for_backward(rng, scales)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -64,7 +72,7 @@ class _Casting(Quantized):
     def _cast(self, x: Tensor) -> Tensor:
         operands, rng, state = self.part()
         scales = remembered(x, operands, FPROP_X, state)
-        return _Cast.apply(x, None if rng is None else rng.clone(), scales, state, operands)
+        return apply_to(_Cast, x, None if rng is None else rng.clone(), scales, state, operands)
 
 
 class QuantOutputOf(_Casting):

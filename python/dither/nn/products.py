@@ -2,9 +2,9 @@
 
 Forward and backward rotate and quantize each operand along the contraction axis of the product it enters
 (factors.py). What is saved for the backward are the operands as they came, which the model holds anyway: each
-product quantizes its own, and what a recipe reuses of the forward is made again, by the same random bits.
-Gradients are straight-through, those of the unquantized operands. An operand without a quantizer enters as it
-is: no copy and no operation.
+product quantizes its own, and what a recipe reuses of the forward (values, and where they were clipped) is
+made again, by the same random bits. Gradients are straight-through, those of the unquantized operands. An
+operand without a quantizer enters as it is: no copy and no operation.
 
 Under autocast an operand is quantized from the dtype it has and rounded once to the autocast dtype, in which
 the product runs; gradients return in the dtype of what they belong to.
@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dither.nn import history, linalg
+from dither.nn import history, linalg, scratch
+from dither.nn.differentiable import Function, apply_to, refuse_transforms
 from dither.nn.factors import (
     DGRAD_G,
     DGRAD_W,
@@ -31,11 +32,12 @@ from dither.nn.factors import (
     Operands,
     factor,
     from_forward,
+    has_mask,
+    mask_of,
     operands_of,
     quantized,
     remade,
     rotate_back,
-    trusted_factor,
 )
 
 __all__ = ["Operand", "Operands", "linear", "operands_of", "product", "quantized", "remembered"]
@@ -49,12 +51,17 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     return None
 
 
-class _Linear(torch.autograd.Function):
+class _Linear(Function):
     """y = x W^T + b; x (..., K), W (N, K). dgrad contracts N, wgrad the flattened leading axes of x."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        y = _Linear.compute(*inputs)
+        _Linear.keep(ctx, inputs, y)
+        return y
+
+    @staticmethod
+    def compute(
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -64,19 +71,8 @@ class _Linear(torch.autograd.Function):
         operands: Operands,
         dtype: torch.dtype | None,
     ) -> Tensor:
-        needs_x, needs_weight = ctx.needs_input_grad[:2]
-        xq, x_mask = trusted_factor(0, x, operands, FPROP_X, -1, rng, scales, dtype)
-        wq, w_mask = trusted_factor(1, weight, operands, FPROP_W, -1, rng, scales, dtype)
-        ctx.save_for_backward(
-            x if needs_weight else None,
-            weight if needs_x else None,
-            rng,
-            scales,
-            x_mask if needs_x else None,
-            w_mask if needs_weight else None,
-        )
-        ctx.operands, ctx.dtype, ctx.state = operands, dtype, state
-        ctx.dtypes, ctx.features = (x.dtype, weight.dtype), weight.shape[1]
+        xq = factor(0, x, operands, FPROP_X, -1, rng, scales, dtype)
+        wq = factor(1, weight, operands, FPROP_W, -1, rng, scales, dtype)
         bias = bias if bias is None or dtype is None else bias.to(dtype)
         if operands.accumulate is None:
             return F.linear(xq, wq, bias)
@@ -84,31 +80,39 @@ class _Linear(torch.autograd.Function):
         return y if bias is None else y + bias
 
     @staticmethod
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, rng, scales, ctx.state, ctx.operands, ctx.dtype = inputs
+        _save(ctx, x, weight, rng, scales)
+
+    @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, rng, scales, x_mask, w_mask = ctx.saved_tensors
+        x, weight, rng, scales = ctx.saved_tensors
         operands, dtype = ctx.operands, ctx.dtype
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        dx = dw = db = gq = None
+        dx = dw = db = gq = x_mask = w_mask = None
         _record(g, operands, (DGRAD_G, WGRAD_G), ctx.state)
         if operands.six[DGRAD_G] and operands.six[WGRAD_G]:
             g = g.contiguous()  # where it is strided, one copy for both
         g_MN = g.reshape(-1, g.shape[-1])
         if needs_x:
             gq = factor(0, g, operands, DGRAD_G, -1, rng, scales, dtype)
-            w = remade(1, weight, operands, DGRAD_W, -1, rng, scales, dtype)
+            w, w_mask = remade(1, weight, operands, DGRAD_W, -1, rng, scales, dtype)
             wq = factor(1, w, operands, DGRAD_W, 0, rng, scales, dtype)
             dx = _multiply(gq, wq, operands)
-            dx = _in_plain_basis(dx, x_mask, operands, DGRAD_W, FPROP_X, rng, -1, ctx.features)
-            dx = dx.to(ctx.dtypes[0])
         if needs_weight:
             if gq is None or not operands.one_gradient:
                 row = DGRAD_G if operands.one_gradient else WGRAD_G
                 gq = factor(0, g_MN, operands, row, 0, rng, scales, dtype)
-            x = remade(1, x, operands, WGRAD_X, -1, rng, scales, dtype)
-            xq = factor(1, x.reshape(-1, x.shape[-1]), operands, WGRAD_X, 0, rng, scales, dtype)
+            again, x_mask = remade(1, x, operands, WGRAD_X, -1, rng, scales, dtype)
+            xq = factor(1, again.reshape(-1, again.shape[-1]), operands, WGRAD_X, 0, rng, scales, dtype)
             dw = _multiply(gq.reshape(-1, gq.shape[-1]).t(), xq, operands)
-            dw = _in_plain_basis(dw, w_mask, operands, WGRAD_X, FPROP_W, rng, -1, ctx.features)
+            mask = mask_of(weight, w_mask, operands, FPROP_W, -1, rng)
+            dw = _in_plain_basis(dw, mask, operands, WGRAD_X, FPROP_W, rng, -1, ctx.length)
             dw = dw.to(ctx.dtypes[1])
+        if dx is not None:
+            mask = mask_of(x, x_mask, operands, FPROP_X, -1, rng)
+            dx = _in_plain_basis(dx, mask, operands, DGRAD_W, FPROP_X, rng, -1, ctx.length)
+            dx = dx.to(ctx.dtypes[0])
         if needs_bias:
             db = g_MN.sum(0)
         return dx, dw, db, None, None, None, None, None
@@ -131,7 +135,7 @@ def linear(
     # Copies: the clock may move before the backward runs, which belongs to this forward's position.
     rng = None if rng is None else rng.clone()
     scales, state = _remember(x, weight, operands, state)
-    return _Linear.apply(x, weight, bias, rng, scales, state, operands, autocast_dtype(x))
+    return apply_to(_Linear, x, weight, bias, rng, scales, state, operands, autocast_dtype(x))
 
 
 def _check_lengths(left: int, right: int, operands: Operands) -> None:
@@ -149,6 +153,7 @@ def _remember(
     scales = state[:, history.SCALE].clone()
     if not torch.is_grad_enabled():
         return scales, None
+    refuse_transforms("delayed scaling")
     _record(x, operands, (FPROP_X,), state)
     _record(weight, operands, (FPROP_W, DGRAD_W), state)
     if not _is_delayed(operands.six[FPROP_X]):
@@ -162,6 +167,7 @@ def remembered(x: Tensor, operands: Operands, row: int, state: Tensor | None) ->
         return None
     scales = state[:, history.SCALE].clone()
     if torch.is_grad_enabled():
+        refuse_transforms("delayed scaling")
         _record(x, operands, (row,), state)
     return scales
 
@@ -175,6 +181,16 @@ def _record(x: Tensor, operands: Operands, rows: tuple[int, ...], state: Tensor 
 
 def _is_delayed(operand: Operand | str | None) -> bool:
     return isinstance(operand, Operand) and operand.rule == "delayed"
+
+
+def _save(ctx: Any, x: Tensor, w: Tensor, rng: Tensor | None, scales: Tensor | None) -> None:
+    """What the backward needs of the factors, as they came; `w` may be the second factor of any product."""
+    needs_x, needs_w = ctx.needs_input_grad[:2]
+    six = ctx.operands.six
+    x_used = needs_w or (needs_x and has_mask(six[FPROP_X]))
+    w_used = needs_x or (needs_w and has_mask(six[FPROP_W]))
+    ctx.save_for_backward(x if x_used else None, w if w_used else None, rng, scales)
+    ctx.dtypes, ctx.length = (x.dtype, w.dtype), x.shape[-1]
 
 
 def _multiply(a: Tensor, b: Tensor, operands: Operands) -> Tensor:
@@ -197,19 +213,24 @@ def _in_plain_basis(
     """The gradient of the forward's operand `row`, masked where that clipped, and turned back where `other`,
     the factor it was computed with, is what the forward rotated."""
     if mask is not None:
-        d = d * mask
+        d = d.masked_fill_(~mask, 0) if scratch.available(d) else d.masked_fill(~mask, 0)
     return rotate_back(d, operands, row, rng, axis, length) if from_forward(operands.six[other]) else d
 
 
-class _Product(torch.autograd.Function):
+class _Product(Function):
     """y = a b for a (..., M, K) and b (..., K, N), or b given as (..., N, K) where `transposed`.
 
     a takes the part of x and b that of the weight: fprop contracts K, dgrad (of a) N, wgrad (of b) M.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        y = _Product.compute(*inputs)
+        _Product.keep(ctx, inputs, y)
+        return y
+
+    @staticmethod
+    def compute(
         a: Tensor,
         b: Tensor,
         transposed: bool,
@@ -219,46 +240,42 @@ class _Product(torch.autograd.Function):
         operands: Operands,
         dtype: torch.dtype | None,
     ) -> Tensor:
-        k_axis = -1 if transposed else -2
-        needs_a, needs_b = ctx.needs_input_grad[:2]
-        aq, a_mask = trusted_factor(0, a, operands, FPROP_X, -1, rng, scales, dtype)
-        bq, b_mask = trusted_factor(1, b, operands, FPROP_W, k_axis, rng, scales, dtype)
-        ctx.save_for_backward(
-            a if needs_b else None,
-            b if needs_a else None,
-            rng,
-            scales,
-            a_mask if needs_a else None,
-            b_mask if needs_b else None,
-        )
-        ctx.operands, ctx.dtype, ctx.state, ctx.transposed = operands, dtype, state, transposed
-        ctx.dtypes, ctx.length = (a.dtype, b.dtype), a.shape[-1]
+        aq = factor(0, a, operands, FPROP_X, -1, rng, scales, dtype)
+        bq = factor(1, b, operands, FPROP_W, -1 if transposed else -2, rng, scales, dtype)
         return _multiply(aq, bq.transpose(-1, -2) if transposed else bq, operands)
 
     @staticmethod
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        a, b, ctx.transposed, rng, scales, ctx.state, ctx.operands, ctx.dtype = inputs
+        _save(ctx, a, b, rng, scales)
+
+    @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, rng, scales, a_mask, b_mask = ctx.saved_tensors
+        a, b, rng, scales = ctx.saved_tensors
         operands, dtype = ctx.operands, ctx.dtype
-        k_axis = -1 if ctx.transposed else -2
-        da = db = None
+        k_axis, n_axis = (-1, -2) if ctx.transposed else (-2, -1)
+        needs_a, needs_b = ctx.needs_input_grad[:2]
+        da = db = a_mask = b_mask = None
         _record(g, operands, (DGRAD_G, WGRAD_G), ctx.state)
-        if ctx.needs_input_grad[0]:
+        if needs_a:
             gq = factor(0, g, operands, DGRAD_G, -1, rng, scales, dtype)
-            n_axis = -2 if ctx.transposed else -1
-            b = remade(1, b, operands, DGRAD_W, k_axis, rng, scales, dtype)
-            bq = factor(1, b, operands, DGRAD_W, n_axis, rng, scales, dtype)
+            again, b_mask = remade(1, b, operands, DGRAD_W, k_axis, rng, scales, dtype)
+            bq = factor(1, again, operands, DGRAD_W, n_axis, rng, scales, dtype)
             da = _multiply(gq, bq if ctx.transposed else bq.transpose(-1, -2), operands)
-            da = _in_plain_basis(da, a_mask, operands, DGRAD_W, FPROP_X, rng, -1, ctx.length)
-            da = da.to(ctx.dtypes[0])
-        if ctx.needs_input_grad[1]:
+        if needs_b:
             row = DGRAD_G if operands.one_gradient else WGRAD_G
             gq = factor(0, g, operands, row, -2, rng, scales, dtype)
-            a = remade(1, a, operands, WGRAD_X, -1, rng, scales, dtype)
-            aq = factor(1, a, operands, WGRAD_X, -2, rng, scales, dtype)
+            again, a_mask = remade(1, a, operands, WGRAD_X, -1, rng, scales, dtype)
+            aq = factor(1, again, operands, WGRAD_X, -2, rng, scales, dtype)
             left, right = (gq, aq) if ctx.transposed else (aq, gq)
             db = _multiply(left.transpose(-1, -2), right, operands)
-            db = _in_plain_basis(db, b_mask, operands, WGRAD_X, FPROP_W, rng, k_axis, ctx.length)
+            mask = mask_of(b, b_mask, operands, FPROP_W, k_axis, rng)
+            db = _in_plain_basis(db, mask, operands, WGRAD_X, FPROP_W, rng, k_axis, ctx.length)
             db = db.to(ctx.dtypes[1])
+        if da is not None:
+            mask = mask_of(a, a_mask, operands, FPROP_X, -1, rng)
+            da = _in_plain_basis(da, mask, operands, DGRAD_W, FPROP_X, rng, -1, ctx.length)
+            da = da.to(ctx.dtypes[0])
         return da, db, None, None, None, None, None, None
 
 
@@ -275,4 +292,4 @@ def product(
     _check_lengths(a.shape[-1], b.shape[-1 if transposed else -2], operands)
     rng = None if rng is None else rng.clone()
     scales, state = _remember(a, b, operands, state)
-    return _Product.apply(a, b, transposed, rng, scales, state, operands, autocast_dtype(a))
+    return apply_to(_Product, a, b, transposed, rng, scales, state, operands, autocast_dtype(a))

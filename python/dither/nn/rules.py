@@ -30,6 +30,8 @@ def opted_in(
     model: nn.Module, also: Mapping[str, Iterable[str] | str], found: list[Candidate]
 ) -> list[Candidate]:
     """The modules that `also` names and `candidates` does not know, as sites of the kind it says."""
+    if not isinstance(also, Mapping):
+        raise UserError(f'also= says which modules are of which kind, as {{"norm": "*.ln"}}; it is {also!r}')
     have = {id(candidate.module) for candidate in found}
     modules = dict(model.named_modules())
     extra = []

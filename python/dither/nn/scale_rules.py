@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dither import arrays
+from dither import arrays, eden
 from dither.checks import check_axis
 from dither.nn import fresh, kernels, ops, scratch
 from dither.nn.blocking import Blocks
+from dither.nn.differentiable import one_after_the_other
 from dither.quantizer import Quantizer
 
 QUEST_CLIP = 2.92247856
@@ -27,10 +28,11 @@ def at_least(x: Tensor, spec: str, least: float, axis: int, dtype: torch.dtype |
 _LIBRARY = torch.library.Library("dither", "FRAGMENT")
 for _schema in (
     "fake_quant_at_least(Tensor x, str q, float least, int axis, ScalarType out_dtype) -> Tensor",
-    "ms_eden(Tensor r, int axis, Tensor rng) -> Tensor",
+    "ms_eden(Tensor r, int axis, Tensor rng, int offset) -> Tensor",
     "quest(Tensor x, int axis) -> (Tensor, Tensor)",
 ):
     _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+    one_after_the_other(f"dither::{_schema.partition('(')[0]}", _LIBRARY)
 
 
 @torch.library.impl(_LIBRARY, "fake_quant_at_least", "CompositeExplicitAutograd")
@@ -72,12 +74,22 @@ def _quest(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 def _quest_on_cpu(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     if x.dtype == torch.float64:
         return _quest(x, axis)
-    y, mask = fresh.empty(x.shape, torch.float32), torch.empty(x.shape, dtype=torch.bool)
-    if x.numel():
-        place = check_axis(axis, x.dim())
-        wide, trusted = kernels.source(x.float()), kernels.buffer(mask.view(torch.uint8))
-        arrays.run_quest(wide, kernels.buffer(y), trusted, place)
+    y = fresh.empty(x.shape, torch.float32)
+    mask = _quest_into(kernels.source(x.float()), y, axis)
     return y.to(x.dtype), mask
+
+
+def quest_(r: Tensor, axis: int) -> Tensor:
+    """`quest` in place, of a contiguous fp32 CPU tensor; returns where it does not clip."""
+    return _quest_into(kernels.buffer(r), r, axis)
+
+
+def _quest_into(x: arrays.Buffer, y: Tensor, axis: int) -> Tensor:
+    mask = torch.empty(y.shape, dtype=torch.bool)
+    if y.numel():
+        trusted = kernels.buffer(mask.view(torch.uint8))
+        arrays.run_quest(x, kernels.buffer(y), trusted, check_axis(axis, y.dim()))
+    return mask
 
 
 @torch.library.register_fake("dither::quest", lib=_LIBRARY)
@@ -96,27 +108,28 @@ def _quest_scale(x: Tensor, axis: int) -> tuple[Tensor, Tensor, Blocks]:
     return z, torch.ldexp(torch.ones_like(deviation), exponent - 1), blocks
 
 
-def ms_eden(r: Tensor, axis: int, rng: Tensor) -> Tensor:
-    """`dither.ms_eden` of what is rotated already; `rng` = [seed, stream] of the scales."""
-    return torch.ops.dither.ms_eden.default(r, axis, rng)
+def ms_eden(r: Tensor, axis: int, rng: Tensor, offset: int) -> Tensor:
+    """`dither.ms_eden` of what is rotated already; `rng` = [seed, stream] of the scales, `offset` the index
+    of the first element in the whole operand."""
+    return torch.ops.dither.ms_eden.default(r, axis, rng, offset)
 
 
-def ms_eden_(r: Tensor, axis: int, rng: Tensor) -> Tensor:
+def ms_eden_(r: Tensor, axis: int, rng: Tensor, offset: int) -> Tensor:
     """`ms_eden` in place, of a contiguous CPU tensor."""
     if r.dtype != torch.float32:
-        return r.copy_(_ms_eden(r, axis, rng))
+        return r.copy_(_ms_eden(r, axis, rng, offset))
     if r.numel():
         memory, place = kernels.buffer(r), check_axis(axis, r.dim())
-        arrays.run_ms_eden(memory, memory, place, *kernels.address(rng))
+        arrays.run_ms_eden(memory, memory, place, *kernels.address(rng), offset // eden.BLOCK)
     return r
 
 
 @torch.library.impl(_LIBRARY, "ms_eden", "CompositeExplicitAutograd")
-def _ms_eden(r: Tensor, axis: int, rng: Tensor) -> Tensor:
+def _ms_eden(r: Tensor, axis: int, rng: Tensor, offset: int) -> Tensor:
     wide = torch.empty(r.shape, dtype=torch.float32).copy_(r.detach())
-    return ms_eden_(wide, axis, rng).to(r.device, r.dtype)
+    return ms_eden_(wide, axis, rng, offset).to(r.device, r.dtype)
 
 
 @torch.library.register_fake("dither::ms_eden", lib=_LIBRARY)
-def _(r, axis, rng):
+def _(r, axis, rng, offset):
     return r.new_empty(r.shape)

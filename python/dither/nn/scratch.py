@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from dither.nn import fresh
+from dither.nn.differentiable import is_transformed
 
 _LARGEST = 32 << 20  # bytes
 _MOST_VIEWS = 256
@@ -44,6 +45,7 @@ def available(x: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         and torch._C._len_torch_dispatch_stack() == 0
+        and not is_transformed()
     )
 
 

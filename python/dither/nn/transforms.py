@@ -16,6 +16,7 @@ from dither import arrays, eden
 from dither.errors import UserError
 from dither.nn import fresh, kernels, scratch
 from dither.nn.checks import check_input, check_out, dtype_of
+from dither.nn.differentiable import Function, apply_to, is_transformed, one_after_the_other
 from dither.nn.packed import unpacked
 from dither.nn.philox import random_bits
 from dither.nn.streams import signed
@@ -74,9 +75,9 @@ def rotate(
     """`hadamard` without checks, for layers: signs addressed by `rng` = [seed, stream], or None."""
     if scratch.available(x):
         return _hadamard(x, block, rng, along_axis, axis, inverse, out_dtype)
-    if x.is_cpu:
+    if x.is_cpu and not is_transformed():  # the op's own gradient is not for torch.func
         return torch.ops.dither.hadamard.default(x, block, rng, along_axis, axis, inverse, out_dtype)
-    return _Twin.apply(x, block, rng, along_axis, axis, inverse, out_dtype)
+    return apply_to(_Rotation, x, block, rng, along_axis, axis, inverse, out_dtype)
 
 
 def twin(
@@ -119,11 +120,19 @@ def _narrow(v: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where((y.double() == v) | y.isnan(), y, (bits | 1).view(torch.float32)).to(dtype)
 
 
-class _Twin(torch.autograd.Function):
+class _Rotation(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *options: Any) -> Tensor:
-        _remember(ctx, (x, *options), x)
-        return twin(x, *options)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _remember(ctx, inputs, None)
+        return _Rotation.compute(*inputs)
+
+    @staticmethod
+    def compute(x: Tensor, *options: Any) -> Tensor:
+        return torch.ops.dither.hadamard.default(x, *options) if x.is_cpu else twin(x, *options)
+
+    @staticmethod
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _remember(ctx, inputs, output)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
@@ -159,7 +168,7 @@ def _(x, block, rng, along_axis, axis, inverse, out_dtype=None):
     return x.new_empty(x.shape, dtype=out_dtype or x.dtype)
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, block, rng, along_axis, axis, inverse, *_ = inputs
     ctx.options = (block, along_axis, axis, not inverse, x.dtype)
     ctx.save_for_backward(rng)
@@ -172,6 +181,7 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
 
 
 torch.library.register_autograd("dither::hadamard", _backward, setup_context=_remember, lib=_LIBRARY)
+one_after_the_other("dither::hadamard", _LIBRARY)
 
 
 def _check_rng(seed: Any, stream: Any, along_axis: Any, rng: Tensor | None) -> Tensor | None:

@@ -16,22 +16,31 @@ full rate.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError
+from dither.nn.differentiable import Function, apply_to
+from dither.nn.sites import covers
 
 
-class _Scale(torch.autograd.Function):
+class _Scale(Function):
     """x times one number forward, g times another backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, forward: float, backward: float) -> Tensor:
-        ctx.factor = backward
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _Scale.keep(ctx, inputs, None)
+        return _Scale.compute(*inputs)
+
+    @staticmethod
+    def compute(x: Tensor, forward: float, backward: float) -> Tensor:
         return x * forward if forward != 1 else x.view_as(x)
+
+    @staticmethod
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.factor = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
@@ -43,7 +52,7 @@ class _Before:
         self.back = back
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (_Scale.apply(args[0], 1.0, self.back), *args[1:])
+        return (apply_to(_Scale, args[0], 1.0, self.back), *args[1:])
 
 
 class _After:
@@ -51,7 +60,7 @@ class _After:
         self.scale = scale
 
     def __call__(self, module: Any, args: Any, y: Tensor) -> Tensor:
-        y = _Scale.apply(y, self.scale, 1.0)
+        y = apply_to(_Scale, y, self.scale, 1.0)
         # the bias went through the multiplier, and belongs behind it
         return y if module.bias is None else y + (1 - self.scale) * module.bias.detach()
 
@@ -104,4 +113,4 @@ def parameter_groups(
 
 
 def _matches(name: str, globs: list[str]) -> bool:
-    return any(fnmatchcase(name, glob) or fnmatchcase("." + name, glob) for glob in globs)
+    return any(covers(glob, name) for glob in globs)

@@ -264,22 +264,27 @@ def ms_eden(r, address, logical):
     factor = np.divide((wide**2).sum(-1), dots, out=np.ones_like(dots), where=dots > 0)
     wanted = scale * np.repeat(factor, 8, axis=-1)[..., None].astype(f)
     stochastic = dither.cast(
-        wanted.astype(f), "e4m3", rounding="stochastic", bits=16, seed=SEED, stream=stream(*address)
+        logical(wanted[..., 0]).astype(f).copy(),
+        "e4m3",
+        rounding="stochastic",
+        bits=16,
+        seed=SEED,
+        stream=stream(*address),
     )
-    return papers.join(codes * (stochastic * decode), r).astype(np.float64)
+    return papers.join(codes * (logical(stochastic)[..., None] * decode), r).astype(np.float64)
 
 
 def test_quartet2_is_its_algorithm():
     x, w, g = problem()
     xq, wq = four_over_six(x), four_over_six(w)
 
-    def backward(v, row):
-        return ms_eden(rotate(v, 128, signs(row // 2)), (0, row, MICROBATCH, STEP), same)
+    def backward(v, row, logical):
+        return ms_eden(rotate(v, 128, signs(row // 2)), (0, row, MICROBATCH, STEP), logical)
 
     expected = (
         xq.astype(np.float64) @ wq.T.astype(np.float64),
-        backward(g, 2) @ backward(wq.T, 3).T,
-        backward(g.T, 4) @ backward(xq.T, 5).T,
+        backward(g, 2, same) @ backward(wq.T, 3, turned).T,
+        backward(g.T, 4, turned) @ backward(xq.T, 5, turned).T,
     )
     assert_close(run("quartet2", x, w, g), expected, "quartet2")
 

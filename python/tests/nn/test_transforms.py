@@ -46,7 +46,7 @@ def test_public_face_is_numpys():
 def test_gradient_is_the_inverse_rotation():
     x = torch.randn(4, 32, dtype=torch.float64, requires_grad=True)
     rng = torch.tensor([1, 2])
-    for f in (transforms.rotate, transforms._Twin.apply):
+    for f in (transforms.rotate, transforms._Rotation.apply):
         for inverse in (False, True):
             assert torch.autograd.gradcheck(lambda x, f=f, i=inverse: f(x, 16, rng, False, -1, i, None), x)
     torch.library.opcheck(torch.ops.dither.hadamard.default, (x, 16, rng, True, -1, False))

@@ -31,8 +31,9 @@ def test_the_parts_are_those_of_the_definition():
         assert abs(scale[0] / nearest - 1) < 0.2 and group.shape == (128,)
 
 
-def reference(r: np.ndarray, seed: int, stream: int) -> np.ndarray:
-    """The scales and elements of rotated rows in numpy, one step after the other."""
+def reference(r: np.ndarray, seed: int, stream: int, shape: tuple[int, ...] = (-1,)) -> np.ndarray:
+    """The scales and elements of rotated rows in numpy, one step after the other; `shape`: the blocks of
+    the array whose axis 1 was made the rows."""
     decode = np.abs(r).max() / f(6 * 255.99)
     blocks = r.reshape(-1, 16)
     scale = dither.cast(np.abs(blocks).max(axis=1) * f(17 / 16 * 0.93 / 6) / decode, "e4m3")
@@ -49,24 +50,28 @@ def reference(r: np.ndarray, seed: int, stream: int) -> np.ndarray:
     signal, kept = dot(blocks, blocks), dot(blocks, codes * step)
     factor = np.divide(signal, kept, out=np.ones_like(signal), where=kept > 0)
     wanted = scale * np.repeat(factor, 8).astype(f)
+    turned = len(shape) > 1
+    in_memory = wanted.reshape(shape).swapaxes(1, 2).copy() if turned else wanted
     corrected = dither.cast(
-        wanted, "e4m3", rounding="stochastic", bits=16, seed=seed, stream=stream ^ 1 << 63
+        in_memory, "e4m3", rounding="stochastic", bits=16, seed=seed, stream=stream ^ 1 << 63
     )
+    corrected = (corrected.swapaxes(1, 2) if turned else corrected).reshape(-1)
     return (codes * (corrected * decode)[:, None]).reshape(r.shape)
 
 
 @pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
 def test_the_kernel_is_the_arithmetic(level):
     """Every SIMD level, rows with zeros, underflowing blocks and outliers, along the last axis and others."""
-    x = sample(24, 384, 4) * np.float32(2.0) ** np.arange(-12, 12, dtype=f)[:, None]
+    x = sample(46, 384, 4) * np.float32(2.0) ** np.linspace(-12, 12, 46, dtype=f)[:, None]
     x[3], x[5, 128:], x[7, ::9] = 0, 1e-30, 40000
     best = _core.simd_level()
     _core.simd_level(level)
     try:
-        want = reference(dither.hadamard(x, 128, 6, stream=2), 6, 2)
-        assert np.array_equal(dither.ms_eden(x, seed=6, stream=2), want)
-        deep = np.ascontiguousarray(x.reshape(2, 12, 384).swapaxes(1, 2))
+        r = dither.hadamard(x, 128, 6, stream=2)
+        assert np.array_equal(dither.ms_eden(x, seed=6, stream=2), reference(r, 6, 2))
+        deep = np.ascontiguousarray(x.reshape(2, 23, 384).swapaxes(1, 2))
         got = dither.ms_eden(deep, 1, seed=6, stream=2)
+        want = reference(r, 6, 2, (2, 23, 24))
         assert np.array_equal(got.swapaxes(1, 2).reshape(x.shape), want)
     finally:
         _core.simd_level(best)
@@ -117,7 +122,12 @@ def test_products_of_rotated_operands_need_nothing_undone():
 
 def test_axes_dtypes_and_special_arrays():
     x = sample(3, 128)
-    assert np.array_equal(dither.ms_eden(x.T.copy(), 0, seed=1), dither.ms_eden(x, seed=1).T)
+    rotated = dither.hadamard(x, 128, 1)
+    across = dither.ms_eden(x.T.copy(), 0, seed=1)
+    assert np.array_equal(across.T, reference(rotated, 1, 0, (1, 3, 8)))
+    assert not np.array_equal(
+        across.T, dither.ms_eden(x, seed=1)
+    )  # other bits: blocks are numbered in C order
     assert dither.ms_eden(x.astype(np.float16), seed=1).dtype == np.float16
     assert not dither.ms_eden(np.zeros((2, 128), f), seed=1).any()
     x[1, 5] = np.inf

@@ -3,6 +3,7 @@
 use crate::calls;
 use crate::memory;
 use crate::quantizer::Quantizer;
+use dither_numerics::quantizer::Randomness;
 use dither_numerics::{Accumulator, Narrow};
 use dither_quant::gemm::{self, Factors};
 use dither_quant::hadamard::Signs;
@@ -40,14 +41,16 @@ fn hadamard(
 fn ms_eden(
     py: Python<'_>,
     shape: (usize, usize, usize),
-    address: (u64, u64),
+    address: (u64, u64, u64),
     x: usize,
     y: usize,
     threads: usize,
 ) -> PyResult<()> {
     let (layout, x, y) = (memory::layout(shape), memory::input(x, "fp32")?, memory::output(y, "fp32")?);
+    let (seed, stream, offset) = address;
+    let source = Randomness::Addressed { seed, stream, offset };
     // SAFETY: as for `ops::fake_quant`.
-    calls::run(py, || unsafe { dither_quant::eden::ms_eden(&layout, x, y, address.0, address.1, threads) })
+    calls::run(py, || unsafe { dither_quant::eden::ms_eden(&layout, x, y, source, threads) })
 }
 
 /// fp32 input and values, and one byte an element that says where these are trusted.

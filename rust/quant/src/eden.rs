@@ -8,7 +8,7 @@
 //! y = q stochastic_e4m3(S s) d    16 bits, addressed by the number of the block
 //! ```
 //!
-//! Blocks are counted along the axis first, then over the other axes in C order.
+//! Blocks are counted in C order, as elements are, from `offset` on: the parts of a larger array have its bits.
 
 use crate::absmax::absmax;
 use crate::bits::Draws;
@@ -35,14 +35,14 @@ const BOUND: f32 = (6.0 * 255.99f64) as f32;
 ///
 /// # Safety
 /// As for [`crate::fake_quant()`]; both are fp32.
-pub unsafe fn ms_eden(layout: &Layout, x: Memory, y: MemoryMut, seed: u64, stream: u64, threads: usize) {
+pub unsafe fn ms_eden(layout: &Layout, x: Memory, y: MemoryMut, source: Randomness, threads: usize) {
     assert!(layout.axis.is_multiple_of(ROTATION));
     let _standard = Standard::enter();
     let threads = threads_for(layout.len(), threads);
     // SAFETY: the caller's contract.
     let peak = unsafe { absmax(x, layout, threads) } as f32;
     let decode = (peak / BOUND).max(f32::from_bits(1));
-    let draws = Draws::new(Randomness::Addressed { seed, stream, offset: 0 }, Rounding::Stochastic(BITS));
+    let draws = Draws::new(source, Rounding::Stochastic(BITS));
     let Layout { outer, axis, inner } = *layout;
     let (along, across) = (axis / ROTATION, inner.div_ceil(COLUMNS));
     pool::for_each(outer * across * along, threads, |task| {
@@ -54,13 +54,18 @@ pub unsafe fn ms_eden(layout: &Layout, x: Memory, y: MemoryMut, seed: u64, strea
         let (mut before, mut after) = ([[0.0; ROTATION]; COLUMNS], [[0.0; ROTATION]; COLUMNS]);
         // SAFETY: the rotations of a task lie in the array and are its own.
         unsafe { runs.gather(x, &mut before) };
-        for (column, (x, y)) in before[..runs.width].iter().zip(&mut after).enumerate() {
-            let block = ((o * inner + from + column) * along + rotation) * BLOCKS;
-            let fractions = draws.run(block, BLOCKS);
+        let (mut fractions, mut row) = ([[0; BLOCKS]; COLUMNS], [0; COLUMNS]);
+        let mut reader = draws.reader();
+        for i in 0..BLOCKS {
+            let row = &mut row[..runs.width];
+            reader.read(((o * along + rotation) * BLOCKS + i) * inner + from, row);
+            row.iter().zip(&mut fractions).for_each(|(fraction, of)| of[i] = *fraction);
+        }
+        for ((x, y), fractions) in before[..runs.width].iter().zip(&mut after).zip(&fractions) {
             match peak {
                 p if !p.is_finite() => y.fill(f32::NAN),
                 0.0 => y.copy_from_slice(x),
-                _ => rotated(x, y, decode, &fractions),
+                _ => rotated(x, y, decode, fractions),
             }
         }
         // SAFETY: as above.

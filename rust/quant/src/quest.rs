@@ -37,7 +37,7 @@ unsafe impl Send for Arrays {}
 /// Blocks along the layout's axis.
 ///
 /// # Safety
-/// The arrays have the layout's elements, do not overlap, and nobody else touches them meanwhile.
+/// The arrays have the layout's elements, nobody else touches them meanwhile, and they do not overlap, but that `y` may be `x`.
 pub unsafe fn quest(layout: &Layout, arrays: Arrays, threads: usize) {
     let _standard = Standard::enter();
     let Layout { outer, axis, inner } = *layout;
