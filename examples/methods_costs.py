@@ -10,6 +10,7 @@ trained weights to those on the grid, on the batches that a run gives: calibrati
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from statistics import median
@@ -20,10 +21,13 @@ from methods_table import AFTER, FORMATS, SHARED, STEPS, TRIES, Try
 from torch.profiler import ProfilerActivity, profile
 
 from dither.models import GPT
+from dither.models.losses import cross_entropy
+from dither.nn import set_clock_
 from dither.report.results import markdown
 from dither.train.batches import Batches
 from dither.train.config import RunConfig, from_dict, resolve
 from dither.train.method import CALIBRATION
+from dither.train.schedule import learning_rate
 from dither.train.tokens import open_tokens
 from dither.train.wiring import attach, make_model, make_optimizer
 
@@ -32,29 +36,34 @@ FORM = "INT4"
 
 
 class Trainer:
-    """The objects of a run and its step."""
+    """The objects of a run and the step of `dither train`, of one microbatch and without records."""
 
     def __init__(self, config: RunConfig, batches: Batches, vocab: int) -> None:
-        self.batches, self.clip, self.lr, self.step = batches, config.train.clip, config.train.lr, 0
+        self.config, self.batches, self.step = config, batches, 0
         self.model: GPT = make_model(config, vocab)
         self.optimizer = make_optimizer(self.model, config.train)
         self.method = attach(config, self.model, self.optimizer)
 
     def __call__(self) -> None:
+        train = self.config.train
+        lr = learning_rate(train, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        set_clock_(self.model, self.step)
         x_BT, y_BT = self.batches.at(self.step, 0)
         if self.method is not None:
             self.method.set_step(self.step)
             self.method.observe(self.step, lambda: self.model(x_BT), y_BT)
-        logits = self.model(x_BT)
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), y_BT.flatten()).backward()
+        logits, y = self.model(x_BT).flatten(0, 1), y_BT.flatten()
+        cross_entropy(logits, y, self.config.model.softmax, train.z_loss).backward()
         if self.method is not None:
             if (term := self.method.penalty(self.step)).requires_grad:
                 term.backward()
             self.method.adjust_grad_(self.step)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip or math.inf)
         self.optimizer.step()
         if self.method is not None:
-            self.method.after_step_(self.step, self.lr)
+            self.method.after_step_(self.step, lr)
         self.optimizer.zero_grad()
         self.step += 1
 

@@ -39,8 +39,12 @@ TRIES: dict[str, tuple[dict[str, Any], ...]] = {
     "ptq": ({}, {"clip": "mse"}),
     "gptq": ({"damping": 0.003}, {"damping": 0.01}, {"damping": 0.03}),
     "adaround": ({"lr": 0.01}, {"lr": 0.02}, {"lr": 0.05}),
-    **{name: RATES for name in ("qat", "lsq", "rat", "lotion", "cage")},
+    **{name: RATES for name in ("qat", "lsq", "rat", "quest")},
+    "lotion": ({"lam": 1.0}, {"lam": 10.0}, {"lam": 100.0}),
+    "cage": ({"lam": 10.0}, {"lam": 100.0}, {"lam": 1000.0}),
 }
+QAT_RATE = {"int4_g32": 3e-5, "int3_g32": 1e-4}
+"""What the tries of QAT choose in 20 steps: LOTION and CAGE take it, and their tries are of `lam`."""
 FIXED: dict[str, dict[str, Any]] = {"adaround": {"iterations": 150}}
 
 
@@ -82,15 +86,17 @@ def attached(name: str, bits: str, options: dict[str, Any], steps: int) -> tuple
     torch.manual_seed(0)
     model = Embedder(dnn.from_folder(model_folder())).eval()
     options = FIXED.get(name, {}) | options
+    if name in ("lotion", "cage"):
+        options["rate"] = QAT_RATE.get(bits, 3e-5)
     rate = options.pop("rate", None)
     optimizer: Any = None
     if rate is not None:
         optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     if name == "lotion":
         options["curvature"] = methods.AdamSecondMoment(optimizer, n_eff=BATCH)
-        options |= {"mode": "decoupled", "lam": methods.Ramp(1.0, steps)}
+        options |= {"mode": "decoupled", "lam": methods.Ramp(options["lam"], steps)}
     if name == "cage":
-        options["lam"] = methods.Ramp(10.0, steps, silent=0.8)
+        options["lam"] = methods.Ramp(options["lam"], steps, silent=0.8)
     method = methods.get(name)(model, bits, exempt=["*pooler*"], **options)
     if learned := list(method.parameters()):
         optimizer.add_param_group({"params": learned, "lr": rate})

@@ -18,7 +18,7 @@ import numpy as np
 
 from dither import arrays
 from dither.arrays import Buffer, Random
-from dither.checks import BITS_LOST, check_address, check_given_bits, check_no_address
+from dither.checks import BITS_LOST, check_address, check_given_bits, check_no_address, check_no_bits
 from dither.errors import UserError, require
 from dither.formats import Format
 from dither.quantizer import Quantizer, parse
@@ -193,6 +193,7 @@ def randomness(
     """Where the random bits of a stochastic quantizer come from, apart from the outputs; None for the
     others."""
     if not q.is_stochastic:
+        check_no_bits(q, random)
         return None
     if random is None:
         if seed is None:

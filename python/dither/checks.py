@@ -42,6 +42,16 @@ def check_no_address(seed: Any, stream: Any, offset: Any) -> None:
             raise UserError(f"{name}= and random= were both given: one of them says where the bits come from")
 
 
+def check_no_bits(q: Quantizer, random: Any) -> None:
+    """A quantizer that is not stochastic reads no `random=`. It reads no address either, which says nothing
+    about the array: one call serves all quantizers."""
+    if random is not None:
+        raise UserError(
+            f"random= was given, but {q} rounds {q.rounding} and reads no random bits: leave it out, or take "
+            'rounding="stochastic"'
+        )
+
+
 def check_given_bits(q: Quantizer, shape: Sequence[int], given: Any, dtype: Any, whole: bool) -> None:
     """`given`, of any library, holds one integer below 2**q.bits an element of an array of `shape`.
 

@@ -50,8 +50,10 @@ def fake_quant(
         axis: the axis along which blocks run.
         seed, stream, offset: the address of the random bits of stochastic rounding: element i in C order
             reads index `offset + i` of `stream` under `seed`, on every device and for any number of threads.
-            Seed and stream are unsigned 64-bit integers; the offset is below 2**63.
-        random: the random integers themselves, of x's shape and below 2**q.bits, instead of an address.
+            Seed and stream are unsigned 64-bit integers; the offset is below 2**63. Other roundings need no
+            address and may be given one.
+        random: the random integers themselves, of x's shape and below 2**q.bits, instead of an address; an
+            error for other roundings.
         out: where to write (may be `x` itself).
         out_dtype: dtype of the result (default: that of `out`, else of `x`).
 

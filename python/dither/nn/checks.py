@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither.checks import BITS_LOST, check_address, check_given_bits, check_no_address
+from dither.checks import BITS_LOST, check_address, check_given_bits, check_no_address, check_no_bits
 from dither.errors import UserError
 from dither.nn import kernels
 from dither.nn.kernels import WORDS
@@ -107,14 +107,15 @@ def check_draws(
 ) -> tuple[Tensor | None, int, Tensor | None]:
     """rng, offset and given bits of a stochastic quantizer, apart from outputs; nothing for the others."""
     if q.rounding not in STOCHASTIC:
+        check_no_bits(q, random)
         return None, 0, None
     if rng is not None and (seed is not None or random is not None or stream != 0):
         raise UserError("rng= is seed and stream: give it alone, or seed= and stream=, or random=")
     if random is not None:
         check_no_address(seed, stream, offset)
         given = torch.as_tensor(random)
-        wide = given.to(torch.int64)
         integers = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+        wide = given.to(torch.int64) if integers else given  # from 2**63 on that is negative, and refused
         check_given_bits(q, x.shape, wide, given.dtype, integers)
         if any(out is not None and overlap(given, out) for out in outputs):
             raise UserError(BITS_LOST)

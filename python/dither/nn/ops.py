@@ -36,6 +36,10 @@ from dither.quantizer import Quantizer, format_of
 from dither.statistics import finish_stats
 
 
+def _has_kernel(x: Tensor) -> bool:
+    return x.is_cpu or x.is_meta
+
+
 class _Through(Function):
     """Values of the op or of the twin, with the gradient passed straight through."""
 
@@ -46,7 +50,7 @@ class _Through(Function):
 
     @staticmethod
     def compute(x: Tensor, q: str, *options: Any) -> Tensor:
-        if x.is_cpu or x.is_meta:
+        if _has_kernel(x):
             return torch.ops.dither.fake_quant.default(x, q, *options)
         axis, rng, offset, random, out_dtype = options
         return twin.fake_quant(
@@ -72,9 +76,9 @@ def apply(
     random: Tensor | None = None,
 ) -> Tensor:
     """fake_quant without checks or conversions, for layers: `spec` is the print of a quantizer."""
-    if (x.is_cpu or x.is_meta) and not is_transformed():  # the op's own gradient is not for torch.func
+    if _has_kernel(x) and not is_transformed():  # the op's own gradient is not for torch.func
         return torch.ops.dither.fake_quant.default(x, spec, axis, rng, offset, random, out_dtype)
-    if not (x.is_cpu or x.is_meta or twin.covers(kernels.parse(spec))):
+    if not _has_kernel(x) and not twin.covers(kernels.parse(spec)):
         rng, random = (None if t is None else t.cpu() for t in (rng, random))
         return apply(x.cpu(), spec, axis, rng, out_dtype, offset, random).to(x.device)
     return apply_to(_Through, x, spec, axis, rng, offset, random, out_dtype)

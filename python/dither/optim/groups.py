@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
 from dither.errors import UserError
+from dither.nn.sites import covers
 
 Rule = tuple[str | Callable[[nn.Parameter, str], bool], Mapping[str, Any]]
 
@@ -44,5 +44,5 @@ def named_groups(model: nn.Module, rules: Sequence[Rule] = ()) -> list[dict[str,
 
 def _holds(where: str | Callable[[nn.Parameter, str], bool], parameter: nn.Parameter, name: str) -> bool:
     if isinstance(where, str):
-        return fnmatchcase(name, where) or fnmatchcase("." + name, where)
+        return covers(where, name)
     return bool(where(parameter, name))

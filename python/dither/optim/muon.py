@@ -13,13 +13,13 @@ weight decay and the scale that lets AdamW's learning rate serve both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError, suggest
+from dither.nn.sites import covers
 from dither.optim import state as stored
 from dither.optim.adamw import AdamW
 from dither.optim.kernel import FIRST, Bits, apply_
@@ -66,7 +66,7 @@ def muon_groups(
         id(module.weight): module.weight
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and id(module.weight) not in tables
-        and not any(fnmatchcase(name, pattern) for pattern in exempt)
+        and not any(covers(glob, name) for glob in exempt)
     }  # fmt: skip
     if not hidden:
         raise UserError(f"no linear of the model is left for Muon: exempt = {tuple(exempt)}")

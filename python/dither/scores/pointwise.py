@@ -65,7 +65,7 @@ def logit_scores(
         row = int(np.flatnonzero(np.isnan(every["entropy"]))[0])
         raise UserError(
             f"row {row} of the logits has NaN, +infinity or nothing but -infinity; "
-            "pass nan='propagate' to score it as NaN"
+            "mend it, or score it as NaN with logit_scores(..., nan='propagate') in Python"
         )
     for name, spelled in spoken.items():
         results[name][:] = rescale(name, results[name], spelled)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from dither.errors import UserError, suggest
+from dither.errors import UserError, require, suggest
 from dither.studies import papers
 from dither.studies.study import Study
+
+require("matplotlib", "plot")  # studies draw, and this is what `import dither.studies` meets first
 
 
 def names() -> tuple[str, ...]:

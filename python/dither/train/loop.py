@@ -13,7 +13,8 @@ import math
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from dither.train.rundir import RUN, SUMMARY, RunDirectory, read_summary
 from dither.train.schedule import learning_rate
 from dither.train.scoring import FILE as SCORES
 from dither.train.scoring import WindowScores, provenance, without_scores
-from dither.train.sinks import check_sinks, make_sinks
+from dither.train.sinks import Sink, check_sinks, make_sinks
 from dither.train.tokens import Tokens, open_tokens
 from dither.train.wiring import attach, check_names, make_model, make_optimizer, plain_twin, state_hash
 
@@ -140,9 +141,6 @@ class Run:
                 self.scores.load_(state)
             self.step = loaded.step
             self.progress.say(f"resuming at step {self.step}")
-        others = make_sinks(self.config, self.path, self.step)
-        self.records = Records(self.path, loaded.header["metrics_bytes"] if loaded else 0)
-        self.sinks = [self.records, *others]
         self.saved = self.step if loaded else None
         self.begun = time.perf_counter()
         if 0 < settings.steps <= settings.warmup:
@@ -151,7 +149,11 @@ class Run:
                 f"the learning rate stays below train.lr = {settings.lr:g}"
             )
         self.progress.start(self.path.name, settings.steps, self.step)
-        try:
+        with ExitStack() as open_sinks:
+            self.sinks = []
+            for sink in self._make_sinks(loaded.header["metrics_bytes"] if loaded else 0):
+                self.sinks.insert(0, sink)
+                open_sinks.callback(sink.close)
             while self.step < settings.steps:
                 self._train_step()
                 if self.step == settings.steps:
@@ -163,9 +165,13 @@ class Run:
             if self.saved != settings.steps:
                 self._save()
             return self._finish()
-        finally:
-            for sink in self.sinks:
-                sink.close()
+
+    def _make_sinks(self, keep_bytes: int) -> Iterator[Sink]:
+        """Those of services, which may refuse, then the run's own file, cut back to `keep_bytes`; it is the
+        first to get a row."""
+        yield from make_sinks(self.config, self.path, self.step)
+        self.records = Records(self.path, keep_bytes)
+        yield self.records
 
     def _train_step(self) -> None:
         settings, step, begun = self.config.train, self.step, time.perf_counter()

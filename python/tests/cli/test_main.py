@@ -95,6 +95,12 @@ def test_training_without_torch_prints_the_install_line():
     assert done.stderr == "dither: torch is not installed; install it with:  pip install 'dither[train]'\n"
 
 
+def test_studies_without_matplotlib_say_what_to_install():
+    code = "import sys; sys.modules['matplotlib'] = None; import dither.studies"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].endswith("pip install 'dither[plot]'"), done.stderr
+
+
 def test_formats_starts_without_torch():
     code = "import sys; from dither.cli.main import main; main(sys.argv[1:]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, "formats", "e4m3"], capture_output=True, text=True)

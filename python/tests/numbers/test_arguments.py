@@ -24,6 +24,27 @@ def test_given_bits_have_no_address(array, address, call):
         call(x, SR, random=bits, **address)
 
 
+@pytest.mark.parametrize("call", [dither.fake_quant, dither.quantize, dither.error_stats])
+def test_bits_for_a_rounding_that_reads_none_are_refused_and_an_address_is_not(array, call):
+    x, bits = array(np.ones((2, 32), np.float32)), array(np.zeros((2, 32), np.int32))
+    with pytest.raises(dither.UserError, match="rounds nearest_even and reads no random bits"):
+        call(x, "mxfp4", random=bits)
+    call(x, "mxfp4", seed=1, stream=2, offset=3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.int64, np.uint8, np.float32, np.complex64])
+def test_bits_out_of_range_never_wrap_into_it(array, dtype):
+    """2**63 and above are negative as int64; fractions and imaginary parts are no bits."""
+    x = array(np.ones(32, np.float32))
+    highest = {np.uint64: 2**64 - 1, np.int64: 2**32}.get(dtype, 3)
+    bits = array(np.full(32, highest, dtype))
+    if dtype == np.uint8:
+        assert dither.fake_quant(x, SR, random=bits).shape == (32,)
+        return
+    with pytest.raises(dither.UserError, match="random= holds"):
+        dither.fake_quant(x, SR, random=bits)
+
+
 @pytest.mark.parametrize("other", [{"seed": 0}, {"stream": 3}, {"random": np.zeros(32, np.int32)}])
 def test_a_tensor_of_the_position_stands_alone(other):
     with pytest.raises(dither.UserError, match="give it alone"):

@@ -170,3 +170,26 @@ def test_a_sink_without_its_package_says_how_to_get_it(tiny, tmp_path, monkeypat
     with pytest.raises(MissingExtraError, match=rf"pip install 'dither\[{package}\]'"):
         train(tiny(train={package: value}), tmp_path / "run", progress=Silent())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_fails_closes_what_was_opened(tiny, tmp_path, monkeypatch) -> None:
+    closed = []
+
+    class Opened:
+        def write(self, row: dict[str, Any]) -> None:
+            raise AssertionError("nothing was trained")
+
+        def close(self) -> None:
+            closed.append(self)
+
+    def sinks(*args: Any) -> Iterator[Opened]:
+        yield Opened()
+        yield Opened()
+        raise UserError("the third refuses")
+
+    monkeypatch.setattr("dither.train.loop.make_sinks", sinks)
+    with pytest.raises(UserError, match="the third refuses"):
+        train(tiny(), tmp_path / "run", progress=Silent())
+    assert len(closed) == 2
+    monkeypatch.undo()
+    assert train(tiny(), tmp_path / "run", resume=True, progress=Silent())["steps"] == 12

@@ -31,18 +31,17 @@ def check_sinks(config: RunConfig) -> None:
         require("wandb", "wandb")
 
 
-def make_sinks(config: RunConfig, run_dir: Path, done: int) -> list[Sink]:
-    """The sinks that the configuration names, for a run in `run_dir` that goes on after step `done`."""
-    sinks: list[Sink] = []
+def make_sinks(config: RunConfig, run_dir: Path, done: int) -> Iterator[Sink]:
+    """The sinks that the configuration names, one after the other as they are taken, for a run in `run_dir`
+    that goes on after step `done`. Who takes them closes them, also where a later one cannot be made."""
     if config.train.wandb:  # first: it may refuse
         from dither.train.sinks.wandb import Wandb
 
-        sinks.append(Wandb(config, run_dir))
+        yield Wandb(config, run_dir)
     if config.train.tensorboard:
         from dither.train.sinks.tensorboard import TensorBoard
 
-        sinks.append(TensorBoard(run_dir, done))
-    return sinks
+        yield TensorBoard(run_dir, done)
 
 
 def scalars(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
