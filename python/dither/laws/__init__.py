@@ -4,6 +4,7 @@ fit = dither.laws.fit("chinchilla", frame, N="params", D="tokens", loss="val_los
 print(fit); fit.interval(); fit.predict(N=7e9, D=1.4e11)
 """
 
+from dither.laws.benchmarks import Observational, observational
 from dither.laws.catalogue import LAWS, names
 from dither.laws.certificate import Certificate
 from dither.laws.coverage import BetaBinomial, beta_binomial, pass_at_k
@@ -38,6 +39,7 @@ __all__ = [
     "Logistic",
     "LossMap",
     "Objective",
+    "Observational",
     "Parameter",
     "Prediction",
     "Profile",
@@ -62,6 +64,7 @@ __all__ = [
     "mixing",
     "multi_power",
     "names",
+    "observational",
     "pass_at_k",
     "predict_interval",
     "read_runs",

@@ -65,9 +65,9 @@ class Constraint:
             return self.target - self.value(theta)
 
 
-def slope(function: Callable[[Floats], float], theta: Floats) -> Floats:
+def slope(function: Callable[[Floats], float], theta: Floats, move: float = MOVE) -> Floats:
     """Central differences of a number."""
-    moves = np.diag(MOVE * (1 + np.abs(theta)))
+    moves = np.diag(move * (1 + np.abs(theta)))
     return np.array([(function(theta + m) - function(theta - m)) / (2 * m.sum()) for m in moves])
 
 

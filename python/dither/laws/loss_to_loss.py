@@ -17,6 +17,7 @@ from dither.errors import UserError
 from dither.laws import table
 from dither.laws.engine import Floats
 from dither.laws.fitting import Fit, fit
+from dither.laws.joint_map import JointFit, joint_fit
 
 SAME = 1e-6
 """Relative difference up to which sizes and tokens of two runs count as equal."""
@@ -71,7 +72,7 @@ class LossMap:
     """L_y = K (L_x - E_x)^kappa + E_y.
 
     r2: of L_y over the pairs. cautions: what a reader must know, in words. fit_x, fit_y: the laws that gave
-    the floors (None where they were given).
+    the floors (None where they were given). joint: of a joint fit, its certificate and intervals.
     """
 
     kappa: float
@@ -83,6 +84,7 @@ class LossMap:
     cautions: tuple[str, ...]
     fit_x: Fit | None = field(repr=False, default=None)
     fit_y: Fit | None = field(repr=False, default=None)
+    joint: JointFit | None = field(repr=False, default=None)
 
     def predict(self, loss_x: Any) -> Floats:
         """L_y at L_x. UserError where a loss lies below E_x: the map has no value there."""
@@ -113,9 +115,11 @@ def loss_to_loss(
     on: Sequence[str] = ("N", "D"),
     loss: str = "loss",
     law: str = "kaplan_e",
-    E_x: float | None = None,
+    E_x: float | str | None = None,
     E_y: float | str | None = None,
     errors: str = "y",
+    ratio: float = 1.0,
+    objective: str = "huber",
     **columns: str,
 ) -> LossMap:
     """Fit the map between the losses of two tables of runs.
@@ -124,14 +128,24 @@ def loss_to_loss(
         data_x, data_y: tables as `dither.laws.fit` takes them; `columns`: names of N and D, `loss` that of
         the loss. on: law's variables by which runs are paired ("D" alone where sizes are counted
         differently). law: the law that gives each loss its floor; or give `E_x`, `E_y`.
+        objective: of those laws.
         E_y="free": fitted with the map by least squares of L_y, not below 0, for targets with too few runs
         for a law of their own (then `translate` gives them one).
         errors: "y": least squares of ln(L_y - E_y) on ln(L_x - E_x), as published; "both": orthogonal, for
-        losses
-            that are equally noisy (then the map from y to x is the inverse one).
+        losses that are equally noisy (then the map from y to x is the inverse one). With errors="both",
+        "free" floors (E_x, E_y or both) are fitted jointly with K and kappa, by the distances of (ln L_x,
+        ln L_y / ratio) from the curve, with a certificate and profile intervals in `.joint`; ratio: sd of
+        the noise of ln L_y over that of ln L_x.
 
     Raises UserError where fewer than three runs pair, or a loss lies below its floor.
     """
+    for name, floor in (("E_x", E_x), ("E_y", E_y)):
+        if isinstance(floor, str) and floor != "free":
+            raise UserError(f"{name} must be a number, None or 'free', not {floor!r}")
+    if E_x == "free" and errors != "both":
+        raise UserError("E_x='free' needs errors='both': regression of y on x cannot fit it")
+    if ratio != 1 and not (errors == "both" and "free" in (E_x, E_y)):
+        raise UserError("ratio= belongs to a joint fit: errors='both' and a floor 'free'")
     if errors not in ("y", "both"):
         raise UserError(f"errors must be 'y' or 'both', not {errors!r}")
     names = {variable: columns.get(variable, variable) for variable in ("N", "D")}
@@ -143,16 +157,35 @@ def loss_to_loss(
             f"{len(pairs.x)} runs pair on {', '.join(on)} ({len(keys[0])} and {len(keys[1])} runs); a map "
             "needs three. Pair on fewer columns (on=), or check their units"
         )
-    if isinstance(E_y, str):
-        return _free_map(pairs, frames[0], law, E_x, E_y)
+    given = (E_x, E_y)
     fits = [
-        fit(law, frame) if floor is None else None for frame, floor in zip(frames, (E_x, E_y), strict=True)
+        fit(law, frame, objective=objective) if floor is None else None
+        for frame, floor in zip(frames, given, strict=True)
     ]
     floors = [
-        f.params["E"] if f is not None else float(given or 0.0)
-        for f, given in zip(fits, (E_x, E_y), strict=True)
+        f.params["E"] if f is not None else None if floor == "free" else float(floor or 0.0)
+        for f, floor in zip(fits, given, strict=True)
     ]
+    if errors == "both" and None in floors:
+        return _joint_map(pairs, floors[0], floors[1], ratio, fits[0], fits[1])
+    assert floors[0] is not None
+    if floors[1] is None:
+        return _free_map(pairs, floors[0], fits[0])
     return _fit_map(pairs, floors[0], floors[1], errors, fits[0], fits[1])
+
+
+def _joint_map(
+    pairs: Pairs, e_x: float | None, e_y: float | None, ratio: float, fit_x: Fit | None, fit_y: Fit | None
+) -> LossMap:
+    found = joint_fit(pairs.x, pairs.y, E_x=e_x, E_y=e_y, ratio=ratio)
+    kappa, scale, e_x, e_y = (found.params[name] for name in ("kappa", "K", "E_x", "E_y"))
+    predicted = scale * (pairs.x - e_x) ** kappa + e_y
+    said = (*_cautions(pairs, fit_x, fit_y), *found.cautions)
+    return LossMap(kappa, scale, e_x, e_y, _r2(pairs, predicted), pairs, said, fit_x, fit_y, found)
+
+
+def _r2(pairs: Pairs, predicted: Floats) -> float:
+    return 1 - float(np.sum((pairs.y - predicted) ** 2) / np.sum((pairs.y - pairs.y.mean()) ** 2))
 
 
 def _fit_map(
@@ -165,15 +198,11 @@ def _fit_map(
     kappa = _slope(u, v, errors)
     scale = float(np.exp(v.mean() - kappa * u.mean()))
     predicted = scale * (pairs.x - e_x) ** kappa + e_y
-    r2 = 1 - float(np.sum((pairs.y - predicted) ** 2) / np.sum((pairs.y - pairs.y.mean()) ** 2))
-    return LossMap(kappa, scale, e_x, e_y, r2, pairs, tuple(_cautions(pairs, fit_x, fit_y)), fit_x, fit_y)
+    said = tuple(_cautions(pairs, fit_x, fit_y))
+    return LossMap(kappa, scale, e_x, e_y, _r2(pairs, predicted), pairs, said, fit_x, fit_y)
 
 
-def _free_map(pairs: Pairs, frame: dict[str, Floats], law: str, e_x: float | None, word: str) -> LossMap:
-    if word != "free":
-        raise UserError(f"E_y must be a number, None or 'free', not {word!r}")
-    fit_x = fit(law, frame) if e_x is None else None
-    floor = fit_x.params["E"] if fit_x is not None else float(e_x or 0.0)
+def _free_map(pairs: Pairs, floor: float, fit_x: Fit | None) -> LossMap:
     if not (pairs.x > floor).all():
         raise UserError(f"E_x = {floor:.6g} is not below every loss of x ({pairs.x.min():.6g})")
     u = np.log(pairs.x - floor)
@@ -192,11 +221,11 @@ def _free_map(pairs: Pairs, frame: dict[str, Floats], law: str, e_x: float | Non
         best = int(np.argmin([line(kappa)[0] for kappa in grid]))
         low, high = grid[max(best - 1, 0)], grid[min(best + 1, 40)]
     kappa = float(0.5 * (low + high))
-    square, scale, e_y = line(kappa)
-    r2 = 1 - square / float(np.sum((pairs.y - pairs.y.mean()) ** 2))
+    _, scale, e_y = line(kappa)
     said = _cautions(pairs, fit_x, None)
     if len(pairs.x) < 5:
         said.append(f"{len(pairs.x)} pairs for three parameters: the floor of y is a guess")
+    r2 = _r2(pairs, scale * np.exp(kappa * u) + e_y)
     return LossMap(kappa, scale, floor, e_y, r2, pairs, tuple(said), fit_x)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from dither import laws
 from dither.errors import UserError
+from dither.laws import derived
 from dither.laws.engine import Floats
 from dither.laws.validation import nested, uncalibrated
 from dither.studies.measure import Measurement, jackknife, proportion, resampled
@@ -86,10 +87,11 @@ def power(cells: Runs, truth: Mapping[str, float], noise: float, sweeps: int) ->
 
 
 def exponent(one: Corpus, counts: Floats) -> tuple[float, Floats]:
-    """a of N*(C) ~ C^a, and its values over resamples (counts: replicates x runs)."""
+    """a of N*(C) ~ C^a, and its values over resamples (counts: replicates x runs); NaN where one has no
+    optimum."""
     drawn = one.law.bootstrap(weights=counts)
     a = drawn.values[:, 4] / (drawn.values[:, 3] + drawn.values[:, 4])
-    return one.law.params["beta"] / (one.law.params["alpha"] + one.law.params["beta"]), a
+    return derived.exponent(**one.law.params), np.where(drawn.converged, a, np.nan)
 
 
 def mean_exponent(corpora: list[Corpus], n: int) -> tuple[Measurement, dict[str, Measurement]]:
@@ -98,9 +100,10 @@ def mean_exponent(corpora: list[Corpus], n: int) -> tuple[Measurement, dict[str,
     counts = np.random.default_rng(0).multinomial(rows, np.full(rows, 1 / rows), size=n).astype(float)
     enough = (counts > 0).sum(axis=1) > len(corpora[0].law.params)
     found = {one.name: exponent(one, counts[enough]) for one in corpora}
-    each = {name: resampled(a, drawn, rows) for name, (a, drawn) in found.items()}
-    whole = np.mean([drawn for _, drawn in found.values()], axis=0)
-    return resampled(float(np.mean([a for a, _ in found.values()])), whole, rows), each
+    each = {name: resampled(a, drawn[np.isfinite(drawn)], rows) for name, (a, drawn) in found.items()}
+    whole = np.mean([drawn for _, drawn in found.values()], axis=0)  # where all corpora have an optimum
+    centre = float(np.mean([a for a, _ in found.values()]))
+    return resampled(centre, whole[np.isfinite(whole)], rows), each
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def naive(one: Corpus) -> dict[str, Errors]:
 
 def mapped(x: Corpus, y: Corpus) -> Errors:
     """The loss on y of the held-out runs from that on x, by the map of the smaller runs."""
-    found = laws.loss_to_loss(x.fit, y.fit)
+    found = laws.loss_to_loss(x.fit, y.fit, objective=OBJECTIVE)
     reach = np.maximum(x.held["loss"], found.E_x * (1 + 1e-9))
     return Errors(found.predict(reach) - y.held["loss"], y.held["loss"], found.E_y)
 
@@ -156,7 +159,7 @@ def few(y: Corpus) -> Runs:
 
 def translated(x: Corpus, y: Corpus) -> Errors:
     """y's larger runs from x's law, translated with FEW runs of y."""
-    source = laws.fit("kaplan_e", x.fit)
+    source = laws.fit("kaplan_e", x.fit, objective=OBJECTIVE)
     found = laws.loss_to_loss(x.fit, few(y), E_x=source.params["E"], E_y="free")
     law = laws.get("kaplan_e")
     predicted = law.predict(found.translate(source.params), N=y.held["N"], D=y.held["D"])
@@ -165,7 +168,7 @@ def translated(x: Corpus, y: Corpus) -> Errors:
 
 def direct_few(y: Corpus) -> Errors:
     """The same from a law fitted to those runs alone."""
-    fit = laws.fit("kaplan_e", few(y))
+    fit = laws.fit("kaplan_e", few(y), objective=OBJECTIVE)
     predicted = fit.predict(N=y.held["N"], D=y.held["D"], far=True)
     return Errors(predicted - y.held["loss"], y.held["loss"], fit.params["E"])
 
@@ -177,11 +180,11 @@ def maps(corpora: list[Corpus]) -> dict[tuple[str, str], tuple[laws.LossMap, Mea
 
         def kappa(kept: np.ndarray, x: Corpus = x, y: Corpus = y) -> float:
             parts = [{name: values[kept] for name, values in one.fit.items()} for one in (x, y)]
-            return laws.loss_to_loss(*parts).kappa
+            return laws.loss_to_loss(*parts, objective=OBJECTIVE).kappa
 
         try:
             span: Measurement | str = jackknife(kappa, len(x.fit["loss"]))
         except UserError as error:  # a loss below the floor of the others
             span = str(error)
-        found[x.name, y.name] = (laws.loss_to_loss(x.fit, y.fit), span)
+        found[x.name, y.name] = (laws.loss_to_loss(x.fit, y.fit, objective=OBJECTIVE), span)
     return found
