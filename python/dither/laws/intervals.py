@@ -171,7 +171,8 @@ def interval_median(low: Any, high: Any, *, level: float = 0.95) -> Estimate:
     distribution is assumed, and values may be unknown (-inf, inf) or beyond every bound (inf, inf).
 
     value: halfway between the medians of both ends; sd: half their distance (0 where all are exact).
-    UserError for fewer values than such an interval needs (6 at 95 %).
+    UserError for fewer values than such an interval needs (6 at 95 %), and where so many are unknown that the
+    median itself may be anything.
     """
     a, b = np.sort(np.asarray(low, dtype=np.float64)), np.sort(np.asarray(high, dtype=np.float64))
     n, tail, left = len(a), 0.5 * (1 - level), 0
@@ -186,6 +187,8 @@ def interval_median(low: Any, high: Any, *, level: float = 0.95) -> Estimate:
     if left == 0:
         raise UserError(f"{n} values are too few for an interval of their median at {level:.0%}")
     ends = [float(np.median(side)) for side in (a, b)]
+    if ends == [-np.inf, np.inf]:
+        raise UserError("half of the values or more are unknown (-inf, inf): their median may be anything")
     middle = ends[0] if ends[0] == ends[1] else 0.5 * (ends[0] + ends[1])
     half = 0.0 if ends[0] == ends[1] else 0.5 * (ends[1] - ends[0])
     return Estimate(middle, float(a[left - 1]), float(b[n - left]), half, n)

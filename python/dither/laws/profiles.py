@@ -196,7 +196,7 @@ def _crossing(
 
     def over(x: float) -> float:
         value = optimum(np.array([x]))[0]
-        return float(np.sqrt(value - least) - root) if np.isfinite(value) else np.inf
+        return float(np.sqrt(max(value - least, 0.0)) - root) if np.isfinite(value) else np.inf
 
     least = float(optimum(np.array([centre]))[0])
     root = float(np.sqrt(max(limit - least, 0.0)))

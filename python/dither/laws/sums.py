@@ -188,11 +188,16 @@ def _bent(vector: Floats, fixed_data: bool) -> Floats:
 _BENT_MODEL = powers({"A": {"N": "p"}, "B": {"D": "q"}}, variables=("N", "D"), floor="E", outer="gamma")[0]
 
 
+def _floor(e: Floats) -> Floats:
+    """ln E; E = 0 is -inf."""
+    with np.errstate(divide="ignore"):
+        return np.log(e)
+
+
 def _kaplan_to_theta(vector: Floats) -> Floats:
     a, b, e, alpha, beta = np.moveaxis(vector, -1, 0)
-    return np.stack(
-        [alpha / beta * np.log(a), np.log(b), np.log(e), alpha / beta, np.ones_like(a), beta], axis=-1
-    )
+    p = alpha / beta
+    return np.stack([p * np.log(a), np.log(b), _floor(e), p, np.ones_like(a), beta], axis=-1)
 
 
 def _kaplan_from_theta(theta: Floats) -> Floats:
@@ -225,7 +230,7 @@ KAPLAN_E = SumLaw(
 
 def _gamma_to_theta(vector: Floats) -> Floats:
     a, b, e, p, q, gamma = np.moveaxis(vector, -1, 0)
-    return np.stack([np.log(a), np.log(b), np.log(e), p, q, gamma], axis=-1)
+    return np.stack([np.log(a), np.log(b), _floor(e), p, q, gamma], axis=-1)
 
 
 def _gamma_from_theta(theta: Floats) -> Floats:

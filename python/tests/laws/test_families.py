@@ -1,5 +1,6 @@
 """Every law of the catalogue: its formula as printed, its parameters recovered from generated data."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -230,3 +231,14 @@ def test_repeated_data_is_worth_less_and_less():
     # More repetitions than R_D bring at most as much as R_D times new data.
     limit = unique * (1 + params["R_D"])
     assert losses[-1] == pytest.approx(law.predict(params, N=5e7, D=limit, U=limit), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["chinchilla", "kaplan_e", "gamma"])
+def test_a_law_without_a_floor_warns_of_nothing(name: str):
+    law, params = laws.get(name), {"A": 1e8, "B": 1e9, "E": 0.0, "alpha": 0.4, "beta": 0.4}
+    params = params if name != "gamma" else {"A": 1e8, "B": 1e9, "E": 0.0, "p": 1.0, "q": 1.0, "gamma": 0.4}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        value = float(law.predict(params, N=1e9, D=1e10))
+    smaller = float(law.predict({**params, "E": 1e-12}, N=1e9, D=1e10))
+    assert value == pytest.approx(smaller, rel=1e-9)

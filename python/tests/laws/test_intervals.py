@@ -77,6 +77,8 @@ def test_a_median_counts_infinite_and_unknown_values_and_its_interval_covers():
     assert 0.965 < covered <= 1
     with pytest.raises(UserError, match="too few"):
         laws.interval_median([1.0] * 5, [1.0] * 5)
+    with pytest.raises(UserError, match="median may be anything"):
+        laws.interval_median([-np.inf] * 7, [np.inf] * 7)
     with pytest.raises(UserError, match="NaN"):
         laws.interval_median([np.nan] * 8, [1.0] * 8)
 

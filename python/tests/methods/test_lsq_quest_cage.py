@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dither import methods
+from dither import laws, methods
 from dither.errors import UserError
 from dither.methods.lsq import Rounded
 from dither.methods.quest import CLIP, fitted
@@ -269,6 +269,12 @@ def test_the_part_for_qat_is_the_papers():
         assert methods.qat_part(ratio * 1e6 / 2, 1e6, 4) == pytest.approx(part, abs=6e-4)
     with pytest.raises(UserError, match="more than one"):
         methods.qat_part(1e5, 1e6, 4)
+    # the constant of the plan and that of the law are one
+    law = laws.get("qat_share")
+    published = next(iter(law.published.values()))
+    for ratio in (3.0, 20.0, 4e3):
+        expected = float(law.predict(published, N=1e6, D=ratio * 1e6 / 2, bits=4))
+        assert methods.qat_part(ratio * 1e6 / 2, 1e6, 4) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_fused_cooldown_starts_qat_at_the_peak_and_decays_within_it():

@@ -176,8 +176,8 @@ def optima(parts: dict[str, Arrays], stride: int) -> Table:
 
 
 def parameters(fits: dict[str, laws.Fit], sizes: tuple[str, ...], n: int) -> Table:
-    """The annealing law from three curves, and from all nine with intervals by curve and (too narrow) by "
-    "step."""
+    """The annealing law from three curves, and from all nine with intervals by curve and (too narrow) by
+    step."""
     rows = []
     for size in sizes:
         fit = fits[size]

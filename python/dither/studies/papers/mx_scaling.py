@@ -1,8 +1,10 @@
 """What 1,214 trainings under MX formats say of stability and scaling: 2506.20752 and its released exports.
 
 The losses of quantized recipes are rounded to 0.005, grids of unstable recipes end early, there is one seed
-and one learning rate for all sizes. So losses enter as intervals, no run and no missing cell is dropped, and
-no difference below 0.01 is called resolved (`dither.studies.mx_runs`).
+and one learning rate for all sizes. So losses enter as intervals, and no difference below 0.01 is called
+resolved (`dither.studies.mx_runs`). Medians of gaps keep every cell that the baseline has: a diverged run is
+infinitely worse, an unknown outcome may be anything. Shares of runs that diverged are those of known
+outcomes; how far unknown ones and cells that were not run could move them is a table of its own.
 """
 
 from __future__ import annotations
@@ -195,6 +197,11 @@ def law_table(runs: Runs, noise: Estimate, arms: Sequence[str]) -> Table:
     )  # fmt: skip
 
 
+def shown(value: float) -> float:
+    """A gap as the picture has it: what is not bounded ends at its edge."""
+    return float(np.clip(value, -0.1, 0.1))
+
+
 def pictures(runs: Runs) -> dict:
     lines: dict[str, dict[float, Measurement]] = {}
     for name, arms in GROUPS.items():
@@ -207,13 +214,13 @@ def pictures(runs: Runs) -> dict:
     shares.axes[0].set_xscale("log")
     gaps = {label(arm): gap(runs.arms(arm)) for arm in ARMS[1:]}
     finite = {
-        name: Measurement(min(m.estimate, 0.1), m.low, min(m.high, 0.1), m.n, m.detectable)
+        name: Measurement(shown(m.estimate), shown(m.low), shown(m.high), m.n, m.detectable)
         for name, m in gaps.items()
     }
     return {
         "Share of runs that diverged, of those whose outcome is known, with Wilson's 95 % intervals": shares,
         "Median of the loss minus the baseline's at equal size and tokens, 95 % intervals; what reaches 0.1 "
-        "is not bounded. Dashed: the resolution": intervals(finite, "nats", RESOLUTION),
+        "or -0.1 is not bounded. Dashed: the resolution": intervals(finite, "nats", RESOLUTION),
     }
 
 
