@@ -97,6 +97,11 @@ def _texts(path: Path) -> dict[Any, str]:
         return dict(enumerate(path.read_text(encoding="utf-8").splitlines()))
     if path.suffix == ".jsonl":
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        for place, row in enumerate(rows):
+            if not isinstance(row, dict) or not {"id", "text"} <= row.keys():
+                raise UserError(
+                    f'{path}, row {place}: each row is {{"id": ..., "text": ...}}; a .txt file needs no ids'
+                )
         return {row["id"]: str(row["text"]) for row in rows}
     table = require("pyarrow.parquet", "scores").read_table(path, columns=["id", "text"])
     return dict(zip(table["id"].to_pylist(), map(str, table["text"].to_pylist()), strict=True))

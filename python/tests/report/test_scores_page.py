@@ -108,6 +108,11 @@ def test_texts_of_any_file_and_of_string_ids(folder):
     assert "One run is not a ranking" in text and "Most unstable" not in text
     with pytest.raises(UserError, match="no text of 1 examples, 'x'"):
         read_texts("t.jsonl", ["x"])
+    for line in ('{"text": "no id"}', '["a", "list"]'):
+        with open("bare.jsonl", "w") as file:
+            file.write('{"id": "x", "text": "y"}\n' + line)
+        with pytest.raises(UserError, match=r"bare\.jsonl, row 1: each row is .*no ids"):
+            read_texts("bare.jsonl", ["x"])
 
 
 def test_images_of_every_layout():
