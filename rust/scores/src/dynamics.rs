@@ -141,6 +141,7 @@ fn mark(histories: &mut Histories, visits: &Visits) -> Result<(), Refused> {
 }
 
 /// The N values from `start` on.
+#[inline(always)]
 fn part<const N: usize>(values: &[f64], start: usize) -> &[f64; N] {
     values[start..].first_chunk().expect("as many values as examples")
 }
@@ -208,8 +209,13 @@ fn update_body(histories: &mut Histories, visits: &Visits) -> Result<(), Refused
     mark(histories, visits)?;
     let n = visits.index.len();
     let whole = n - n % TOGETHER;
-    (0..whole).step_by(TOGETHER).for_each(|start| visit::<TOGETHER>(histories, visits, start));
-    (whole..n).for_each(|start| visit::<1>(histories, visits, start));
+    // Loops, not closures, which would be compiled for the least of processors.
+    for start in (0..whole).step_by(TOGETHER) {
+        visit::<TOGETHER>(histories, visits, start);
+    }
+    for start in whole..n {
+        visit::<1>(histories, visits, start);
+    }
     if visits.others.iter().any(Option::is_some) {
         for (i, index) in visits.index.iter().enumerate() {
             let example = *index as usize;
