@@ -123,7 +123,7 @@ class Context:
         ).hexdigest()
         path = self.folder / "parts" / f"{compute.__name__}-{key[:24]}.npz"
         self.done += 1
-        words = ", ".join(f"{name} {value}" for name, value in settings.items())
+        words = ", ".join(f"{name} {_short(value)}" for name, value in settings.items())
         if path.exists():
             try:
                 with np.load(path, allow_pickle=False) as kept:
@@ -141,6 +141,11 @@ class Context:
         with replacing(path) as aside, aside.open("wb") as file:
             np.savez(file, **found)  # type: ignore[arg-type]
         return found
+
+
+def _short(value: object) -> str:
+    """A setting for the progress line: of a long list its length."""
+    return f"({len(value)})" if isinstance(value, list) and len(value) > 8 else str(value)
 
 
 def _sources(compute: Callable[..., Arrays]) -> str:

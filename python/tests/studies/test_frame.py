@@ -19,6 +19,10 @@ def draw(seed: int, shift: float) -> dict[str, np.ndarray]:
     return {"value": np.random.default_rng(seed).normal(shift, 0.1, 1)}
 
 
+def of_rows(rows: list[int], few: list[int]) -> dict[str, np.ndarray]:
+    return {"value": np.array(len(rows) + len(few))}
+
+
 def measure(context: Context) -> Outcome:
     values = [
         float(context.part(draw, seed=s, shift=context.choose(1.0, 0.5))["value"][0]) for s in context.seeds
@@ -49,6 +53,12 @@ TOY = Study("toy", "Toy", "?", ("draw",), CLAIMS, (8, 4), measure)
 def test_the_interval_and_the_side_decide(side, low, high, verdict):
     claim = Claim("c", "t", "s", "r", "q", side, 1.0)
     assert judge(claim, Measurement((low + high) / 2, low, high, 5, 0.3))[0] == verdict
+
+
+def test_progress_says_how_long_a_list_is(tmp_path):
+    said: list[str] = []
+    Context(TOY, tmp_path, True, said.append).part(of_rows, rows=[*range(400)], few=[1, 2])
+    assert said == ["part 1: of_rows rows (400), few [1, 2]"]
 
 
 def test_what_cannot_be_measured_is_not_testable_and_says_why():
