@@ -1,7 +1,7 @@
 //! Slices in, slices out: quantization at memory speed, bit-equal to `dither-numerics`.
 //!
 //! * [`layout`]: an array as (outer, axis, inner) and its cut into independent units of whole blocks.
-//! * [`simd`]: one source, cloned per instruction set, dispatched once.
+//! * [`simd`] (of `dither-cpu`): one source, cloned per instruction set, dispatched once.
 //! * [`pool`]: our own threads, safe after fork; `fpu`: the floating-point mode of a call; [`pages`]: huge pages;
 //!   [`interrupt`]: breaking off.
 //! * [`reduce`], [`scales`], [`element`], [`method`], [`power`], [`block`], [`columns`]: the arithmetic, on fp32 in cache.
@@ -81,7 +81,6 @@ mod reduce;
 mod rows;
 mod scales;
 mod search;
-pub mod simd;
 pub mod stats;
 mod stochastic;
 mod stochastic_lanes;
@@ -95,6 +94,7 @@ mod turned;
 mod unpack_lanes;
 mod widths;
 
+pub use dither_cpu::simd;
 pub use dtype::{Memory, MemoryMut};
 pub use fake_quant::fake_quant;
 pub use hadamard::hadamard;

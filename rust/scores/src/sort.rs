@@ -110,7 +110,7 @@ fn places_body<T: Number>(x: &[T], out: &mut [u32]) -> bool {
 
 dispatch! {
     /// The places of numbers in their range. False where that is not finite, or nothing.
-    fn places<T: Number>(x: &[T], out: &mut [u32]) -> bool = places_body;
+    fn places[T: Number](x: &[T], out: &mut [u32]) -> bool = places_body;
 }
 
 /// The counts of a digit become the places where its items begin.
