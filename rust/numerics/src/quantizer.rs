@@ -199,7 +199,7 @@ impl Quantizer {
     fn element_range(&self, scale: Scale) -> (f64, f64) {
         match scale {
             Scale::Affine { .. } => (0.0, self.format.max),
-            _ => (self.format.round(f64::NEG_INFINITY, Rounding::NearestEven, Overflow::Saturate, 0), self.format.max),
+            _ => (self.format.min, self.format.max),
         }
     }
 
@@ -266,6 +266,16 @@ mod tests {
     fn block(q: &Quantizer, x: &[f32]) -> Vec<f32> {
         let scale = q.scale(absmax(x.iter().copied()) as f32, None);
         x.iter().map(|x| q.fake_quant(*x, scale, 0)).collect()
+    }
+
+    #[test]
+    fn ranges_end_where_infinity_saturates() {
+        let others = ["codebook_0_1_-0.25_3", "codebook_1_2", "binary8p1ue", "binary8p4se", "e1m0", "e6m9"];
+        for name in Format::names().into_iter().chain(others) {
+            let f = Format::get(name).unwrap();
+            let end = |x: f64| f.round(x, Rounding::NearestEven, Overflow::Saturate, 0);
+            assert_eq!((f.min, f.max), (end(f64::NEG_INFINITY), end(f64::INFINITY)), "{name}");
+        }
     }
 
     #[test]

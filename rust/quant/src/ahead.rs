@@ -12,16 +12,12 @@
 //! All absmax first, then the elements (`block`), reads memory in one phase and writes it in the other; here every step
 //! does both. Short blocks go four to a group, whose scales are worked out a group before they are used, so that nothing
 //! waits for them. Groups with a block whose scale is not an ordinary number go through `block`.
-//!
-//! A division costs as much time as memory leaves for everything. With `r` the reciprocal of `s` rounded and `e` what
-//! that leaves, `q = x r + x e` is the quotient `x / s` within one unit in the last place, from where adding its exact
-//! remainder times `r` rounds correctly (Markstein, IBM J. Res. Dev. 34 (1990) 111, theorem 8.2; no part of it leaves the
-//! range of normal numbers for the scales that [`numbers`] takes, or the quotient is so small that it becomes zero).
 #![cfg(target_arch = "x86_64")]
 
+use crate::ahead_elements::{INTEGER, Numbers, POWER, QUOTIENT, Rounding, UNSIGNED, numbers};
 use crate::block;
 use crate::cells::Halves;
-use crate::element::{NEAREST_EVEN, Shape};
+use crate::element::NEAREST_EVEN;
 use crate::job::{Job, Pair};
 use crate::lines::Writer;
 use crate::number::Number;
@@ -29,17 +25,10 @@ use crate::simd::{Level, level};
 use crate::stream;
 use std::arch::x86_64::{__m256i, __m512i};
 
-/// How an element is rounded: on the grid of its block's power of two, the sign of zero kept or not; as a quotient; as
-/// a quotient on a grid of equal steps, without a sign of zero.
-const POWER: u8 = 0;
-const UNSIGNED: u8 = 1;
-const QUOTIENT: u8 = 2;
-const INTEGER: u8 = 3;
-
 /// Elements of a step: two or four vectors.
 const STEP: usize = 32;
 /// Blocks of a group, where they are short.
-const GROUP: usize = 4;
+pub const GROUP: usize = 4;
 /// Elements of the longest of those.
 const SHORT: usize = 64;
 
@@ -212,133 +201,5 @@ unsafe fn step<V: Halves, E: Number, const HOW: u8>(
         let [a, b] = E::pair::<V>(x.add(2 * V::LANES));
         let second = [rounding.element::<HOW>(a, scale), rounding.element::<HOW>(b, scale)];
         E::put([first, second], exact, out);
-    }
-}
-
-/// What [`Rounding::element`] needs of the blocks of a group, as bits: smallest normal and largest value; or the scale,
-/// its reciprocal, and what that leaves.
-struct Numbers<const G: usize> {
-    absmax: [u32; G],
-    scales: [[u32; G]; 3],
-    /// Whether these are ordinary numbers.
-    usual: bool,
-}
-
-impl<const G: usize> Default for Numbers<G> {
-    fn default() -> Self {
-        Numbers { absmax: [0; G], scales: [[0; G]; 3], usual: false }
-    }
-}
-
-/// # Safety
-/// [`Halves`]'s contract.
-#[inline(always)]
-unsafe fn numbers<V: Halves, E: Number, const HOW: u8, const G: usize>(most: [V; G], job: &Job<'_>) -> Numbers<G> {
-    /// Exponents of scales between which nothing overflows or loses digits.
-    const USUAL: std::ops::Range<u32> = 127 - 60..127 + 60;
-    let mut n = Numbers::default();
-    // SAFETY: the caller's contract.
-    unsafe {
-        if G == GROUP {
-            let mut lanes = [V::splat(0); GROUP];
-            for b in 0..GROUP {
-                lanes[b] = E::lanes(most[b]);
-            }
-            n.absmax.copy_from_slice(&V::largest_of(lanes));
-        } else {
-            n.absmax[0] = E::lanes(most[0]).largest();
-        }
-    }
-    for absmax in &mut n.absmax {
-        *absmax = E::from_upper(*absmax).to_bits();
-    }
-    let [first, second, third] = &mut n.scales;
-    if matches!(HOW, POWER | UNSIGNED) {
-        n.usual = job.powers(&n.absmax, first, second);
-        return n;
-    }
-    n.usual = job.quotients(&n.absmax, 1.0, first);
-    for b in 0..G {
-        let s = f32::from_bits(first[b]);
-        let r = 1.0 / s;
-        (second[b], third[b]) = (r.to_bits(), ((-s).mul_add(r, 1.0) * r).to_bits());
-        n.usual &= USUAL.contains(&(first[b] >> 23));
-    }
-    n
-}
-
-/// The constants of a run in every lane.
-struct Rounding<V> {
-    magnitude: V,
-    exponent: V,
-    sign: V,
-    zero: V,
-    /// From `2^e` to what is added and taken away again (see `element`), and that of the smallest normal number.
-    to_c: V,
-    c: V,
-    emin: V,
-}
-
-impl<V: Halves> Rounding<V> {
-    /// # Safety
-    /// [`Halves`]'s contract, for every method.
-    #[inline(always)]
-    unsafe fn new(shape: Shape, emin: u32) -> Self {
-        let to_c = (23 - shape.mbits) << 23 | 0x0040_0000;
-        // SAFETY: the caller's contract.
-        unsafe {
-            Rounding {
-                magnitude: V::splat(0x7fff_ffff),
-                exponent: V::splat(0x7f80_0000),
-                sign: V::splat(0x8000_0000),
-                zero: V::splat(shape.zero.to_bits()),
-                to_c: V::splat(to_c),
-                c: V::splat(emin.wrapping_add(to_c)),
-                emin: V::splat(emin),
-            }
-        }
-    }
-
-    /// No quotient rounds to more than the largest value: the scale is the absmax divided by that.
-    #[inline(always)]
-    unsafe fn element<const HOW: u8>(&self, x: V, [first, second, third]: [V; 3]) -> V {
-        // SAFETY: the caller's contract.
-        unsafe {
-            match HOW {
-                POWER => self.nearest(x.and(self.magnitude).min(second), x, first),
-                UNSIGNED => self.nearest(x.and(self.magnitude).min(second), x, first).fadd(self.zero),
-                QUOTIENT => {
-                    let q = quotient(x, first, second, third).and(self.magnitude);
-                    self.nearest(q, x, self.emin).fused(first, self.zero)
-                }
-                _ => {
-                    let q = quotient(x, first, second, third);
-                    q.fadd(self.c).fsub(self.c).fused(first, self.zero)
-                }
-            }
-        }
-    }
-
-    /// `element::round` of a magnitude, with the sign of `signed`.
-    #[inline(always)]
-    unsafe fn nearest(&self, a: V, signed: V, emin: V) -> V {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let c = a.and(self.exponent).max(emin).add(self.to_c);
-            signed.and_or(self.sign, a.fadd(c).fsub(c))
-        }
-    }
-}
-
-/// `x / s` by the reciprocal of `s` and what that leaves; the sign of a zero is lost.
-///
-/// # Safety
-/// [`Halves`]'s contract.
-#[inline(always)]
-unsafe fn quotient<V: Halves>(x: V, s: V, reciprocal: V, rest: V) -> V {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let q = x.fused(reciprocal, x.fmul(rest));
-        q.fused_less(s, x).fused(reciprocal, q)
     }
 }

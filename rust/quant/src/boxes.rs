@@ -1,9 +1,10 @@
 //! Packed arrays under every scaling that is not plain: blocks are boxes, and elements go through the scalar truth one by
 //! one. Between the boxes and the rows of bits the codes lie in memory as 32-bit integers.
 
+use crate::by_truth::each_box;
 use crate::dtype::{Memory, MemoryMut};
 use crate::fake_quant::threads_for;
-use crate::general::{Element, each_box};
+use crate::formed::Element;
 use crate::grid::Boxes;
 use crate::pack::{pack, unpack};
 use crate::packed::{Parts, Shape, Values};

@@ -1,7 +1,7 @@
 //! Rotations of blocks that are columns, a strip of them at a time.
 
 use crate::dtype::{Memory, MemoryMut};
-use crate::general::Element;
+use crate::formed::Element;
 use crate::hadamard::{Rotation, VECTOR, butterflies};
 use crate::layout::Layout;
 use crate::pool;

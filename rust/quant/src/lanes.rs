@@ -6,7 +6,6 @@
 // One contract for every method, stated at the trait, instead of a block and a comment for each intrinsic.
 #![allow(unsafe_op_in_unsafe_fn)]
 
-use crate::stream;
 use std::arch::x86_64::*;
 
 /// # Safety
@@ -18,8 +17,6 @@ pub unsafe trait Lanes: Copy {
     type Lift: Copy;
     unsafe fn load(p: *const u32) -> Self;
     unsafe fn store(self, p: *mut u32);
-    /// Past the caches, to a multiple of 16 bytes, where `stream::can_pass`; the next vector completes the line.
-    unsafe fn pass(self, p: *mut u32);
     unsafe fn splat(x: u32) -> Self;
     unsafe fn and(self, o: Self) -> Self;
     /// `self & mask | o`.
@@ -49,9 +46,6 @@ pub unsafe trait Lanes: Copy {
     /// `self * o + add`, rounded once, as is `add - self * o`; for callers who enable `fma`.
     unsafe fn fused(self, o: Self, add: Self) -> Self;
     unsafe fn fused_less(self, o: Self, from: Self) -> Self;
-    /// Neither operand is a NaN.
-    unsafe fn fmin(self, o: Self) -> Self;
-    unsafe fn fmax(self, o: Self) -> Self;
     /// `self + base`, rounded toward zero, in the lanes below `base`; neither is negative.
     unsafe fn lift(self, base: Self) -> (Self, Self::Lift);
     /// `self - base` in the same lanes.
@@ -88,7 +82,7 @@ unsafe impl Lanes for __m512i {
         int: and = _mm512_and_si512, add = _mm512_add_epi32, sub = _mm512_sub_epi32, min = _mm512_min_epu32,
              max = _mm512_max_epu32, shl = _mm512_sllv_epi32, shr = _mm512_srlv_epi32, sar = _mm512_srav_epi32, xor = _mm512_xor_si512;
         float(_mm512_castsi512_ps, _mm512_castps_si512): fadd = _mm512_add_ps, fsub = _mm512_sub_ps,
-             fmul = _mm512_mul_ps, fdiv = _mm512_div_ps, fmin = _mm512_min_ps, fmax = _mm512_max_ps;
+             fmul = _mm512_mul_ps, fdiv = _mm512_div_ps;
     }
 
     #[inline(always)]
@@ -117,14 +111,6 @@ unsafe impl Lanes for __m512i {
     #[inline(always)]
     unsafe fn store(self, p: *mut u32) {
         _mm512_storeu_si512(p.cast(), self);
-    }
-
-    #[inline(always)]
-    unsafe fn pass(self, p: *mut u32) {
-        let x = _mm512_castsi512_ps(self);
-        let [b, c, d] =
-            [_mm512_extractf32x4_ps::<1>(x), _mm512_extractf32x4_ps::<2>(x), _mm512_extractf32x4_ps::<3>(x)];
-        stream::parts(p.cast(), [_mm512_castps512_ps128(x), b, c, d]);
     }
 
     #[inline(always)]
@@ -203,7 +189,7 @@ unsafe impl Lanes for __m256i {
         int: and = _mm256_and_si256, add = _mm256_add_epi32, sub = _mm256_sub_epi32, min = _mm256_min_epu32,
              max = _mm256_max_epu32, shl = _mm256_sllv_epi32, shr = _mm256_srlv_epi32, sar = _mm256_srav_epi32, xor = _mm256_xor_si256;
         float(_mm256_castsi256_ps, _mm256_castps_si256): fadd = _mm256_add_ps, fsub = _mm256_sub_ps,
-             fmul = _mm256_mul_ps, fdiv = _mm256_div_ps, fmin = _mm256_min_ps, fmax = _mm256_max_ps;
+             fmul = _mm256_mul_ps, fdiv = _mm256_div_ps;
     }
 
     #[inline(always)]
@@ -232,12 +218,6 @@ unsafe impl Lanes for __m256i {
     #[inline(always)]
     unsafe fn store(self, p: *mut u32) {
         _mm256_storeu_si256(p.cast(), self);
-    }
-
-    #[inline(always)]
-    unsafe fn pass(self, p: *mut u32) {
-        let x = _mm256_castsi256_ps(self);
-        stream::two_parts(p.cast(), [_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)]);
     }
 
     #[inline(always)]

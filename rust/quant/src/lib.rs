@@ -5,18 +5,20 @@
 //! * [`pool`]: our own threads, safe after fork; `fpu`: the floating-point mode of a call; [`pages`]: huge pages;
 //!   [`interrupt`]: breaking off.
 //! * [`reduce`], [`scales`], [`element`], [`method`], [`power`], [`block`], [`columns`]: the arithmetic, on fp32 in cache.
-//! * `ahead`: whole blocks to nearest even at the speed of memory; `lanes`, `lines`, `cells`: its vectors, how they are
-//!   written, and numbers in them.
-//! * `stochastic_tiles`: stochastic rounding in one loop with its random words.
+//! * `job`: a quantizer made ready for them; `ways`: the scales of many blocks.
+//! * `ahead`, `ahead_elements`: whole blocks to nearest even at the speed of memory; `lanes`, `lines`, `cells`: its vectors,
+//!   how they are written, and numbers in them; `nearest_vector`: their rounding.
+//! * `stochastic_tiles`, `stochastic_pieces`: stochastic rounding in one loop with its random words.
 //! * `tiles`: blocks of the last two axes; `found`, `search`: scales that take more than an absmax.
-//! * `general`: whatever else a quantizer can be, through the scalar truth; `grid`: its boxes.
-//! * [`philox`], `products`, [`bits`]: addressed random bits for a run of neighbours; [`stochastic`]: what they decide;
-//!   `stochastic_vector`: a vector at a time.
+//! * `general`: whatever else a quantizer can be; `by_truth`: through the scalar truth, in one of the types that are
+//!   `formed`; `grid`: its boxes.
+//! * [`philox`], `philox_vectors`, `products`, [`bits`]: addressed random bits for a run of neighbours; [`stochastic`]: what
+//!   they decide; `stochastic_vector`: a vector at a time.
 //! * [`dtype`]: fp32, bf16, fp16 and fp64 in memory; `half`, `half_lines`: the latter two; `number`: in registers;
 //!   [`pieces`]: their way into the cache and back; [`stream`]: past it.
 //! * [`gemm`]: emulated matrix products.
 //! * [`hadamard`]: rotations of blocks; `hadamard_lanes`: over vectors; `hadamard_strips`: of columns.
-//! * [`moments`]: sums of errors and their merging.
+//! * [`moments`]: sums of errors and their merging; [`spread`]: how scales spread.
 //! * [`eden`], [`quest`]: MS-EDEN and scales from deviations; `turned`: their way along any axis.
 //! * [`lotion`]: the penalty of a training method and its gradient.
 //! * [`fake_quant`], [`cast`], [`neighbours`], [`codes`], [`packed`], [`stats`], [`histogram`]: the operations.
@@ -25,9 +27,11 @@
 
 mod absmax;
 mod ahead;
+mod ahead_elements;
 mod bits;
 mod block;
 mod boxes;
+mod by_truth;
 mod cast;
 mod cells;
 mod code_lanes;
@@ -40,6 +44,7 @@ pub mod eden;
 mod element;
 mod encode_lanes;
 pub mod fake_quant;
+mod formed;
 mod found;
 mod fpu;
 pub mod gemm;
@@ -59,6 +64,7 @@ mod lines;
 pub mod lotion;
 mod method;
 pub mod moments;
+mod nearest_vector;
 pub mod neighbours;
 mod number;
 pub mod optim;
@@ -72,6 +78,7 @@ pub mod packed;
 pub mod pages;
 mod parts;
 mod philox;
+mod philox_vectors;
 mod pieces;
 pub mod pool;
 mod power;
@@ -81,9 +88,11 @@ mod reduce;
 mod rows;
 mod scales;
 mod search;
+pub mod spread;
 pub mod stats;
 mod stochastic;
 mod stochastic_lanes;
+mod stochastic_pieces;
 mod stochastic_tiles;
 mod stochastic_vector;
 pub mod stream;
@@ -92,6 +101,7 @@ mod to_code;
 mod to_value;
 mod turned;
 mod unpack_lanes;
+mod ways;
 mod widths;
 
 pub use dither_cpu::simd;

@@ -19,7 +19,7 @@ pub unsafe fn neighbours(q: &Quantizer, layout: &Layout, x: Memory, lo: MemoryMu
     let threads = threads_for(layout.len(), threads);
     if !q.scaling.as_ref().is_none_or(|s| s.is_plain()) {
         // SAFETY: the caller's contract.
-        return unsafe { crate::general::neighbours(q, layout, x, lo, hi, threads) };
+        return unsafe { crate::by_truth::neighbours(q, layout, x, lo, hi, threads) };
     }
     // SAFETY: the caller's contract.
     let whole = unsafe { Whole::of(q, x, layout, threads) };

@@ -9,8 +9,8 @@ use crate::bits::{Draws, integer_at};
 use crate::boxes;
 use crate::dtype::{Memory, MemoryMut};
 use crate::fake_quant::{Whole, random_width, threads_for};
+use crate::formed::Element;
 use crate::fpu::Standard;
-use crate::general::Element;
 use crate::layout::Layout;
 #[cfg(target_arch = "x86_64")]
 use crate::layout::Unit;

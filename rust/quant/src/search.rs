@@ -6,11 +6,12 @@
 //! ```
 
 use crate::block::{self, GROUP, GROUP_ELEMENTS, largest};
-use crate::job::{Candidate, Job, Pair};
+use crate::job::{Job, Pair};
 use crate::scales::Scales;
 use crate::simd::dispatch;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Level, level};
+use crate::ways::Candidate;
 use dither_numerics::search::{FACTORS, LANES, POWERS};
 use dither_numerics::{Distance, Quantizer, Rounding, ScaleFormat};
 

@@ -6,8 +6,9 @@ use crate::dtype::Memory;
 use crate::fake_quant::{Kernel, Whole, for_each_block, random_width, threads_for};
 use crate::fpu::Standard;
 use crate::layout::{Cut, Layout};
-use crate::moments::{Quantized, Spread, Stats, Wide, tree};
+use crate::moments::{Quantized, Stats, Wide, tree};
 use crate::pool;
+use crate::spread::Spread;
 use dither_numerics::quantizer::{Randomness, absmax};
 use dither_numerics::{Block, Quantizer, Real, Scale, pow2};
 use std::sync::Mutex;
@@ -96,16 +97,10 @@ pub(crate) fn multiplier(scale: Scale) -> f64 {
     }
 }
 
-/// The smallest and the largest value that a scale allows, as the kernels form them. (A power of two can take them out of
-/// fp32's range, where nothing compares with them.)
-fn range<T: Real>(q: &Quantizer, scale: Scale) -> [T; 2] {
-    [q.format.min, q.format.max].map(|end| T::from_f64(end * multiplier(scale)))
-}
-
 /// Blocks of an array, axis replaced by blocks; one where all elements share a scale or have none.
 pub fn block_count(q: &Quantizer, layout: &Layout) -> usize {
     if !q.scaling.as_ref().is_none_or(|s| s.is_plain()) {
-        return crate::general::block_count(q, layout);
+        return crate::by_truth::block_count(q, layout);
     }
     if is_whole(q) { 1 } else { layout.outer * blocks_along(q, layout) * layout.inner }
 }
@@ -135,7 +130,7 @@ pub unsafe fn stats(
     let threads = threads_for(layout.len(), threads);
     if !q.scaling.as_ref().is_none_or(|s| s.is_plain()) {
         // SAFETY: the caller's contract.
-        return unsafe { crate::general::stats(q, layout, x, source, table, threads) };
+        return unsafe { crate::by_truth::stats(q, layout, x, source, table, threads) };
     }
     // SAFETY: the caller's contract.
     let whole = unsafe { Whole::of(q, x, layout, threads) };
@@ -252,7 +247,7 @@ impl Job<'_> {
     /// # Safety
     /// As for `unit`.
     unsafe fn sums<T: Wide + Real>(&self, start: usize, x: &[T], y: &[T], scales: &[Scale]) -> Summary {
-        let ends: Vec<[T; 2]> = scales.iter().map(|scale| range(self.q, *scale)).collect();
+        let ends: Vec<[T; 2]> = scales.iter().map(|scale| self.q.range(*scale).into()).collect();
         let [low, high] = [0, 1].map(|end| self.spread_out(x.len(), ends.iter().map(|ends| ends[end])));
         let stats = Stats::of(Quantized { x, y, low: &low, high: &high });
         if is_whole(self.q) {

@@ -190,7 +190,7 @@ unsafe fn cast_body<V: Lanes, const M: u8>(x: &[f32], y: &mut [f32], fractions: 
             let finite = match (M == STOCHASTIC_NEAREST, cast.wide) {
                 (false, _) => finite,
                 (true, true) => c.nearest_wide(finite),
-                (true, false) => c.nearest(finite, emin),
+                (true, false) => c.nearest.round(finite, emin),
             };
             let rounded = match (cast.wide, M == STOCHASTIC_FINE) {
                 (true, _) => finite.add(fraction.shr(c.shift)).and(c.kept),

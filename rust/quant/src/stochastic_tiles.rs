@@ -13,33 +13,26 @@
 //! numbers of random bits of which a piece does not hold whole tiles, and for special blocks.
 #![cfg(target_arch = "x86_64")]
 
-use crate::bits::{Draws, below};
+use crate::bits::Draws;
 use crate::block;
 use crate::dtype::{Memory, MemoryMut};
 use crate::element::{self, Shape};
 use crate::fake_quant::Kernel;
 use crate::job::{Fast, Job, Pair};
 use crate::layout::Unit;
-use crate::lines::{Lines, Writer};
-use crate::philox::{LANES, Philox, Tiles, Words, Work, tile_len};
+use crate::lines::Writer;
+use crate::philox::{LANES, Philox, tile_len};
 use crate::pieces::{Arrays, PIECE};
 use crate::products::Products;
 use crate::reduce;
 use crate::scales::Scales;
 use crate::simd::{Level, level};
-use crate::stochastic_vector::Constants;
+use crate::stochastic_pieces::{CAST, DIVIDE, MULTIPLY, Numbers, POWER, Rounding, Source, WIDE};
 use crate::stream;
 use std::arch::x86_64::{__m256i, __m512i};
 
 /// Blocks of a piece at most: sixteen elements that share a word share a scale.
 const BLOCKS: usize = PIECE / LANES;
-
-/// How an element is rounded: on the bits (fp32's exponent range), with NaN kept, or under a scale.
-const WIDE: u8 = 0;
-const CAST: u8 = 1;
-const POWER: u8 = 2;
-const DIVIDE: u8 = 3;
-const MULTIPLY: u8 = 4;
 
 /// A contiguous run of whole pieces and what is done to it.
 struct Run<'a> {
@@ -145,7 +138,7 @@ unsafe fn body<V: Products, const PER: usize, const FINE: bool>(run: &Run<'_>) {
             MemoryMut::F32(y) => arrays.streamed && stream::can_pass(y.add(unit.start)),
             _ => false,
         };
-        let rounding = Rounding::<V>::new::<FINE>(run);
+        let rounding = Rounding::<V>::new::<FINE>(run.shape, arrays.draws.half(), run.grid);
         let mut out = Writer::<V>::new(buffers.output(&arrays, unit.start, past).cast(), past);
         let mut source = Source::<V>::new(run.philox, run.tile);
         for at in (unit.start..unit.start + unit.len).step_by(PIECE) {
@@ -261,175 +254,5 @@ unsafe fn special(job: &Job<'_>, block: usize, x: *const f32, y: *mut f32, draws
         x.copy_to_nonoverlapping(input.as_mut_ptr(), PIECE);
         block::contiguous(&input, &mut output, false, block, &random, job);
         y.copy_from_nonoverlapping(output.as_ptr(), PIECE);
-    }
-}
-
-/// The two numbers (see [`Pair`]) of every block of `1 << log` elements.
-#[derive(Clone, Copy)]
-struct Numbers<'a> {
-    first: &'a [u32],
-    second: &'a [u32],
-    log: u32,
-}
-
-/// The constants of a run in every lane.
-struct Rounding<V> {
-    constants: Constants<V>,
-    grid: (V, V),
-    nan: V,
-    /// What of a word, shifted, is kept, and what is set beside it.
-    kept: V,
-    set: V,
-    /// How far a word is shifted for each of the elements that it serves, to the left.
-    shifts: [i32; 8],
-}
-
-/// The words of a tile and, while that is rounded, of the next.
-struct Source<'a, V> {
-    tiles: Tiles<'a, V>,
-    words: [Words; 2],
-    /// Which of the two is the present tile's.
-    second: bool,
-}
-
-impl<'a, V: Products> Source<'a, V> {
-    /// # Safety
-    /// [`Products`]'s contract.
-    #[inline(always)]
-    unsafe fn new(philox: &'a Philox, tile: u64) -> Self {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let mut source = Source { tiles: Tiles::new(philox, tile), words: [[[0; LANES]; 4]; 2], second: false };
-            source.tiles.next(&mut source.words[0], &mut ());
-            source
-        }
-    }
-}
-
-/// A tile that is rounded while the words of the next one are made: `PER` elements a word.
-struct Tile<'a, V: Lines, const PER: usize, const FINE: bool, const HOW: u8> {
-    rounding: &'a Rounding<V>,
-    x: *const f32,
-    out: &'a mut Writer<V>,
-    numbers: Numbers<'a>,
-    words: &'a Words,
-    /// Where in the piece the tile begins.
-    start: usize,
-}
-
-impl<V: Products, const PER: usize, const FINE: bool, const HOW: u8> Work for Tile<'_, V, PER, FINE, HOW> {
-    #[inline(always)]
-    unsafe fn step(&mut self, i: usize) {
-        let vectors = 4 * PER * LANES / V::LANES;
-        for at in i * vectors / Tiles::<V>::STEPS..(i + 1) * vectors / Tiles::<V>::STEPS {
-            // SAFETY: the caller's contract; a tile has so many vectors.
-            unsafe { self.vector(at * V::LANES) };
-        }
-    }
-}
-
-impl<V: Products, const PER: usize, const FINE: bool, const HOW: u8> Tile<'_, V, PER, FINE, HOW> {
-    /// The elements of a vector, from `at` in the tile on.
-    ///
-    /// # Safety
-    /// [`Products`]'s contract; the tile lies in `x` and in what `out` writes; its vectors come in order.
-    #[inline(always)]
-    unsafe fn vector(&mut self, at: usize) {
-        let r = self.rounding;
-        let (group, lane) = (at / LANES, at % LANES);
-        let Numbers { first, second, log } = self.numbers;
-        let (i, block) = (self.start + at, (self.start + at) >> log);
-        // SAFETY: the caller's contract.
-        unsafe {
-            if lane == 0 {
-                stream::prefetch(self.x.wrapping_add(i + stream::AHEAD));
-            }
-            let word = V::load(self.words[group / PER].as_ptr().add(lane));
-            let random = word.turn(r.shifts[group % PER]).and_or(r.kept, r.set);
-            let (first, second) = (V::splat(*first.get_unchecked(block)), V::splat(*second.get_unchecked(block)));
-            let y = r.element::<FINE, HOW>(V::load(self.x.add(i).cast()), first, second, random);
-            self.out.put(y);
-        }
-    }
-}
-
-impl<V: Products> Rounding<V> {
-    /// # Safety
-    /// [`Products`]'s contract, for every method.
-    #[inline(always)]
-    unsafe fn new<const FINE: bool>(run: &Run<'_>) -> Self {
-        let Shape { mbits, n, .. } = run.shape;
-        // Fine kernels take a fraction (see `bits`), others what its part above fp32's last digit adds to the bits.
-        let top = if FINE { 32 } else { 23 - mbits };
-        let (kept, set) = (!below(n) >> (32 - top), run.arrays.draws.half() >> (32 - top));
-        let shifts = std::array::from_fn(|i| top as i32 - (n * (i as u32 + 1)) as i32);
-        // SAFETY: the caller's contract.
-        unsafe {
-            Rounding {
-                constants: Constants::new(run.shape),
-                grid: (V::splat(run.grid.0), V::splat(run.grid.1)),
-                nan: V::splat(0x7fc0_0000),
-                kept: V::splat(kept),
-                set: V::splat(set),
-                shifts,
-            }
-        }
-    }
-
-    /// # Safety
-    /// Besides: `x` and what `out` writes are valid for a piece; there are numbers for each of its blocks.
-    #[inline(always)]
-    unsafe fn piece<const PER: usize, const FINE: bool>(
-        &self,
-        how: u8,
-        x: *const f32,
-        out: &mut Writer<V>,
-        source: &mut Source<'_, V>,
-        numbers: Numbers<'_>,
-    ) {
-        // SAFETY: the caller's contract.
-        unsafe {
-            match how {
-                WIDE if !FINE => self.run::<PER, FINE, WIDE>(x, out, source, numbers),
-                CAST => self.run::<PER, FINE, CAST>(x, out, source, numbers),
-                POWER => self.run::<PER, FINE, POWER>(x, out, source, numbers),
-                DIVIDE => self.run::<PER, FINE, DIVIDE>(x, out, source, numbers),
-                _ => self.run::<PER, FINE, MULTIPLY>(x, out, source, numbers),
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn run<const PER: usize, const FINE: bool, const HOW: u8>(
-        &self,
-        x: *const f32,
-        out: &mut Writer<V>,
-        source: &mut Source<'_, V>,
-        numbers: Numbers<'_>,
-    ) {
-        for start in (0..PIECE).step_by(4 * LANES * PER) {
-            let [words, next] = &mut source.words;
-            let (words, next) = if source.second { (next, words) } else { (words, next) };
-            let mut work = Tile::<V, PER, FINE, HOW> { rounding: self, x, out: &mut *out, numbers, words, start };
-            // SAFETY: the caller's contract; a piece holds whole tiles.
-            unsafe { source.tiles.next(next, &mut work) };
-            source.second = !source.second;
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn element<const FINE: bool, const HOW: u8>(&self, x: V, first: V, second: V, random: V) -> V {
-        let c = &self.constants;
-        // SAFETY: the caller's contract.
-        unsafe {
-            let (emin, max) = self.grid;
-            match HOW {
-                WIDE => x.add(random).and_unless_nan(c.kept, x, self.nan),
-                CAST => c.element::<FINE>(x, first, second, random).where_nan(x, self.nan),
-                POWER => c.element::<FINE>(x, first, second, random),
-                DIVIDE => c.element::<FINE>(x.fdiv(first), emin, max, random).fmul(first),
-                _ => c.element::<FINE>(x.fmul(first), emin, max, random).fmul(second),
-            }
-        }
     }
 }

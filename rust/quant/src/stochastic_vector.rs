@@ -3,6 +3,7 @@
 
 use crate::element::{STOCHASTIC_FINE, STOCHASTIC_NEAREST, Shape};
 use crate::lanes::Lanes;
+use crate::nearest_vector::Nearest;
 
 /// The constants of a job in every lane.
 #[derive(Clone, Copy)]
@@ -17,16 +18,14 @@ pub struct Constants<V> {
     /// The digits that the grid has.
     pub kept: V,
     fine: Fine<V>,
-    nearest: Nearest<V>,
+    /// Rounding to as many digits as random bits reach, and the same on the bits.
+    pub nearest: Nearest<V>,
+    wide: Wide<V>,
 }
 
-/// Rounding to as many digits as random bits reach, ties to even.
+/// The digits that go where bits are rounded to nearest, and half of the last one less one.
 #[derive(Clone, Copy)]
-struct Nearest<V> {
-    exponent: V,
-    /// From `2^e` to what is added and taken away again (see `element`).
-    to_c: V,
-    /// The digits that go, and half of the last one less one, for rounding on the bits.
+struct Wide<V> {
     digits: V,
     half: V,
     one: V,
@@ -68,13 +67,8 @@ impl<V: Lanes> Constants<V> {
                     last: V::splat(shape.last),
                     down: V::splat(j),
                 },
-                nearest: Nearest {
-                    exponent: V::splat(0x7f80_0000),
-                    to_c: V::splat(digits << 23 | 0x0040_0000),
-                    digits: V::splat(digits),
-                    half: V::splat((1 << (digits - 1)) - 1),
-                    one: V::splat(1),
-                },
+                nearest: Nearest::new(digits),
+                wide: Wide { digits: V::splat(digits), half: V::splat((1 << (digits - 1)) - 1), one: V::splat(1) },
             }
         }
     }
@@ -147,7 +141,7 @@ impl<V: Lanes> Constants<V> {
             match M {
                 STOCHASTIC_FINE => self.element::<true>(x, emin, max, fraction),
                 STOCHASTIC_NEAREST => {
-                    let a = self.nearest(x.and(self.magnitude).min(max), emin);
+                    let a = self.nearest.round(x.and(self.magnitude).min(max), emin);
                     self.element::<false>(x.and_or(self.sign, a), emin, max, self.random::<false>(fraction))
                 }
                 _ => self.element::<false>(x, emin, max, self.random::<false>(fraction)),
@@ -155,26 +149,13 @@ impl<V: Lanes> Constants<V> {
         }
     }
 
-    /// A magnitude with as many digits as random bits reach.
-    ///
-    /// # Safety
-    /// [`Lanes`]'s contract.
-    #[inline(always)]
-    pub unsafe fn nearest(&self, a: V, emin: V) -> V {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let c = a.and(self.nearest.exponent).max(emin).add(self.nearest.to_c);
-            a.fadd(c).fsub(c)
-        }
-    }
-
-    /// The same on the bits, for fp32's exponent range.
+    /// A magnitude with as many digits as random bits reach, on the bits, for fp32's exponent range.
     ///
     /// # Safety
     /// [`Lanes`]'s contract.
     #[inline(always)]
     pub unsafe fn nearest_wide(&self, a: V) -> V {
-        let Nearest { digits, half, one, .. } = self.nearest;
+        let Wide { digits, half, one } = self.wide;
         // SAFETY: the caller's contract.
         unsafe { a.add(half).add(a.shr(digits).and(one)).shr(digits).shl(digits) }
     }

@@ -95,7 +95,34 @@ fn quotients_beside_midpoints() {
     }
 }
 
-/// Blocks that are zero, tiny, huge, or hold what is not finite: first, last, alone and side by side.
+/// Blocks of numbers between 1/2 and 2, some of them zero, `tiny`, `huge`, or holding what is not finite: first, last,
+/// alone and side by side.
+fn special_blocks(block: usize, blocks: usize, tiny: f32, huge: f32) -> Vec<f32> {
+    let n = block * blocks;
+    let mut x: Vec<f32> = (0..n).map(|i| f32::from_bits(bits(3, i) & 0x80ff_ffff | 0x3f00_0000)).collect();
+    for (b, x) in x.chunks_mut(block).enumerate() {
+        let at = b * 7 % block;
+        match (b + block) % 9 {
+            0 => x.fill(-0.0),
+            1 => x.iter_mut().for_each(|x| *x *= tiny),
+            2 => x.iter_mut().for_each(|x| *x *= huge),
+            3 => x[at] = f32::NAN,
+            4 => x[at] = f32::NEG_INFINITY,
+            5 => x[at] = -0.0,
+            _ => {}
+        }
+    }
+    x
+}
+
+/// What stands in an array of another format: codes, and as fp32.
+fn stored(format: &Format, x: &[f32]) -> (Vec<u16>, Vec<f32>) {
+    let code = |x: &f32| format.code_of(f64::from(*x), Rounding::NearestEven, Overflow::Ieee, 0).unwrap();
+    let codes: Vec<u32> = x.iter().map(code).collect();
+    let values = codes.iter().map(|c| format.decode(*c) as f32).collect();
+    (codes.into_iter().map(|c| c as u16).collect(), values)
+}
+
 #[test]
 fn special_blocks_anywhere() {
     let cases = [
@@ -109,49 +136,53 @@ fn special_blocks_anywhere() {
     for (format, scale) in cases {
         for (block, blocks) in [(32, 23), (64, 1), (96, 7), (160, 5), (4096, 3)] {
             let q = quantizer(format, Block::Size(block), scale.clone());
-            let n = block * blocks;
-            let mut x: Vec<f32> = (0..n).map(|i| f32::from_bits(bits(3, i) & 0x80ff_ffff | 0x3f00_0000)).collect();
-            for (b, x) in x.chunks_mut(block).enumerate() {
-                let at = b * 7 % block;
-                match (b + block) % 9 {
-                    0 => x.fill(-0.0),
-                    1 => x.iter_mut().for_each(|x| *x *= 1e-38),
-                    2 => x.iter_mut().for_each(|x| *x *= 1e38),
-                    3 => x[at] = f32::NAN,
-                    4 => x[at] = f32::NEG_INFINITY,
-                    5 => x[at] = -0.0,
-                    _ => {}
-                }
-            }
-            let halves: Vec<u16> = x.iter().map(|x| (x.to_bits() >> 16) as u16).collect();
-            let cut: Vec<f32> = halves.iter().map(|h| f32::from_bits(u32::from(*h) << 16)).collect();
-            let (want, of_halves) = (truth(&q, block, &x), truth(&q, block, &cut));
-            let bf16 = Format::get("bf16").unwrap();
-            everywhere(|how| {
-                let layout = Layout { outer: blocks, axis: block, inner: 1 };
-                for at in [0, 3, 4, 8, 12] {
-                    for threads in [1, 3] {
-                        let (mut y, mut z) = (vec![7f32; n + 32], vec![7u16; n + 64]);
-                        let to = MemoryMut::F32(y[at..].as_mut_ptr());
-                        // SAFETY: the outputs have room for the layout from `at` on.
-                        unsafe { fake_quant(&q, &layout, Memory::F32(x.as_ptr()), to, Randomness::None, threads) };
-                        let (from, to) = (Memory::Bf16(halves.as_ptr()), MemoryMut::Bf16(z[2 * at..].as_mut_ptr()));
-                        // SAFETY: as above.
-                        unsafe { fake_quant(&q, &layout, from, to, Randomness::None, threads) };
-                        let got: Vec<u32> = y[at..at + n].iter().map(|y| y.to_bits()).collect();
-                        assert!(got == want, "{format} {block} at {at} {how}");
-                        assert!(y[..at].iter().chain(&y[at + n..]).all(|y| *y == 7.0));
-                        for (i, z) in z[2 * at..][..n].iter().enumerate() {
-                            let wide = f64::from(f32::from_bits(of_halves[i]));
-                            let want = bf16.round(wide, Rounding::NearestEven, Overflow::Ieee, 0);
-                            let got = f64::from(f32::from_bits(u32::from(*z) << 16));
-                            let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
-                            assert!(same, "{format} {block} bf16 {i} at {at} {how}: {got} {want}");
-                        }
-                        assert!(z[..2 * at].iter().chain(&z[2 * at + n..]).all(|z| *z == 7));
-                    }
-                }
-            });
+            let layout = Layout { outer: blocks, axis: block, inner: 1 };
+            floats(&q, &layout, format);
+            // Subnormal numbers, and the largest that are no infinity.
+            halves(&q, &layout, format, "bf16", 1e-38, 1e38);
+            halves(&q, &layout, format, "fp16", 2f32.powi(-16), 2f32.powi(14));
         }
     }
+}
+
+fn floats(q: &Quantizer, layout: &Layout, format: &str) {
+    let (block, n) = (layout.axis, layout.len());
+    let x = special_blocks(block, layout.outer, 1e-38, 1e38);
+    let want = truth(q, block, &x);
+    everywhere(|how| {
+        for (at, threads) in [0, 3, 4, 8, 12].into_iter().flat_map(|at| [(at, 1), (at, 3)]) {
+            let mut y = vec![7f32; n + 32];
+            let to = MemoryMut::F32(y[at..].as_mut_ptr());
+            // SAFETY: the output has room for the layout from `at` on.
+            unsafe { fake_quant(q, layout, Memory::F32(x.as_ptr()), to, Randomness::None, threads) };
+            let got: Vec<u32> = y[at..at + n].iter().map(|y| y.to_bits()).collect();
+            assert!(got == want, "{format} {block} at {at} {how}");
+            assert!(y[..at].iter().chain(&y[at + n..]).all(|y| *y == 7.0));
+        }
+    });
+}
+
+fn halves(q: &Quantizer, layout: &Layout, format: &str, name: &str, tiny: f32, huge: f32) {
+    let (block, n) = (layout.axis, layout.len());
+    let half = Format::get(name).unwrap();
+    let (codes, x) = stored(&half, &special_blocks(block, layout.outer, tiny, huge));
+    let wide: Vec<f32> = truth(q, block, &x).into_iter().map(f32::from_bits).collect();
+    let (want, values) = stored(&half, &wide);
+    everywhere(|how| {
+        for (at, threads) in [0, 6, 8, 16, 24].into_iter().flat_map(|at| [(at, 1), (at, 3)]) {
+            let mut z = vec![7u16; n + 64];
+            let (from, to) = (codes.as_ptr(), z[at..].as_mut_ptr());
+            let (from, to) = match name {
+                "bf16" => (Memory::Bf16(from), MemoryMut::Bf16(to)),
+                _ => (Memory::F16(from), MemoryMut::F16(to)),
+            };
+            // SAFETY: the output has room for the layout from `at` on.
+            unsafe { fake_quant(q, layout, from, to, Randomness::None, threads) };
+            for (i, z) in z[at..][..n].iter().enumerate() {
+                let same = *z == want[i] || values[i].is_nan() && half.decode(u32::from(*z)).is_nan();
+                assert!(same, "{format} {block} {name} {i} at {at} {how}: {z:#x}, not {:#x}", want[i]);
+            }
+            assert!(z[..at].iter().chain(&z[at + n..]).all(|z| *z == 7));
+        }
+    });
 }

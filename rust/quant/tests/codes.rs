@@ -1,24 +1,13 @@
 //! Encode and decode against the truth, bit for bit: formats, roundings, overflow modes, element types, levels.
 
+mod common;
+
+use common::each_level;
 use dither_numerics::quantizer::Randomness;
 use dither_numerics::random::random_bits;
 use dither_numerics::{Format, Overflow, Quantizer, Rounding};
 use dither_quant::codes::{Codes, decode, encode};
 use dither_quant::{Memory, MemoryMut, simd, stream};
-use std::sync::Mutex;
-
-/// The level is the process's: the tests take turns.
-static LEVEL: Mutex<()> = Mutex::new(());
-
-fn each_level(mut work: impl FnMut()) {
-    let _guard = LEVEL.lock().unwrap_or_else(|e| e.into_inner());
-    for level in [simd::Level::Baseline, simd::Level::Avx2, simd::Level::Avx512] {
-        if simd::limit(level) == level {
-            work();
-        }
-    }
-    simd::limit(simd::detected());
-}
 
 const FORMATS: [&str; 20] = [
     "e4m3",
