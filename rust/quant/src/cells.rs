@@ -19,6 +19,16 @@ pub unsafe trait Halves: Lines {
     unsafe fn from_f16(p: *const u16) -> Self;
     /// To nearest, ties to even; no lane is a NaN.
     unsafe fn to_f16(low: Self, high: Self) -> Self;
+    /// The largest lane of each, unsigned.
+    unsafe fn largest_of(four: [Self; 4]) -> [u32; 4];
+}
+
+/// The largest lanes of four vectors of four.
+#[inline(always)]
+unsafe fn stored(four: __m128i) -> [u32; 4] {
+    let mut lanes = [0; 4];
+    _mm_storeu_si128(lanes.as_mut_ptr().cast(), four);
+    lanes
 }
 
 // SAFETY: the contract is the caller's.
@@ -38,6 +48,16 @@ unsafe impl Halves for __m512i {
         let narrow = |x| _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm512_castsi512_ps(x));
         _mm512_inserti64x4::<1>(_mm512_castsi256_si512(narrow(low)), narrow(high))
     }
+
+    #[inline(always)]
+    unsafe fn largest_of([a, b, c, d]: [Self; 4]) -> [u32; 4] {
+        // Neighbouring lanes, then pairs of lanes, then parts of the vector.
+        let ab = _mm512_max_epu32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let cd = _mm512_max_epu32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        let all = _mm512_max_epu32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+        let half = _mm256_max_epu32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
+        stored(_mm_max_epu32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half)))
+    }
 }
 
 // SAFETY: the contract is the caller's.
@@ -56,6 +76,15 @@ unsafe impl Halves for __m256i {
     unsafe fn to_f16(low: Self, high: Self) -> Self {
         let narrow = |x| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_castsi256_ps(x));
         _mm256_set_m128i(narrow(high), narrow(low))
+    }
+
+    #[inline(always)]
+    unsafe fn largest_of([a, b, c, d]: [Self; 4]) -> [u32; 4] {
+        // As above.
+        let ab = _mm256_max_epu32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+        let cd = _mm256_max_epu32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+        let all = _mm256_max_epu32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+        stored(_mm_max_epu32(_mm256_castsi256_si128(all), _mm256_extracti128_si256::<1>(all)))
     }
 }
 

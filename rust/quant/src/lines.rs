@@ -1,8 +1,8 @@
 //! Vectors written one after the other to memory that need not begin with a line of the cache: whole lines past the
 //! caches, put together from two neighbouring vectors.
 //!
-//! Four stores of a quarter of a line each would ask for no alignment either, but for four places in the processor's
-//! queue of stores, in which results wait for memory: with one store a line the arithmetic runs four times as far ahead.
+//! Stores of a quarter of a line would ask for less alignment. But a line would take four places in the processor's queue
+//! of stores, where results wait for memory: with one store a line the arithmetic runs four times as far ahead.
 #![cfg(target_arch = "x86_64")]
 // One contract for every method of the trait, stated there, as in `lanes`.
 #![allow(unsafe_op_in_unsafe_fn)]
@@ -15,22 +15,13 @@ use std::arch::x86_64::*;
 pub unsafe trait Lines: Lanes {
     /// How two vectors are put together.
     type Turn: Copy;
-    /// For a last part of `first` lanes, a multiple of 4, that the next vector completes.
+    /// For lines whose `first` lanes, a multiple of 4, are the end of a vector and whose others the start of the next one;
+    /// with 0, a line is a vector.
     unsafe fn turn(first: usize) -> Self::Turn;
-    /// The end of `self` from lane `LANES - first` on (all of it where `first` is 0), completed from `next`.
+    /// The line that begins in `self` and ends in `next`.
     unsafe fn join(self, next: Self, turn: Self::Turn) -> Self;
     /// Past the caches, to a multiple of the vector's size.
     unsafe fn stream(self, to: *mut u32);
-    /// The largest lane of each, unsigned.
-    unsafe fn largest_of(four: [Self; 4]) -> [u32; 4];
-}
-
-/// The largest lanes of four vectors of four.
-#[inline(always)]
-unsafe fn stored(four: __m128i) -> [u32; 4] {
-    let mut lanes = [0; 4];
-    _mm_storeu_si128(lanes.as_mut_ptr().cast(), four);
-    lanes
 }
 
 // SAFETY: the contract is the caller's.
@@ -52,16 +43,6 @@ unsafe impl Lines for __m512i {
     unsafe fn stream(self, to: *mut u32) {
         _mm512_stream_si512(to.cast(), self);
     }
-
-    #[inline(always)]
-    unsafe fn largest_of([a, b, c, d]: [Self; 4]) -> [u32; 4] {
-        // Neighbouring lanes, then pairs of lanes, then parts of the vector.
-        let ab = _mm512_max_epu32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-        let cd = _mm512_max_epu32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-        let all = _mm512_max_epu32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-        let half = _mm256_max_epu32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
-        stored(_mm_max_epu32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half)))
-    }
 }
 
 // SAFETY: the contract is the caller's.
@@ -82,15 +63,6 @@ unsafe impl Lines for __m256i {
     #[inline(always)]
     unsafe fn stream(self, to: *mut u32) {
         _mm256_stream_si256(to.cast(), self);
-    }
-
-    #[inline(always)]
-    unsafe fn largest_of([a, b, c, d]: [Self; 4]) -> [u32; 4] {
-        // As above.
-        let ab = _mm256_max_epu32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-        let cd = _mm256_max_epu32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-        let all = _mm256_max_epu32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
-        stored(_mm_max_epu32(_mm256_castsi256_si128(all), _mm256_extracti128_si256::<1>(all)))
     }
 }
 
