@@ -27,6 +27,7 @@ from dither.methods.forward import Forward
 from dither.methods.grid import Grid
 from dither.methods.targets import Target
 from dither.nn import ops
+from dither.nn.differentiable import refuse_transforms
 from dither.nn.packed import PackedTensor, quantize
 from dither.quantizer import Quantizer
 
@@ -71,6 +72,7 @@ class Lsq(Forward):
         yield from self.input_steps.values()
 
     def weight(self, target: Target, w: Tensor) -> Tensor:
+        refuse_transforms(_OWN)
         rows, step = target.rows(w), self.steps[target.name]
         blocks = split(rows, self.quantizer)
         factor = 1.0 / math.sqrt(blocks.shape[-1] * self.quantizer.format.max)
@@ -78,6 +80,7 @@ class Lsq(Forward):
         return target.like(join(rounded, rows))
 
     def activation(self, target: Target, x: Tensor) -> Tensor:
+        refuse_transforms(_OWN)
         assert self.activations is not None
         step = self.input_steps[target.name]
         if target.name not in self._seen_input:
@@ -130,6 +133,9 @@ def _mean_magnitude(blocks: Tensor, target: Target, quantizer: Quantizer) -> Ten
     """mean|w| of every block, the filling of a ragged one left out."""
     counts = split(torch.ones_like(target.rows(target.weight)), quantizer).sum(-1)
     return blocks.abs().sum(-1) / counts
+
+
+_OWN = "a learned step has a gradient of its own"
 
 
 class Rounded(torch.autograd.Function):

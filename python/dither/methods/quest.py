@@ -24,6 +24,7 @@ from dither.methods.casting import ROUNDINGS
 from dither.methods.forward import Forward
 from dither.methods.targets import Target
 from dither.nn import ops
+from dither.nn.differentiable import refuse_transforms
 from dither.nn.packed import PackedTensor
 from dither.quantizer import Quantizer
 
@@ -95,6 +96,7 @@ def _bits(quantizer: Quantizer) -> int:
 
 def fitted(x: Tensor, quantizer: Quantizer) -> Tensor:
     """`x` [..., n] on QuEST's grid for blocks along the last axis, with the gradient of its trust mask."""
+    refuse_transforms("QuEST's trust mask is a gradient of its own")
     return _Fitted.apply(x, quantizer, _bits(quantizer))  # type: ignore[return-value]
 
 

@@ -50,13 +50,10 @@ def is_transformed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-def refuse_transforms(what: str) -> None:
-    """UserError within torch.func, whose transforms are of functions that write to nothing."""
+def refuse_transforms(why: str) -> None:
+    """UserError within torch.func."""
     if is_transformed():
-        raise UserError(
-            f"{what} writes down the maxima of every pass, which the transforms of torch.func do not allow: "
-            'take a recipe that scales by what it sees ("fp8_current"), or differentiate with backward()'
-        )
+        raise UserError(f"{why}, so torch.func cannot transform it: differentiate with backward()")
 
 
 def one_after_the_other(op: str, library: torch.library.Library) -> None:

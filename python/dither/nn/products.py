@@ -153,7 +153,7 @@ def _remember(
     scales = state[:, history.SCALE].clone()
     if not torch.is_grad_enabled():
         return scales, None
-    refuse_transforms("delayed scaling")
+    refuse_transforms(_WRITES)
     _record(x, operands, (FPROP_X,), state)
     _record(weight, operands, (FPROP_W, DGRAD_W), state)
     if not _is_delayed(operands.six[FPROP_X]):
@@ -167,7 +167,7 @@ def remembered(x: Tensor, operands: Operands, row: int, state: Tensor | None) ->
         return None
     scales = state[:, history.SCALE].clone()
     if torch.is_grad_enabled():
-        refuse_transforms("delayed scaling")
+        refuse_transforms(_WRITES)
         _record(x, operands, (row,), state)
     return scales
 
@@ -181,6 +181,9 @@ def _record(x: Tensor, operands: Operands, rows: tuple[int, ...], state: Tensor 
 
 def _is_delayed(operand: Operand | str | None) -> bool:
     return isinstance(operand, Operand) and operand.rule == "delayed"
+
+
+_WRITES = 'delayed scaling writes down the maxima of every pass ("fp8_current" scales by what it sees)'
 
 
 def _save(ctx: Any, x: Tensor, w: Tensor, rng: Tensor | None, scales: Tensor | None) -> None:

@@ -288,3 +288,16 @@ def test_a_fused_cooldown_starts_qat_at_the_peak_and_decays_within_it():
     assert len(falls) == 1
     with pytest.raises(UserError, match="warmup"):
         methods.FusedCooldown(100, 0.5, warmup=60)
+
+
+@pytest.mark.parametrize("name", ["lsq", "quest"])
+def test_transforms_of_torch_func_are_refused_in_words(name):
+    model = nn.Linear(32, 8)
+    methods.get(name)(model, "int4_row").set_step(0)
+    parameters = {k: v.detach() for k, v in model.named_parameters()}
+
+    def loss(parameters, x):
+        return torch.func.functional_call(model, parameters, (x,)).square().sum()
+
+    with pytest.raises(UserError, match=r"gradient of its own.*backward\(\)"):
+        torch.func.grad(loss)(parameters, torch.randn(4, 32))

@@ -144,7 +144,7 @@ def test_delayed_scaling_is_refused_in_words():
     def loss(parameters, x):
         return functional_call(model, (parameters, buffers), (x,)).sum()
 
-    with pytest.raises(UserError, match=r"delayed scaling writes down the maxima.*fp8_current"):
+    with pytest.raises(UserError, match=r"delayed scaling writes down the maxima.*fp8_current.*backward"):
         grad(loss)(parameters, x)
     with torch.no_grad():  # values alone write nothing
         assert torch.allclose(vmap(model)(x), model(x), atol=1e-5)
