@@ -13,11 +13,12 @@ import numpy as np
 import tyro
 
 from dither import laws
-from dither.cli.fit import Pairs, load, mapping, numbers
+from dither.cli.fit import Pairs, levels, load, mapping, numbers
 from dither.cli.terminal import parse
 from dither.errors import UserError, suggest
 from dither.files import write_text
 from dither.laws import planning
+from dither.laws.fitting import FARTHEST
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ class Arguments:
     """worth: runs of the cheaper method"""
     speedup: float = 1.0
     """worth: how many times the FLOPs the cheaper method does at the same cost"""
+    by: Annotated[str | None, tyro.conf.arg(metavar="GROUP")] = None
+    """resample groups of own runs, as dither fit --by takes them: a column, scale, scale/row"""
+    far: bool = False
+    """decide further than 100 times beyond own runs"""
     out: Annotated[str | None, tyro.conf.arg(metavar="FILE.json")] = None
     """write the decision here"""
 
@@ -83,18 +88,20 @@ def need(a: Arguments, *names: str) -> list[float]:
     return values
 
 
-def own(a: Arguments, law: laws.SumLaw | laws.FunctionLaw, data: Sequence[str]) -> laws.Fit:
-    """The law fitted to the user's runs; prints which of them were left out."""
+def own(a: Arguments, law: laws.SumLaw | laws.FunctionLaw, data: Sequence[str]) -> tuple[laws.Fit, Any]:
+    """The law fitted to the user's runs, and what --by resamples; prints which of them were left out."""
     frame, left = load(data, "full", None)
     for reason in left:
         print(f"left out: {reason}")
-    return laws.fit(law, frame, loss=a.loss, **mapping(law, a.column))
+    fit = laws.fit(law, frame, loss=a.loss, **mapping(law, a.column))
+    return fit, None if a.by is None else levels(frame, a.by)
 
 
 def decide(a: Arguments, name: str, what: Callable[..., dict[str, float]]) -> planning.Decision:
     law = laws.get(name)
     if a.data:
-        return planning.decide(law, what, own(a, law, a.data))
+        fit, by = own(a, law, a.data)
+        return planning.decide(law, what, fit, by=by, far=a.far)
     if a.constants:
         given = numbers(a.constants, "--constants")
         law.vector(given)
@@ -159,7 +166,7 @@ def _mixture(a: Arguments) -> planning.Decision:
     if not a.data:
         raise UserError("dither plan mixture needs --data: runs at several mixtures, a column a domain")
     law = laws.mixing(a.domains)
-    fit = own(a, law, a.data)
+    fit, by = own(a, law, a.data)
 
     def what(**params: float) -> dict[str, float]:
         vector = law.vector(params)
@@ -170,7 +177,7 @@ def _mixture(a: Arguments) -> planning.Decision:
         shares, value = laws.best_mixture(loss, len(law.variables))
         return {**dict(zip(law.variables, map(float, shares), strict=True)), "loss": value}
 
-    return planning.decide(law, what, fit, n=100)
+    return planning.decide(law, what, fit, n=100, by=by)
 
 
 def _worth(a: Arguments) -> planning.Decision:
@@ -179,11 +186,18 @@ def _worth(a: Arguments) -> planning.Decision:
         raise UserError("dither plan worth needs --data and --cheap: runs of the plain and the cheap method")
     law = laws.get(a.law)
     planning.check_compute(law)
-    plain, cheap = own(a, law, a.data), own(a, law, a.cheap)
+    (plain, by), (cheap, cheap_by) = own(a, law, a.data), own(a, law, a.cheap)
+    for one in (plain, cheap):
+        most = float((6 * one.arrays["N"] * one.arrays["D"]).max())
+        if flops > FARTHEST * most and not a.far:
+            raise UserError(
+                f"--flops {flops:g} is {flops / most:.3g} times the largest run; add larger ones, or give "
+                "--far if that is meant"
+            )
     least = min(float((6 * one.arrays["N"] * one.arrays["D"]).min()) for one in (plain, cheap))
     if flops <= least:
         raise UserError(f"--flops {flops:g} lies below the smallest run ({least:.3g} FLOPs)")
-    found = laws.crossover(cheap, plain, a.speedup, np.geomspace(least, flops, 9))
+    found = laws.crossover(cheap, plain, a.speedup, np.geomspace(least, flops, 9), by=(cheap_by, by))
     values = {"advantage at the smallest run": float(found.advantage[0])}
     values["advantage at --flops"] = float(found.advantage[-1])
     spans = zip(values, ((found.low[i], found.high[i]) for i in (0, -1)), strict=True)

@@ -58,20 +58,44 @@ def decide(
     n: int = 500,
     by: Any = None,
     seed: int = 0,
+    far: bool = False,
 ) -> Decision:
-    """`what(**params)` at a fit's parameters with intervals from its bootstrap, or at published constants."""
+    """`what(**params)` at a fit's parameters with intervals from its bootstrap, or at published constants.
+
+    by: what is resampled, as `Fit.bootstrap` takes it. UserError where the size and tokens decided on lie
+    FARTHEST times beyond the runs or more, unless `far`.
+    """
     if fit is None:
         params, source = published(law)
         return Decision(what(**params), {}, f"published, {source}")
     from dither.laws.validation import uncalibrated
 
     values = what(**fit.params)
+    beyond = _beyond(fit, values, far)
     replicates = fit.bootstrap(n, by=by, seed=seed).of(lambda **p: list(what(**p).values()))
     low, high = np.nanpercentile(replicates, (2.5, 97.5), axis=0)
     intervals = {name: (float(a), float(b)) for name, a, b in zip(values, low, high, strict=True)}
     why = uncalibrated(fit, by)
-    cautions = (*fit.cautions, *([f"intervals are not calibrated: {why}"] if why else []))
+    cautions = (*beyond, *fit.cautions, *([f"intervals are not calibrated: {why}"] if why else []))
     return Decision(values, intervals, f"{len(fit.loss)} own runs", cautions)
+
+
+def _beyond(fit: Fit, values: Mapping[str, float], far: bool) -> list[str]:
+    """How far beyond the runs a decision lies, in words, where it does."""
+    from dither.laws.fitting import FARTHEST
+
+    if (
+        not {"N", "D"} <= set(fit.arrays)
+        or not np.isfinite([values.get("N", np.nan), values.get("D", np.nan)]).all()
+    ):
+        return []
+    factor = fit.extrapolation({name: np.asarray(values[name]) for name in ("N", "D")})
+    if factor > FARTHEST and not far:
+        raise UserError(
+            f"this decides {factor:.3g} times beyond the runs; add larger ones, or pass far=True (--far) if "
+            "that is meant"
+        )
+    return [f"this lies {factor:.3g} times beyond the runs"] if factor > 1 else []
 
 
 def least(loss: Callable[[Floats], Floats], low: float, high: float) -> float:
@@ -132,7 +156,7 @@ def for_loss(
     def what(**params: float) -> dict[str, float]:
         def tokens(n: Floats) -> Floats:
             """Tokens at which each size reaches the loss; infinite where it never does."""
-            low, high = np.full_like(n, np.log(1e6)), np.full_like(n, np.log(1e18))
+            low, high = np.full_like(n, np.log(10.0)), np.full_like(n, np.log(1e18))
             never = law.predict(params, N=n, D=np.exp(high)) > target
             for _ in range(60):
                 middle = 0.5 * (low + high)
@@ -140,7 +164,7 @@ def for_loss(
                 low, high = np.where(above, middle, low), np.where(above, high, middle)
             return np.where(never, np.inf, np.exp(high))
 
-        n = least(lambda n: 6 * n * tokens(n) + 2 * n * served, 1e4, 1e15)
+        n = least(lambda n: 6 * n * tokens(n) + 2 * n * served, 10.0, 1e15)
         d = float(tokens(np.array([n]))[0])
         if not np.isfinite(d):
             return dict.fromkeys(("N", "D", "training FLOPs", "inference FLOPs"), float("nan"))
@@ -259,9 +283,19 @@ class Crossover:
 
 
 def crossover(
-    cheap: Fit, plain: Fit, speedup: float, flops: Any, *, n: int = 300, seed: int = 0
+    cheap: Fit,
+    plain: Fit,
+    speedup: float,
+    flops: Any,
+    *,
+    n: int = 300,
+    seed: int = 0,
+    by: tuple[Any, Any] = (None, None),
 ) -> Crossover:
-    """Compare the best of two methods at equal cost; the cheap one does `speedup` times the FLOPs for it."""
+    """Compare the best of two methods at equal cost; the cheap one does `speedup` times the FLOPs for it.
+
+    by: what is resampled of the runs of each, as `Fit.bootstrap` takes it.
+    """
     if not speedup > 0:
         raise UserError(f"speedup must be positive, not {speedup}")
     points = np.atleast_1d(np.asarray(flops, dtype=np.float64))
@@ -269,7 +303,9 @@ def crossover(
     def curves(fit: Fit, factor: float, which: int) -> tuple[Floats, Floats]:
         plans = [budget(fit.law, float(c) * factor) for c in points]
         own = np.array([plan(**fit.params)["loss"] for plan in plans])
-        drawn = fit.bootstrap(n, seed=seed + which).of(lambda **p: [plan(**p)["loss"] for plan in plans])
+        drawn = fit.bootstrap(n, by=by[which], seed=seed + which).of(
+            lambda **p: [plan(**p)["loss"] for plan in plans]
+        )
         return own, drawn
 
     (one, ones), (two, twos) = curves(cheap, speedup, 0), curves(plain, 1.0, 1)

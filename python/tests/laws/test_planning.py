@@ -175,3 +175,29 @@ def test_the_annealing_law_gives_back_its_parameters():
     params = dict(L0=2.5, A=0.4, alpha=0.5, C=0.6)
     data = law.simulate(params, curve=curve, step=step)
     assert laws.fit(law, data, objective="log_square").params == pytest.approx(params, rel=1e-3)
+
+
+def test_decisions_far_beyond_the_runs_are_asked_for():
+    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(2e8, 2e10, 6)))
+    truth = dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
+    fit = laws.fit("chinchilla", laws.get("chinchilla").simulate(truth, N=n, D=d, noise=0.005, seed=0))
+    with pytest.raises(UserError, match="times beyond the runs; add larger ones"):
+        laws.decide(fit.law, laws.budget(fit.law, 1e26), fit, n=20)
+    asked = laws.decide(fit.law, laws.budget(fit.law, 1e26), fit, n=20, far=True)
+    near = laws.decide(fit.law, laws.budget(fit.law, 1e21), fit, n=20, by="scale/row")
+    inside = laws.decide(fit.law, laws.budget(fit.law, 1e18), fit, n=20)
+    said = ["times beyond the runs" in " ".join(one.cautions) for one in (asked, near, inside)]
+    assert said == [True, True, False]
+
+
+def test_a_target_of_tiny_runs_is_no_edge_of_the_search():
+    """The cheapest way to a loss of a tiny law has fewer than 10,000 parameters: nothing cheaper is near."""
+    params, law = dict(A=3.7, B=23.6, E=1e-6, alpha=0.166, beta=0.211), laws.get("chinchilla")
+    found = planning.for_loss(law, 2.0)(**params)
+    assert found["N"] < 1e4 and float(law.predict(params, N=found["N"], D=found["D"])) == pytest.approx(
+        2.0, rel=1e-6
+    )
+    for factor in (0.8, 1.25):
+        n = factor * found["N"]
+        d = ((2.0 - 1e-6 - params["A"] * n ** -params["alpha"]) / params["B"]) ** (-1 / params["beta"])
+        assert 6 * n * d > found["training FLOPs"]
