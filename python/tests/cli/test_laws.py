@@ -181,7 +181,11 @@ def test_runs_that_are_left_out_of_a_decision_are_named(folder, capsys):
     runs = str(folder)
     assert main(["plan", "budget", "--flops", "1e19", "--data", runs]) == 0
     assert capsys.readouterr().out.count("unfinished: not finished") == 1
-    assert main(["plan", "worth", "--flops", "1e20", "--data", runs, "--cheap", runs]) == 0
+    worth = ["plan", "worth", "--flops", "1e20", "--data", runs, "--cheap", runs]
+    assert main(worth) == 2  # 167 times the largest run
+    refused = capsys.readouterr()
+    assert "give --far" in refused.err
+    assert main([*worth, "--far"]) == 0
     assert capsys.readouterr().out.count("unfinished: not finished") == 2  # of either method
 
 
