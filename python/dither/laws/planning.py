@@ -139,7 +139,7 @@ def budget(
         def loss(n: Floats) -> Floats:
             return law.predict(params, N=n, D=flops / (6 * n), **(fixed or {}))
 
-        n = least(loss, 1e3, flops / 6e3)
+        n = least(loss, 10.0, flops / 60)
         d = flops / (6 * n)
         return {"N": n, "D": d, "tokens a parameter": d / n, "loss": float(loss(np.array(n)))}
 
