@@ -67,7 +67,7 @@ pub fn blocks<E: Number>(x: &[E], y: &mut [E], past: bool, block: usize, job: &J
 }
 
 /// How the job's elements are rounded, where this module knows it.
-fn plan<E: Number>(job: &Job<'_>) -> Option<u8> {
+pub fn plan<E: Number>(job: &Job<'_>) -> Option<u8> {
     /// Values below this leave a quotient and its rounding within the range of exact sums.
     const LARGE: u32 = 127 + 20;
     let unsigned = job.shape.zero.is_sign_positive();

@@ -20,6 +20,17 @@ pub const UNSIGNED: u8 = 1;
 pub const QUOTIENT: u8 = 2;
 pub const INTEGER: u8 = 3;
 
+/// Exponents of scales between which nothing overflows or loses digits.
+pub const USUAL: std::ops::Range<u32> = 127 - 60..127 + 60;
+
+/// The bits of the reciprocal of a scale, and of what it leaves.
+#[inline(always)]
+pub fn reciprocal(scale: u32) -> (u32, u32) {
+    let s = f32::from_bits(scale);
+    let r = 1.0 / s;
+    (r.to_bits(), ((-s).mul_add(r, 1.0) * r).to_bits())
+}
+
 /// What [`Rounding::element`] needs of the blocks of a group, as bits: smallest normal and largest value; or the scale,
 /// its reciprocal, and what that leaves.
 pub struct Numbers<const G: usize> {
@@ -39,8 +50,6 @@ impl<const G: usize> Default for Numbers<G> {
 /// [`Halves`]'s contract.
 #[inline(always)]
 pub unsafe fn numbers<V: Halves, E: Number, const HOW: u8, const G: usize>(most: [V; G], job: &Job<'_>) -> Numbers<G> {
-    /// Exponents of scales between which nothing overflows or loses digits.
-    const USUAL: std::ops::Range<u32> = 127 - 60..127 + 60;
     let mut n = Numbers::default();
     // SAFETY: the caller's contract.
     unsafe {
@@ -64,9 +73,7 @@ pub unsafe fn numbers<V: Halves, E: Number, const HOW: u8, const G: usize>(most:
     }
     n.usual = job.quotients(&n.absmax, 1.0, first);
     for b in 0..G {
-        let s = f32::from_bits(first[b]);
-        let r = 1.0 / s;
-        (second[b], third[b]) = (r.to_bits(), ((-s).mul_add(r, 1.0) * r).to_bits());
+        (second[b], third[b]) = reciprocal(first[b]);
         n.usual &= USUAL.contains(&(first[b] >> 23));
     }
     n

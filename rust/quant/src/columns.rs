@@ -1,6 +1,8 @@
 //! One block a column, for an axis that is not the last: absmax, scales and elements, row by row.
 
 use crate::block::{apply, by_mode};
+#[cfg(target_arch = "x86_64")]
+use crate::column_lanes::Reciprocals;
 use crate::element::{self, is_stochastic};
 use crate::job::{Job, Pair};
 use crate::number::{LINE, Number};
@@ -12,37 +14,6 @@ use std::ops::Range;
 
 /// Columns handled side by side: their absmax and scales stay in the first-level cache.
 pub const STRIP: usize = PIECE;
-
-/// A row cut into strips. They meet where lines of the cache do, in rows that begin alike: two halves of a line that are
-/// stored past the caches at different times cost as much as ten lines.
-pub struct Strips {
-    inner: usize,
-    pub count: usize,
-    width: usize,
-    /// Elements by which all but the first begin earlier than at a multiple of the width.
-    back: usize,
-}
-
-impl Strips {
-    /// Of rows of `inner` elements of `size` bytes, the first of which lies at `to`.
-    pub fn new(inner: usize, to: *const u8, size: usize) -> Strips {
-        let line = 64 / size;
-        let count = inner.div_ceil(if inner <= STRIP { STRIP } else { STRIP - line });
-        let width = inner.div_ceil(count.max(1)).next_multiple_of(line);
-        let alike = (inner * size).is_multiple_of(64) && to.addr().is_multiple_of(size);
-        Strips { inner, count, width, back: if alike { to.addr() % 64 / size } else { 0 } }
-    }
-
-    /// The columns of a strip.
-    pub fn columns(&self, i: usize) -> Range<usize> {
-        let start = |i: usize| match i {
-            0 => 0,
-            i if i == self.count => self.inner,
-            i => i * self.width - self.back,
-        };
-        start(i)..start(i + 1)
-    }
-}
 
 /// `x` holds rows of `inner` elements, every column is a block.
 pub fn columns<E: Number>(x: &[E], y: &mut [E], inner: usize, random: &[u32], job: &Job<'_>) {
@@ -64,40 +35,64 @@ pub fn columns<E: Number>(x: &[E], y: &mut [E], inner: usize, random: &[u32], jo
 pub struct Strip<'a> {
     job: &'a Job<'a>,
     scales: Scales<STRIP>,
-    /// How far on the same row of the next strip lies: it is asked for while this one is rounded.
+    #[cfg(target_arch = "x86_64")]
+    reciprocals: Option<Reciprocals>,
+    /// How far on lies what comes next from memory: it is asked for while this row is rounded.
     next: usize,
 }
 
 impl<'a> Strip<'a> {
     pub fn new(absmax: &[u32], job: &'a Job<'a>, next: usize) -> Strip<'a> {
-        let mut strip = Strip { job, scales: Scales::new(), next };
-        strip.scales.set(absmax, job);
-        strip
+        let mut scales = Scales::new();
+        scales.set(absmax, job);
+        Strip {
+            #[cfg(target_arch = "x86_64")]
+            reciprocals: Reciprocals::new(&mut scales, absmax.len(), job),
+            job,
+            scales,
+            next,
+        }
     }
 
     /// A row; results go `past` the caches where the rounding is nearest-even, which it is for numbers other than fp32.
     pub fn row<E: Number>(&self, x: &[E], y: &mut [E], past: bool, random: &[u32]) {
-        match E::floats(x, y) {
-            Some((x, y)) => by_mode!(self.job.mode, row<f32>(self, x, y, past, random)),
-            None => row::<E, { element::NEAREST_EVEN }>(self, x, y, past, &[]),
+        let n = x.len();
+        let Some((x, y)) = E::floats(x, y) else {
+            row::<E, { element::NEAREST_EVEN }>(self, 0..n, x, y, past, &[]);
+            return others::<E, { element::NEAREST_EVEN }>(self, x, y, &[]);
+        };
+        let done = self.over_vectors(x, y, past);
+        for part in [0..done.start, done.end..n].into_iter().filter(|part| !part.is_empty()) {
+            by_mode!(self.job.mode, row<f32>(self, part.clone(), x, y, past, random));
         }
+        by_mode!(self.job.mode, others<f32>(self, x, y, random))
+    }
+
+    /// The columns that vectors take, where there are reciprocals.
+    fn over_vectors(&self, x: &[f32], y: &mut [f32], past: bool) -> Range<usize> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(reciprocals) = &self.reciprocals {
+            return reciprocals.row(&self.scales, self.job, x, y, past, self.next);
+        }
+        0..0
     }
 }
 
 dispatch! {
-    /// Raise the magnitudes `absmax` of columns to those of a row; the next row lies `inner` elements on.
-    pub fn raise[E: Number](absmax: &mut [u32], x: &[E], inner: usize) = raise_body;
+    /// Raise the magnitudes `absmax` of columns to those of a row; what is read next lies `next` elements on.
+    pub fn raise[E: Number](absmax: &mut [u32], x: &[E], next: usize) = raise_body;
 }
 dispatch! {
-    fn row[E: Number]<const M: u8>(strip: &Strip<'_>, x: &[E], y: &mut [E], past: bool, random: &[u32]) = row_body;
+    /// The part `at` of a row.
+    fn row[E: Number]<const M: u8>(strip: &Strip<'_>, at: Range<usize>, x: &[E], y: &mut [E], past: bool, random: &[u32]) = row_body;
 }
 
 #[inline(always)]
-fn raise_body<E: Number>(absmax: &mut [u32], x: &[E], inner: usize) {
+fn raise_body<E: Number>(absmax: &mut [u32], x: &[E], next: usize) {
     let magnitude = |x: f32| x.to_bits() & 0x7fff_ffff;
     let ((lines, x), (most, absmax)) = (x.as_chunks::<LINE>(), absmax.as_chunks_mut::<LINE>());
     for (absmax, x) in most.iter_mut().zip(lines) {
-        stream::prefetch(x.as_ptr().wrapping_add(inner));
+        stream::prefetch(x.as_ptr().wrapping_add(next));
         let x = E::widen(x);
         for i in 0..LINE {
             absmax[i] = absmax[i].max(magnitude(x[i]));
@@ -109,10 +104,19 @@ fn raise_body<E: Number>(absmax: &mut [u32], x: &[E], inner: usize) {
 }
 
 #[inline(always)]
-fn row_body<E: Number, const M: u8>(strip: &Strip<'_>, x: &[E], y: &mut [E], past: bool, random: &[u32]) {
+fn row_body<E: Number, const M: u8>(
+    strip: &Strip<'_>,
+    at: Range<usize>,
+    x: &[E],
+    y: &mut [E],
+    past: bool,
+    random: &[u32],
+) {
+    let random = if is_stochastic(M) { &random[at.clone()] } else { &[] };
+    let (x, y) = (&x[at.clone()], &mut y[at.clone()]);
     match past && M == element::NEAREST_EVEN {
-        true => columns_of_row::<E, M, true>(strip, x, y, random),
-        false => columns_of_row::<E, M, false>(strip, x, y, random),
+        true => columns_of_row::<E, M, true>(strip, at, x, y, random),
+        false => columns_of_row::<E, M, false>(strip, at, x, y, random),
     }
 }
 
@@ -151,10 +155,16 @@ macro_rules! fill {
 }
 
 #[inline(always)]
-fn columns_of_row<E: Number, const M: u8, const PAST: bool>(strip: &Strip<'_>, x: &[E], y: &mut [E], random: &[u32]) {
+fn columns_of_row<E: Number, const M: u8, const PAST: bool>(
+    strip: &Strip<'_>,
+    at: Range<usize>,
+    x: &[E],
+    y: &mut [E],
+    random: &[u32],
+) {
     let n = x.len();
     // Slices of one length, so that the loops need no further checks.
-    let (first, second, y) = (&strip.scales.first[..n], &strip.scales.second[..n], &mut y[..n]);
+    let (first, second, y) = (&strip.scales.first[at.clone()][..n], &strip.scales.second[at][..n], &mut y[..n]);
     let random = if is_stochastic(M) { &random[..n] } else { &[] };
     let r = |i: usize| if is_stochastic(M) { random[i] } else { 0 };
     let shape = strip.job.shape;
@@ -172,6 +182,10 @@ fn columns_of_row<E: Number, const M: u8, const PAST: bool>(strip: &Strip<'_>, x
             element::round::<M>(v * value(first[i]), emin0, max0, shape, r(i)) * value(second[i])
         }),
     }
+}
+
+/// Columns whose scales are of another kind.
+fn others<E: Number, const M: u8>(strip: &Strip<'_>, x: &[E], y: &mut [E], random: &[u32]) {
     for (i, scale) in &strip.scales.others {
         let i = *i..*i + 1;
         let random = if is_stochastic(M) { &random[i.clone()] } else { &[] };

@@ -4,7 +4,7 @@ use crate::absmax::absmax;
 use crate::bits::{Draws, integer_at};
 use crate::block;
 use crate::cast::Cast;
-use crate::columns::{self, STRIP, Strip, Strips};
+use crate::columns;
 use crate::dtype::{Memory, MemoryMut};
 use crate::fpu::Standard;
 use crate::job::{Fast, Job};
@@ -14,10 +14,10 @@ use crate::pieces::{Arrays, PIECE, Pieces};
 use crate::pool;
 #[cfg(target_arch = "x86_64")]
 use crate::stochastic_tiles;
+use crate::strips::{self, Strips};
 use dither_numerics::quantizer::Randomness;
 use dither_numerics::quantizer::absmax as block_absmax;
 use dither_numerics::{Block, Quantizer, Rounding, Scale, ScaleRule, TensorScale};
-use std::ops::Range;
 
 /// Arrays of fewer elements are done by the calling thread alone: waking others costs more.
 const SERIAL: usize = 1 << 15;
@@ -131,8 +131,8 @@ unsafe fn each_unit<E: Number>(
 ) {
     let lines = q.rounding == Rounding::NearestEven && cut.in_multiples_of(16 / size_of::<E>());
     let arrays = Arrays::<E>::new(x, y, draws, len, lines);
-    let strips = Strips::new(cut.inner(), y.address(), y.element_size());
-    let tasks = cut.units() * strips.count;
+    let strips = Strips::new(cut, y.address(), y.element_size(), threads);
+    let tasks = cut.units() * strips.sets;
     let group = if cut.inner() == 1 { GROUP } else { 1 };
     pool::for_each(tasks.div_ceil(group), threads, |g| {
         let mut pieces = Pieces::new(arrays);
@@ -142,13 +142,13 @@ unsafe fn each_unit<E: Number>(
             return;
         }
         for task in (g * group..tasks).take(group) {
-            let unit = cut.unit(task / strips.count);
+            let (unit, set) = (cut.unit(task / strips.sets), task % strips.sets);
             // SAFETY: units lie in the array; they and their strips are disjoint.
             unsafe {
                 if cut.inner() == 1 {
                     kernel.run(cut, unit, &mut pieces);
                 } else {
-                    kernel.strip(cut, unit, strips.columns(task % strips.count), &mut pieces);
+                    strips::round(kernel.of_blocks(), unit, &strips, set, &mut pieces);
                 }
             }
         }
@@ -212,6 +212,11 @@ impl<'a> Kernel<'a> {
         }
     }
 
+    fn of_blocks(&self) -> &Job<'a> {
+        let Kernel::Blocks(job) = self else { unreachable!("casts and tensor scales see one contiguous run") };
+        job
+    }
+
     /// A contiguous unit, piece by piece.
     ///
     /// # Safety
@@ -238,27 +243,6 @@ impl<'a> Kernel<'a> {
         for (at, len) in unit.pieces(most / block * block) {
             // SAFETY: the caller's contract.
             unsafe { pieces.map(at, len, |x, random, y, past| self.apply(cut, x, y, past, random)) };
-        }
-    }
-
-    /// Some columns of a unit, at most [`STRIP`] of them.
-    ///
-    /// # Safety
-    /// As for `run`, for these columns.
-    unsafe fn strip<E: Number>(&self, cut: &Cut, unit: Unit, columns: Range<usize>, pieces: &mut Pieces<'_, E>) {
-        let Kernel::Blocks(job) = self else { unreachable!("casts and tensor scales see one contiguous run") };
-        let (inner, from, width) = (cut.inner(), columns.start, columns.len());
-        let rows = (unit.start + from..unit.start + unit.len).step_by(inner);
-        let mut absmax = [0; STRIP];
-        for at in rows.clone() {
-            // SAFETY: the caller's contract.
-            columns::raise(&mut absmax[..width], unsafe { pieces.look(at, width) }, inner);
-        }
-        let next = if columns.end < inner { width } else { unit.len - from };
-        let strip = Strip::new(&absmax[..width], job, next);
-        for at in rows {
-            // SAFETY: as above.
-            unsafe { pieces.map(at, width, |x, random, y, past| strip.row(x, y, past, random)) };
         }
     }
 }

@@ -6,6 +6,7 @@
 //!   [`interrupt`]: breaking off.
 //! * [`reduce`], [`scales`], [`element`], [`method`], [`power`], [`block`], [`columns`]: the arithmetic, on fp32 in cache.
 //! * `job`: a quantizer made ready for them; `ways`: the scales of many blocks.
+//! * `strips`, `column_lanes`: columns, a strip of them at a time; rows of them over vectors.
 //! * `ahead`, `ahead_elements`: whole blocks to nearest even at the speed of memory; `lanes`, `lines`, `cells`: its vectors,
 //!   how they are written, and numbers in them; `nearest_vector`: their rounding.
 //! * `stochastic_tiles`, `stochastic_pieces`: stochastic rounding in one loop with its random words.
@@ -37,6 +38,7 @@ mod cells;
 mod code_lanes;
 mod codec;
 pub mod codes;
+mod column_lanes;
 mod columns;
 mod decode_lanes;
 pub mod dtype;
@@ -96,6 +98,7 @@ mod stochastic_pieces;
 mod stochastic_tiles;
 mod stochastic_vector;
 pub mod stream;
+mod strips;
 mod tiles;
 mod to_code;
 mod to_value;

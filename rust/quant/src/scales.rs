@@ -3,7 +3,7 @@
 use crate::job::{Fast, Job, Pair};
 
 /// The bits of 1.0: a number that does no harm where none is needed.
-const ONE: u32 = 127 << 23;
+pub const ONE: u32 = 127 << 23;
 
 /// For up to `N` blocks.
 pub struct Scales<const N: usize> {

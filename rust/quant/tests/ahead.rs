@@ -1,5 +1,6 @@
-//! Runs of blocks to nearest even, where the next absmax is taken while a block is rounded: quotients at their hardest,
-//! special blocks anywhere, every type, alignment and level, against the scalar truth.
+//! Runs of blocks to nearest even, where the next absmax is taken while a block is rounded, and rows of columns without
+//! divisions: quotients at their hardest, special blocks anywhere, every type, alignment and level, against the scalar
+//! truth.
 
 use dither_numerics::quantizer::{Randomness, absmax};
 use dither_numerics::{Block, Overflow, ScaleFormat, ScaleRule, Scaling};
@@ -80,19 +81,26 @@ fn quotients_beside_midpoints() {
             x.push(top);
         }
         let want = truth(&q, N, &x);
-        everywhere(|how| {
-            let mut y = vec![0f32; x.len()];
-            let layout = Layout { outer: 1, axis: x.len(), inner: 1 };
-            let (from, to) = (Memory::F32(x.as_ptr()), MemoryMut::F32(y.as_mut_ptr()));
-            // SAFETY: both arrays have the layout's length.
-            unsafe { fake_quant(&q, &layout, from, to, Randomness::None, 1) };
-            let wrong = (0..x.len()).find(|i| y[*i].to_bits() != want[*i]);
-            if let Some(i) = wrong {
-                let a = absmax(x[i / N * N..][..N].iter().copied());
-                panic!("{format} {how} element {i}: x {:e}, absmax {a:e}, got {:e}", x[i], y[i]);
-            }
-        });
+        let (row, columns) =
+            (Layout { outer: 1, axis: x.len(), inner: 1 }, Layout { outer: 1, axis: N, inner: x.len() / N });
+        for (layout, x, want) in [(row, x.clone(), want.clone()), (columns, upright(&x, N), upright(&want, N))] {
+            everywhere(|how| {
+                let mut y = vec![0f32; x.len()];
+                let (from, to) = (Memory::F32(x.as_ptr()), MemoryMut::F32(y.as_mut_ptr()));
+                // SAFETY: both arrays have the layout's length.
+                unsafe { fake_quant(&q, &layout, from, to, Randomness::None, 1) };
+                let wrong = (0..x.len()).find(|i| y[*i].to_bits() != want[*i]);
+                if let Some(i) = wrong {
+                    panic!("{format} {layout:?} {how} element {i}: x {:e}, got {:e}", x[i], y[i]);
+                }
+            });
+        }
     }
+}
+
+/// Blocks of `n` elements as columns.
+fn upright<T: Copy>(blocks: &[T], n: usize) -> Vec<T> {
+    (0..n).flat_map(|i| blocks.iter().skip(i).step_by(n).copied()).collect()
 }
 
 /// Blocks of numbers between 1/2 and 2, some of them zero, `tiny`, `huge`, or holding what is not finite: first, last,
@@ -145,10 +153,25 @@ fn special_blocks_anywhere() {
     }
 }
 
+/// Fewer columns than a strip has, several strips that a cache holds, and columns that memory is read twice for.
+#[test]
+fn special_columns_anywhere() {
+    let formats = [("e4m3", ScaleFormat::E8m0), ("int4", ScaleFormat::Fp32), ("e2m1", ScaleFormat::Fp32)];
+    for (format, scale) in formats {
+        for (block, columns) in [(32, 1040), (7, 70), (1100, 560)] {
+            let q = quantizer(format, Block::Size(block), scale.clone());
+            floats(&q, &Layout { outer: 1, axis: block, inner: columns }, format);
+        }
+    }
+}
+
 fn floats(q: &Quantizer, layout: &Layout, format: &str) {
     let (block, n) = (layout.axis, layout.len());
-    let x = special_blocks(block, layout.outer, 1e-38, 1e38);
-    let want = truth(q, block, &x);
+    let mut x = special_blocks(block, n / block, 1e-38, 1e38);
+    let mut want = truth(q, block, &x);
+    if layout.inner > 1 {
+        (x, want) = (upright(&x, block), upright(&want, block));
+    }
     everywhere(|how| {
         for (at, threads) in [0, 3, 4, 8, 12].into_iter().flat_map(|at| [(at, 1), (at, 3)]) {
             let mut y = vec![7f32; n + 32];
