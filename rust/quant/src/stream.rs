@@ -1,15 +1,15 @@
 //! Stores past the caches, for results too large to stay there.
 //!
 //! An ordinary store first reads the line it will overwrite, and pushes other lines out. A non-temporal store does
-//! neither: 1.3 times a copy's speed for 64 MiB, but the reader that comes next finds nothing in the cache. Both are
+//! neither: 1.6 times a copy's speed for 64 MiB, but the reader that comes next finds nothing in the cache. Both are
 //! weighed by `make bench-numbers` (the sweep over sizes): below [`threshold`] ordinary stores win.
 
 use crate::number::{LINE, Number};
 use crate::simd::{Level, level};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Of a very large cache, shared by many cores, one program holds only a part: 64 MiB by measurement.
-const MOST: usize = 64 << 20;
+/// Of a very large cache, shared by many cores, one program holds only a part: 32 MiB by measurement.
+const MOST: usize = 32 << 20;
 
 static THRESHOLD: AtomicUsize = AtomicUsize::new(0);
 
