@@ -34,12 +34,14 @@ def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels:
     values, squares = np.zeros(len(x)), np.einsum("ij,ij->i", x, x)
     if not np.isfinite(squares).all() or not np.isfinite(np.einsum("ij,ij->i", tests, tests)).all():
         raise UserError("distances of these embeddings overflow fp32: scale them down")
-    step = max(1, BLOCK // len(x))
+    step = min(max(1, BLOCK // len(x)), len(tests))
+    memory = np.empty((step, len(x)), np.float32)
     for start in range(0, len(tests), step):
         block = tests[start : start + step]
         # The test example's own square is the same for all and does not change the order.
-        distances = squares[None, :] - 2 * (block @ x.T)
-        run_shapley(np.ascontiguousarray(distances, np.float32), y, test_y[start : start + step], k, values)
+        distances = np.matmul(-2 * block, x.T, out=memory[: len(block)])
+        distances += squares
+        run_shapley(distances, y, test_y[start : start + step], k, values)
     return values / len(tests)
 
 
