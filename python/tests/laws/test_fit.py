@@ -217,7 +217,9 @@ def test_units_are_not_said_to_be_mixed_where_they_are_not():
     rng, found = np.random.default_rng(0), 0
     for seed in range(100):
         rows = int(rng.integers(8, 41))
-        n, d = (np.exp(rng.uniform(*np.log(ends), rows)) for ends in ((1e7, 5e9), (5e8, 1e11)))
+        n, d = (
+            np.exp(rng.uniform(np.log(low), np.log(high), rows)) for low, high in ((1e7, 5e9), (5e8, 1e11))
+        )
         data = laws.get("chinchilla").simulate(TRUTH, N=n, D=d, noise=0.01, seed=seed)
         assert not any("units" in caution for caution in laws.fit("chinchilla", data).cautions), seed
         data["loss"] = data["loss"] * np.where(rng.random(rows) < 0.3, 1 / np.log(2), 1)

@@ -31,7 +31,7 @@ def test_grand_of_the_last_layer_is_its_gradient(bias, recipe):
     hidden = net[:3](X).detach()
     gradients = per_example_gradients(head, hidden, Y)
     assert len(gradients) == 1 + bias
-    squares = sum(g.flatten(1).square().sum(dim=1) for g in gradients.values())
+    squares = torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients.values()]).sum(dim=0)
     np.testing.assert_allclose(found, squares.sqrt().numpy(), rtol=1e-5)
     np.testing.assert_array_equal(prototypes(features.last, Y), prototypes(hidden, Y))
 
@@ -44,7 +44,7 @@ def test_the_model_is_left_as_it_is():
         nn.functional.cross_entropy(model(X), Y).backward()
     assert torch.equal(net(X), twin(X)) and set(net.state_dict()) == before
     for a, b in zip(net.parameters(), twin.parameters(), strict=True):
-        assert torch.equal(a.grad, b.grad)
+        assert a.grad is not None and b.grad is not None and torch.equal(a.grad, b.grad)
     assert not features.last.requires_grad and torch.equal(features.last, net[:3](X))
     net(X[:3])
     assert features.last.shape == (3, 9)
