@@ -15,7 +15,7 @@ import torch
 
 import dither
 import goals
-from measure import TO_MEMCPY, X, against, against_memcpy, interleaved, into, memcpy, ratio
+from measure import TO_MEMCPY, X, against, against_memcpy, in_numpys_memory, interleaved, into, memcpy, ratio
 
 Q = dither.Quantizer
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,7 +85,8 @@ def test_any_format_as_fast_as_a_fixed_one(job, level):
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("preset", ["mxfp8_e4m3", "mxfp4", "nvfp4"])
 def test_half_precision_at_the_rate_of_fp32(preset, dtype, level):
-    half, of = torch.from_numpy(X).to(HALF[dtype]), "the same elements in fp32 / job"
+    half = in_numpys_memory(torch.from_numpy(X).to(HALF[dtype]))
+    of = "the same elements in fp32 / job"
     job = f"{preset}, {dtype}{level}"
     against("half precision", of, job, into(preset, half), into(preset), goals.HALF_PRECISION)
 
