@@ -16,12 +16,10 @@ import numpy as np
 from dither.errors import UserError, suggest
 from dither.laws import table
 from dither.laws.engine import Floats
+from dither.laws.fitting import FARTHEST
 
 STEPS = 100
 """Of Newton's method at most."""
-
-FARTHEST = 100.0
-"""Predictions further than this factor of compute beyond a family's models are refused unless asked for."""
 
 SPREAD = 1e-12
 """Variance of a component that is none, as a share of all."""
@@ -95,14 +93,19 @@ class Observational:
         self.at(C, family, far=far)
         rng, found = np.random.default_rng(seed), []
         members = [np.flatnonzero(self.family == name) for name in self.families]
-        while len(found) < n:
-            at = np.concatenate([rng.choice(one, len(one)) for one in members])
-            if any(len(np.unique(self.C[at][self.family[at] == name])) < 2 for name in self.families):
-                continue  # a family of one size has no line
+        for _ in range(n):
+            at = np.concatenate([self._resampled(one, rng) for one in members])
             one = _fit(self, self.scores[at], self.task[at], self.family[at], self.C[at])
             found.append(float(one.at(C, family, far=True)))
         low, high = np.percentile(found, (50 - 50 * level, 50 + 50 * level))
         return float(low), float(high)
+
+    def _resampled(self, members: Any, rng: np.random.Generator) -> Any:
+        """As many models of one family; drawn again where all are of one size, which has no line."""
+        at = rng.choice(members, len(members))
+        while len(np.unique(self.C[at])) < 2:
+            at = rng.choice(members, len(members))
+        return at
 
     def hold_out(self, cutoff: float) -> dict[str, float]:
         """Fit to the models up to a compute, predict the task of the larger ones: mean absolute errors from

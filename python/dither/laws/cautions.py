@@ -88,13 +88,10 @@ def _rows(fit: Fit) -> Iterator[str]:
     """Rows that look like mistakes of the table: other units, outliers, repetitions."""
     for name, values in fit.arrays.items():
         yield from units.counted(name, fit.law.variables[name], values)
-    mixed = units.mixed(fit)
-    if mixed:
-        yield mixed
     size = np.abs(fit.residuals)
     usual = float(np.median(size))
-    if mixed:
-        pass  # the residuals say the same again
+    if mixed := units.mixed(fit):
+        yield mixed  # of which the residuals would say the same again
     elif usual > WIDE:
         yield f"residuals are {usual:.0%} of the loss: are its units mixed (nats, bits), or is the law wrong?"
     elif len(far := np.flatnonzero(size > max(WIDE, 20 * usual))):

@@ -57,6 +57,15 @@ def test_noisy_tables_predict_and_intervals_cover():
     assert covered >= 15
 
 
+def test_many_families_of_two_models_are_resampled_in_time():
+    """Half of the resamples of such a family have one size: of 40 families, some would always."""
+    families = {f"f{i}": ([0.10, 0.001 * i, 0.0], [-4.6, -0.9, 0.02 * i]) for i in range(40)}
+    sizes = {name: np.array([1e20, 3e22]) for name in families}
+    data = simulate(families, sizes, AXES, MEAN, BETA, CONST, noise=0.01, seed=0)
+    low, high = laws.observational(data, NAMES, "task").interval(1e23, "f3", n=20)
+    assert low < high
+
+
 def test_a_chance_floor_and_models_that_only_guess():
     data = made(floor=0.25)
     found = laws.observational(data, NAMES, "task", floor=0.25)
