@@ -5,6 +5,7 @@
 # pyright: reportArgumentType=false
 
 import pytest
+import tiny_models
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -48,18 +49,6 @@ def masks(T, S, heads, batch):
     ]
 
 
-class Taken(nn.Module):
-    """Attention that calls torch's function."""
-
-    def __init__(self):
-        super().__init__()
-        self.inside, self.outside = nn.Linear(32, 96), nn.Linear(32, 32)
-
-    def forward(self, x):
-        q, k, v = self.inside(x).unflatten(-1, (3, 2, 16)).permute(2, 0, 3, 1, 4)
-        return self.outside(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
-
-
 @pytest.mark.parametrize("recipe", ["mxfp8", "mxfp4_rht_sr"])
 def test_attention_that_also_takes_compiles_to_the_same_bits(recipe):
     """In one graph, for two steps, with the gradients of the input and the weights."""
@@ -67,7 +56,7 @@ def test_attention_that_also_takes_compiles_to_the_same_bits(recipe):
     for _ in range(2):
         torch.manual_seed(0)
         sites = dnn.Recipe.get(recipe).replace(sites=("linear", "attention"))
-        models.append(dnn.prepare_(Taken(), sites, also={"attention": ""}, seed=3))
+        models.append(dnn.prepare_(tiny_models.Attention(), sites, also={"attention": ""}, seed=3))
     torch._dynamo.reset()
     compiled = torch.compile(models[1], backend="aot_eager", fullgraph=True)
     x = torch.randn(2, 6, 32, requires_grad=True)

@@ -6,6 +6,7 @@
 from itertools import pairwise
 
 import pytest
+import tiny_models
 import torch
 from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
@@ -71,20 +72,10 @@ def test_vmap_gives_each_example_what_it_has_alone(recipe):
     torch.testing.assert_close(forward, torch.stack([model(one) for one in x]), rtol=1e-4, atol=1e-4)
 
 
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inside, self.outside = nn.Linear(32, 96), nn.Linear(32, 32)
-
-    def forward(self, x):
-        q, k, v = self.inside(x).unflatten(-1, (3, 2, 16)).permute(2, 0, 3, 1, 4)
-        return self.outside(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
-
-
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
-        self.norm, self.attention = nn.LayerNorm(32), Attention()
+        self.norm, self.attention = nn.LayerNorm(32), tiny_models.Attention()
 
     def forward(self, x):
         return x + self.attention(self.norm(x))

@@ -27,6 +27,18 @@ class Cnn(nn.Module):
         return self.head(self.hidden(x).relu())
 
 
+class Attention(nn.Module):
+    """Heads of 16 of a sequence (B, T, 32) by torch's function, whose products `also=` takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.outside = nn.Linear(32, 96), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.inside(x).unflatten(-1, (3, 2, 16)).permute(2, 0, 3, 1, 4)
+        return self.outside(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
+
+
 class Conv1D(nn.Module):
     """GPT-2's linear: y = x W + b with W of (inputs, outputs), as in transformers.pytorch_utils."""
 
