@@ -90,9 +90,9 @@ fn random_bits(seed: u64, stream: u64, index: u64, bits: u32) -> PyResult<u32> {
 
 /// Ask for huge pages under fresh memory, if it is large.
 #[pyfunction]
-fn prefer_huge_pages(address: usize, bytes: usize) {
+fn prefer_huge_pages(py: Python<'_>, address: usize, bytes: usize) -> PyResult<()> {
     // SAFETY: dither.arrays passes the memory of a tensor that it has just allocated.
-    unsafe { dither_quant::pages::prefer_huge(address, bytes) };
+    calls::run(py, || unsafe { dither_quant::pages::prefer_huge(address, bytes) })
 }
 
 const LEVELS: [(&str, simd::Level); 3] =

@@ -7,8 +7,12 @@
 /// Below this, faults are few and huge pages would only take memory.
 pub const LARGE: usize = 4 << 20;
 
+/// Memory that is zeroed between two questions whether to give up: some milliseconds, where the machine has to find
+/// the memory first a tenth of a second.
+const PIECE: usize = 16 << 20;
+
 /// Ask for huge pages under a large allocation that was not touched yet. A hint: contents never change, and systems
-/// that know nothing of it ignore it.
+/// that know nothing of it ignore it. Ends early where [`interruptible`](crate::interrupt::interruptible) is told to.
 ///
 /// # Safety
 /// The range is one allocation of the caller.
@@ -37,7 +41,13 @@ unsafe fn advise(address: usize, bytes: usize) {
         // A page that is zeroed by its first touch lies in the cache, where stores past the caches are slow: 64 MiB
         // cost 16 ms more than memory that is there. Zeroed all before, they cost what the zeroing does.
         if bytes >= crate::stream::threshold() {
-            madvise(start as *mut c_void, end - start, MADV_POPULATE_WRITE);
+            let watch = crate::interrupt::Watch::current();
+            for piece in (start..end).step_by(PIECE) {
+                if watch.as_ref().is_some_and(|watch| watch.given_up()) {
+                    return;
+                }
+                madvise(piece as *mut c_void, PIECE.min(end - piece), MADV_POPULATE_WRITE);
+            }
         }
     }
 }
