@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dither.errors import UserError
 from dither.methods.calibration import Calibrated
-from dither.methods.gptq import checked_clip, grid_for
+from dither.methods.gptq import check_clip, checked_clip, grid_for
 from dither.methods.grid import Grid
 from dither.methods.targets import Target
 from dither.nn.packed import PackedTensor
@@ -38,6 +38,7 @@ class AdaRound(Calibrated):
     """
 
     name = "adaround"
+    rounds_itself = True
 
     def __init__(
         self,
@@ -54,6 +55,10 @@ class AdaRound(Calibrated):
             raise UserError(f"iterations >= 1, lr > 0 and lam >= 0, not {iterations}, {lr}, {lam}")
         self.iterations, self.lr, self.lam, self.clip = iterations, lr, lam, checked_clip(clip)
         super().__init__(model, quantizer, **options)
+
+    def check(self) -> None:
+        super().check()
+        check_clip(self.quantizer, self.clip)
 
     def solve(self, target: Target, rows: Tensor, gram: Tensor) -> PackedTensor:
         grid = grid_for(rows, self.quantizer, self.clip, gram)

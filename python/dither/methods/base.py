@@ -60,6 +60,8 @@ class Method:
     """Whether the deployed weights lie on another grid than `cast_weights` with the quantizer gives."""
     can_draw: ClassVar[bool] = True
     """Whether the deployed weights can be rounded stochastically."""
+    rounds_itself: ClassVar[bool] = False
+    """Whether training rounds by a rule of the method, so that a quantizer with another is refused."""
 
     def __init__(
         self,
@@ -71,14 +73,11 @@ class Method:
     ) -> None:
         self.model = model
         self.quantizer = quantizer if isinstance(quantizer, Quantizer) else Quantizer(quantizer)
-        if self.needs_unbiased:
-            _refuse_clipping(type(self).__name__, self.quantizer)
         self.sites = (sites,) if isinstance(sites, str) else tuple(sites)
         self.exempt = (exempt,) if isinstance(exempt, str) else tuple(exempt)
         self.found = find_targets(model, sites=self.sites, exempt=self.exempt)
         self.targets = {target.name: target.weight for target in self.found}
-        if self.trains:
-            _refuse_frozen(type(self).__name__, self.targets)
+        self.check()
         self.last_penalty = 0.0
         self.attach()
 
@@ -91,6 +90,18 @@ class Method:
         """One line: what is done to which weights."""
         count = sum(weight.numel() for weight in self.targets.values())
         return f"{self.label} to {self.quantizer} on {len(self.targets)} weights ({count:,} parameters)"
+
+    def check(self) -> None:
+        """UserError where the quantizer or a weight breaks what the method assumes; called by the constructor
+        before anything changes. A subclass adds what it assumes.
+        """
+        name = type(self).__name__
+        if self.needs_unbiased:
+            _refuse_clipping(name, self.quantizer)
+        if self.trains:
+            _refuse_frozen(name, self.targets)
+        if self.rounds_itself:
+            refuse_rounding(name, self.quantizer)
 
     def attach(self) -> None:
         """Make the model's forward what the method wants; called by the constructor."""
@@ -208,6 +219,15 @@ def _refuse_frozen(method: str, targets: Mapping[str, nn.Parameter]) -> None:
         raise UserError(
             f"{method} trains the weights it is given, but these are frozen (requires_grad=False): "
             f"{', '.join(frozen)}; unfreeze them or exempt them"
+        )
+
+
+def refuse_rounding(method: str, quantizer: Quantizer) -> None:
+    """UserError where a rounding other than the default would be ignored."""
+    if quantizer.rounding != "nearest_even":
+        raise UserError(
+            f"{method} rounds by a rule of its own, and the {quantizer.rounding} of {quantizer} would be "
+            f"ignored: give Quantizer('{quantizer.replace(rounding='nearest_even')}')"
         )
 
 

@@ -17,9 +17,18 @@ def split(rows: Tensor, quantizer: Quantizer) -> Tensor:
         return rows.reshape(1, -1)
     if quantizer.block == "row":
         return rows.unsqueeze(-2)
-    if not isinstance(quantizer.block, int):
-        raise UserError(f"blocks that run along the inputs are needed, not block={quantizer.block!r}")
+    check_along_inputs(quantizer)
+    assert isinstance(quantizer.block, int)
     return F.pad(rows, (0, -rows.shape[-1] % quantizer.block)).unflatten(-1, (-1, quantizer.block))
+
+
+def check_along_inputs(quantizer: Quantizer) -> None:
+    """UserError for tiles and columns, whose scales serve several outputs."""
+    if not (isinstance(quantizer.block, int) or quantizer.block in ("row", "tensor")):
+        raise UserError(
+            f"{quantizer}: blocks that run along the inputs are needed, not block={quantizer.block!r}; "
+            "use for example 'int4_g32' or 'int4_row'"
+        )
 
 
 def join(blocks: Tensor, like: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError
-from dither.methods.grid import Grid
+from dither.methods.grid import Grid, check_has_grid
 from dither.methods.qat import Qat
 from dither.methods.targets import Target
 from dither.nn import ops
@@ -50,6 +50,10 @@ class Freeze(Qat):
         self.threshold, self.decay = threshold, decay
         super().__init__(model, quantizer, **options)
         self.oscillations = {target.name: self._start(target) for target in self.found}
+
+    def check(self) -> None:
+        super().check()
+        check_has_grid(self.quantizer)
 
     @torch.no_grad()
     def _start(self, target: Target) -> dict[str, Tensor]:

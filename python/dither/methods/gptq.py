@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError, suggest
+from dither.methods.blocks import check_along_inputs
 from dither.methods.calibration import Calibrated
-from dither.methods.grid import Grid, searched_grid
+from dither.methods.grid import Grid, check_has_grid, searched_grid
 from dither.methods.targets import Target
 from dither.nn.packed import PackedTensor
 from dither.quantizer import Quantizer
@@ -38,6 +39,7 @@ class Gptq(Calibrated):
     """
 
     name = "gptq"
+    rounds_itself = True
 
     def __init__(
         self,
@@ -54,6 +56,10 @@ class Gptq(Calibrated):
         self.act_order, self.damping, self.clip = act_order, damping, checked_clip(clip)
         super().__init__(model, quantizer, **options)
 
+    def check(self) -> None:
+        super().check()
+        check_clip(self.quantizer, self.clip)
+
     def solve(self, target: Target, rows: Tensor, gram: Tensor) -> PackedTensor:
         grid = grid_for(rows, self.quantizer, self.clip, gram)
         return grid.store(gptq(rows, gram, grid, act_order=self.act_order, damping=self.damping))
@@ -63,6 +69,13 @@ def checked_clip(clip: str) -> str:
     if clip not in CLIPS:
         raise UserError(f"unknown clip {clip!r}{suggest(clip, CLIPS)}; known: {', '.join(CLIPS)}")
     return clip
+
+
+def check_clip(quantizer: Quantizer, clip: str) -> None:
+    """UserError for a quantizer on whose grid no weights can be placed, its scales searched as `clip` says."""
+    check_has_grid(quantizer)
+    if clip != "none":
+        check_along_inputs(quantizer)
 
 
 def grid_for(rows: Tensor, quantizer: Quantizer, clip: str, gram: Tensor) -> Grid:

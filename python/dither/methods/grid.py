@@ -27,11 +27,7 @@ class Grid:
     """
 
     def __init__(self, rows: Tensor, quantizer: Quantizer, packed: PackedTensor | None = None) -> None:
-        if quantizer.block is None or quantizer.zero_point:
-            raise UserError(
-                f"{quantizer} has no block scale without zero point, on whose grid weights could be placed; "
-                "use for example 'int4_g32' or 'nvfp4'"
-            )
+        check_has_grid(quantizer)
         self.quantizer = quantizer
         # Nearest: a scale does not depend on how elements are rounded.
         if packed is None:
@@ -77,6 +73,15 @@ class Grid:
         """tr((points - rows) gram (points - rows)^T) for every row: the squared error of its output."""
         difference = (points - rows).to(gram.dtype)
         return ((difference @ gram) * difference).sum(-1)
+
+
+def check_has_grid(quantizer: Quantizer) -> None:
+    """UserError for a quantizer without block scales, or with a zero point."""
+    if quantizer.block is None or quantizer.zero_point:
+        raise UserError(
+            f"{quantizer} has no block scale without zero point, on whose grid weights could be placed; "
+            "use for example 'int4_g32' or 'nvfp4'"
+        )
 
 
 def _ratio(w: Tensor, scale: Tensor) -> Tensor:

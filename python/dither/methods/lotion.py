@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from dither import nn as dnn
 from dither.errors import UserError, suggest
 from dither.methods.base import Method
+from dither.methods.blocks import check_along_inputs
 from dither.methods.curvature import Curvature, group_numbers, moment_and_bias
 from dither.methods.noise import Penalty, add_gradient_, penalty_and_gradient
 from dither.methods.ramp import lam_at
@@ -77,6 +78,10 @@ class Lotion(Method):
         curvature.bind(self.targets)
         self.optimizer = optimizer if optimizer is not None else getattr(curvature, "optimizer", None)
         self._adam = _adam_groups(self.optimizer, self.targets) if mode == "decoupled" else None
+
+    def check(self) -> None:
+        super().check()
+        check_along_inputs(self.quantizer)
 
     @property
     def scale_derivative(self) -> str:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from dither.errors import UserError
 from dither.formats import Format
-from dither.methods.blocks import join, split
+from dither.methods.base import refuse_rounding
+from dither.methods.blocks import check_along_inputs, join, split
 from dither.methods.casting import cast_weight
 from dither.methods.forward import Forward
 from dither.methods.grid import Grid
@@ -46,19 +47,14 @@ class Lsq(Forward):
 
     name = "lsq"
     own_grid = True
+    rounds_itself = True
 
     def __init__(self, model: nn.Module, quantizer: Quantizer | str, **options: Any) -> None:
         self.steps: dict[str, nn.Parameter] = {}
         self.input_steps: dict[str, nn.Parameter] = {}
         self._seen_input: set[str] = set()
         super().__init__(model, quantizer, **options)
-        if self.quantizer.scale_format != "fp32" or self.quantizer.zero_point:
-            raise UserError(
-                f"LSQ learns fp32 scales, and {self.quantizer} has none: use for example 'int4_row'"
-            )
         a = self.activations
-        if a is not None and (a.scale_format, a.block) != ("fp32", "tensor"):
-            raise UserError(f"LSQ learns one fp32 step for an input: use for example 'int8_tensor', not {a}")
         with torch.no_grad():
             for target in self.found:
                 blocks = split(target.rows(target.weight), self.quantizer)
@@ -66,6 +62,20 @@ class Lsq(Forward):
                 self.steps[target.name] = nn.Parameter(steps.clamp_(min=_SMALLEST))
                 if a is not None:
                     self.input_steps[target.name] = nn.Parameter(torch.ones_like(target.weight.view(-1)[0]))
+
+    def check(self) -> None:
+        super().check()
+        if self.quantizer.scale_format != "fp32" or self.quantizer.zero_point:
+            raise UserError(
+                f"LSQ learns fp32 scales, and {self.quantizer} has none: use for example 'int4_row'"
+            )
+        check_along_inputs(self.quantizer)
+        a = self.activations
+        if a is None:
+            return
+        if (a.scale_format, a.block) != ("fp32", "tensor"):
+            raise UserError(f"LSQ learns one fp32 step for an input: use for example 'int8_tensor', not {a}")
+        refuse_rounding("LSQ", a)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         yield from self.steps.values()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dither.methods.calibration import Calibrated
 from dither.methods.casting import cast_weight
-from dither.methods.gptq import checked_clip, grid_for
+from dither.methods.gptq import check_clip, checked_clip, grid_for
 from dither.methods.grid import Grid
 from dither.methods.targets import Target
 from dither.nn.packed import PackedTensor
@@ -35,6 +35,11 @@ class Ptq(Calibrated):
     ) -> None:
         self.clip = checked_clip(clip)
         super().__init__(model, quantizer, **options)
+
+    def check(self) -> None:
+        super().check()
+        if self.own_grid:
+            check_clip(self.quantizer, self.clip)
 
     @property
     def label(self) -> str:

@@ -30,6 +30,7 @@ class Qema(Forward):
     name = "qema"
     own_grid = True
     can_draw = False
+    rounds_itself = True
 
     def __init__(
         self, model: nn.Module, quantizer: Quantizer | str, *, decay: float = 0.998, **options: Any

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError
-from dither.methods.blocks import join, split
+from dither.methods.base import refuse_rounding
+from dither.methods.blocks import check_along_inputs, join, split
 from dither.methods.casting import ROUNDINGS
 from dither.methods.forward import Forward
 from dither.methods.targets import Target
@@ -41,14 +42,21 @@ class Quest(Forward):
     name = "quest"
     own_grid = True
     can_draw = False
+    rounds_itself = True
 
     def __init__(
         self, model: nn.Module, quantizer: Quantizer | str, *, hadamard: int = 0, **options: Any
     ) -> None:
         self.hadamard = hadamard
         super().__init__(model, quantizer, **options)
+
+    def check(self) -> None:
+        super().check()
+        hadamard = self.hadamard
         for q in filter(None, (self.quantizer, self.activations)):
             _bits(q)
+            check_along_inputs(q)
+            refuse_rounding("QuEST", q)
         for target in self.found if hadamard else ():
             inputs = target.rows(target.weight).shape[-1]
             if target.kind == "conv" or hadamard & (hadamard - 1) or inputs % hadamard:

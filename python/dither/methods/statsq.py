@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError
-from dither.methods.blocks import join, split
+from dither.methods.blocks import check_along_inputs, join, split
 from dither.methods.casting import ROUNDINGS
 from dither.methods.forward import Forward
 from dither.methods.targets import Target
@@ -28,13 +28,18 @@ class StatsQ(Forward):
     name = "statsq"
     own_grid = True
     can_draw = False
+    rounds_itself = True
 
     def __init__(self, model: nn.Module, quantizer: Quantizer | str, **options: Any) -> None:
         super().__init__(model, quantizer, **options)
+        self.levels = 2 ** (int(self.quantizer.format.name[3:]) - 1)
+
+    def check(self) -> None:
+        super().check()
         name = self.quantizer.format.name
         if not (name.startswith("int") and name[3:].isdecimal()):
             raise UserError(f"StatsQ has integer grids, not {name}; use for example 'int4_row'")
-        self.levels = 2 ** (int(name[3:]) - 1)
+        check_along_inputs(self.quantizer)
 
     def weight(self, target: Target, w: Tensor) -> Tensor:
         rows, n = target.rows(w), self.levels

@@ -53,14 +53,22 @@ def newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
     return x if wide else x.T
 
 
+HEADS = ("*head*",)
+
+
 def muon_groups(
-    model: nn.Module, exempt: Sequence[str] = ("*head*",), weight_decay: float = 1e-2
+    model: nn.Module, exempt: Sequence[str] = HEADS, weight_decay: float = 1e-2
 ) -> list[dict[str, Any]]:
     """Parameter groups for Muon: weights of hidden linears; other matrices; vectors, which do not decay.
 
     Not hidden are embeddings, whatever is tied to one, and linears whose name matches one of the globs
-    `exempt`. UserError where no linear is left.
+    `exempt`. UserError where no linear is left, or a glob that was given matches none.
     """
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for glob in exempt if exempt is not HEADS else ():
+        if not any(covers(glob, name) for name in linears):
+            listing = "\n  ".join(linears) or "none"
+            raise UserError(f"exempt pattern {glob!r} matches no linear. Linears:\n  {listing}")
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     hidden = {
         id(module.weight): module.weight

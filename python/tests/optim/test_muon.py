@@ -193,6 +193,8 @@ def test_what_cannot_be_used():
         Muon([matrix((3, 3))], ns_steps=0)
     with pytest.raises(UserError, match="no linear"):
         muon_groups(nn.Embedding(3, 3))
+    with pytest.raises(UserError, match=r"'\*\.hed' matches no linear. Linears:\n  0\n  1"):
+        muon_groups(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), exempt=["*.hed"])
     p = matrix((3, 3))
     optimizer = Muon([p])
     steps(optimizer, p, gradients((3, 3), 1))
