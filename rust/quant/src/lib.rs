@@ -73,6 +73,7 @@ pub mod optim;
 mod optim_lanes;
 mod optim_packed;
 mod optim_tiles;
+mod optim_vectors;
 pub mod pack;
 mod pack_lanes;
 mod pack_rule;

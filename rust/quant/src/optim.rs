@@ -14,7 +14,8 @@
 //! bits, or to nearest with a carry (Kahan summation as in arXiv:2010.06192, section 3.2); bf16 moments to nearest (the
 //! first) and stochastically (the second); packed moments by their quantizer.
 //!
-//! `optim_tiles` walks over a chunk, `optim_lanes` does the arithmetic, `optim_packed` reads and writes moments in codes.
+//! `optim_tiles` walks over a chunk, `optim_vectors` does the arithmetic (`optim_lanes` where there are no such vectors),
+//! `optim_packed` reads and writes moments in codes.
 
 use crate::fpu::Standard;
 use crate::optim_lanes::{KAHAN, NEAREST, STOCHASTIC, tiles};

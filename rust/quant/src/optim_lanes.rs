@@ -1,55 +1,66 @@
-//! The arithmetic of AdamW (stated in `optim`) on whole tiles, written once and cloned for every instruction set.
-//!
-//! The processor's only divider is busy most of the time. The rounds of Philox for the next tile stand between the
-//! divisions for this one, so that they cost next to nothing; apart from each other they took a third of the step.
+//! The arithmetic of AdamW (stated in `optim`) on whole tiles, in plain loops over sixteen elements: for processors without
+//! the vectors that `optim_vectors` is written for, and what that is tested against.
 
 use crate::half::{bf16_bits, bf16_value};
 use crate::optim::Constants;
 use crate::optim_tiles::{Random, TILE, Tiles};
-use crate::philox::Rounds;
-use crate::simd::dispatch;
-use crate::stream::{self, AHEAD};
-
-const LANES: usize = 16;
+#[cfg(target_arch = "x86_64")]
+use crate::optim_vectors;
+use crate::philox::{LANES, Words, portable};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Level, level};
 
 pub(crate) const NEAREST: u8 = 0;
 pub(crate) const STOCHASTIC: u8 = 1;
 pub(crate) const KAHAN: u8 = 2;
 
-dispatch! { pub(crate) fn tiles<const W16: bool, const S16: bool, const MODE: u8>(memory: Tiles, count: usize, c: &Constants, random: &mut Random) = tiles_body; }
+/// Bytes an element of weights (bf16 for `W16`) and of moments (bf16 for `S16`).
+pub(crate) const fn sizes<const W16: bool, const S16: bool>() -> [usize; 2] {
+    [if W16 { 2 } else { 4 }, if S16 { 2 } else { 4 }]
+}
 
-/// Whole tiles: weights in bf16 for `W16`, moments for `S16`. Only `chunk` calls it, on memory that it owns.
-#[inline(always)]
-fn tiles_body<const W16: bool, const S16: bool, const MODE: u8>(
+/// Whether the weights draw random bits, and whether the second moment does.
+pub(crate) const fn draws<const S16: bool, const MODE: u8>() -> [bool; 2] {
+    [MODE == STOCHASTIC, S16]
+}
+
+/// Whole tiles of memory that nobody else touches. Only `chunk` calls it, on memory that it owns.
+pub(crate) fn tiles<const W16: bool, const S16: bool, const MODE: u8>(
     memory: Tiles,
     count: usize,
     c: &Constants,
     random: &mut Random,
 ) {
-    let draws = [MODE == STOCHASTIC, S16];
-    let begin = |tile: u64| [0, 1].map(|which| Rounds::begin(&random.philox[which], tile.wrapping_mul(LANES as u64)));
-    let advance = |rounds: &mut [Rounds; 2], i: usize| {
-        for which in 0..2 {
-            if draws[which] {
-                rounds[which].advance(&random.philox[which], i);
-            }
-        }
+    let run = match () {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `level` never exceeds what was found on this processor.
+        () if level() == Level::Avx512 => optim_vectors::avx512::<W16, S16, MODE>,
+        #[cfg(target_arch = "x86_64")]
+        () if level() == Level::Avx2 => optim_vectors::avx2::<W16, S16, MODE>,
+        () => plain::<W16, S16, MODE>,
     };
-    let mut this = begin(random.tile);
-    (0..10).for_each(|i| advance(&mut this, i));
-    let sizes = [if W16 { 2 } else { 4 }, if S16 { 2 } else { 4 }];
-    for t in 0..count {
-        let mut next = begin(random.tile.wrapping_add(1 + t as u64));
-        for i in 0..10 {
-            advance(&mut next, i);
-            if i < TILE / LANES {
-                // SAFETY: the caller's memory holds `count` tiles.
-                unsafe { lanes::<W16, S16, MODE>(memory.at(t * TILE + i * LANES, sizes), c, &this, i) };
-            }
-        }
-        this = next;
-    }
+    // SAFETY: the memory holds `count` tiles.
+    unsafe { run(memory, count, c, random) };
     random.tile = random.tile.wrapping_add(count as u64);
+}
+
+/// # Safety
+/// The memory holds `count` tiles.
+unsafe fn plain<const W16: bool, const S16: bool, const MODE: u8>(
+    memory: Tiles,
+    count: usize,
+    c: &Constants,
+    random: &Random,
+) {
+    for t in 0..count {
+        let first = random.tile.wrapping_add(t as u64).wrapping_mul(LANES as u64);
+        let draws = draws::<S16, MODE>();
+        let words = [0, 1].map(|i| if draws[i] { portable(&random.philox[i], first) } else { Words::default() });
+        for i in 0..TILE / LANES {
+            // SAFETY: the caller's contract.
+            unsafe { lanes::<W16, S16, MODE>(memory.at(t * TILE + i * LANES, sizes::<W16, S16>()), c, &words, i) };
+        }
+    }
 }
 
 /// Sixteen elements: those of number `i` in their tile, which have the random bits of half a word each.
@@ -57,15 +68,11 @@ fn tiles_body<const W16: bool, const S16: bool, const MODE: u8>(
 unsafe fn lanes<const W16: bool, const S16: bool, const MODE: u8>(
     at: Tiles,
     c: &Constants,
-    random: &[Rounds; 2],
+    words: &[Words; 2],
     i: usize,
 ) {
     // SAFETY: the caller's contract, for all loads and stores.
     unsafe {
-        ask::<W16>(at.w);
-        ask::<W16>(at.g.cast_mut());
-        ask::<S16>(at.m);
-        ask::<S16>(at.v);
         let (mut w, g) = (load::<W16>(at.w), load::<W16>(at.g));
         let (mut m, mut v) = (load::<S16>(at.m), load::<S16>(at.v));
         let mut u = [0f32; LANES];
@@ -76,7 +83,7 @@ unsafe fn lanes<const W16: bool, const S16: bool, const MODE: u8>(
             u[k] = -(c.step * (m[k] / (v[k].sqrt() * c.root + c.eps)) + c.decay * w[k]);
         }
         store::<S16>(at.m, &m);
-        let drawn = |which: usize| random[which].word(i / 2).map(|word| (word as u32) >> (16 * (i % 2)) & 0xffff);
+        let drawn = |which: usize| words[which][i / 2].map(|word| word >> (16 * (i % 2)) & 0xffff);
         if S16 {
             store_stochastic(at.v, &v, &drawn(1));
         } else {
@@ -135,10 +142,4 @@ unsafe fn store_stochastic(at: *mut u8, x: &[f32; LANES], random: &[u32; LANES])
     }
     // SAFETY: the caller's contract.
     unsafe { at.cast::<[u16; LANES]>().write_unaligned(y) };
-}
-
-/// Ask for the memory of a later tile: the processor's own prefetching stops at every page.
-#[inline(always)]
-fn ask<const HALF: bool>(at: *mut u8) {
-    stream::prefetch_for_write(at.wrapping_add(AHEAD * if HALF { 2 } else { 4 }));
 }

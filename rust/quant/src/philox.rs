@@ -61,45 +61,22 @@ pub fn tile_len(n: u32) -> usize {
     64 * (32 / n) as usize
 }
 
-fn portable(philox: &Philox, first: u64) -> Words {
-    let mut rounds = Rounds::begin(philox, first);
-    for i in 0..10 {
-        rounds.advance(philox, i);
-    }
-    [0, 1, 2, 3].map(|i| rounds.word(i).map(|c| c as u32))
-}
-
-/// Sixteen counters on their way through the ten rounds, for callers who have other work between two rounds.
-pub struct Rounds([[u64; LANES]; 4]);
-
+/// The words of the counters from `first` on, a multiple of [`LANES`].
 #[allow(clippy::needless_range_loop)] // lanes of four arrays side by side
-impl Rounds {
-    /// The counters from `first` on, a multiple of [`LANES`].
-    #[inline(always)]
-    pub fn begin(philox: &Philox, first: u64) -> Self {
-        let stream = philox.stream;
-        let splat = |word: u64| std::array::from_fn(|_| word);
-        let counters = std::array::from_fn(|lane| first + lane as u64);
-        Rounds([counters, splat(first >> 32), splat(stream), splat(stream >> 32)])
-    }
-
-    /// Round `i` of 0..10, in order.
-    #[inline(always)]
-    pub fn advance(&mut self, philox: &Philox, i: usize) {
-        let (c, key, low) = (&mut self.0, &philox.keys[i], 0xffff_ffff);
+pub fn portable(philox: &Philox, first: u64) -> Words {
+    let Philox { stream, keys } = philox;
+    let splat = |word: u64| [word as u32; LANES];
+    let low = std::array::from_fn(|lane| (first + lane as u64) as u32);
+    let mut c = [low, splat(first >> 32), splat(*stream), splat(stream >> 32)];
+    for key in keys {
         for lane in 0..LANES {
-            let a = u64::from(MULTIPLIERS[0]) * (c[0][lane] & low);
-            let b = u64::from(MULTIPLIERS[1]) * (c[2][lane] & low);
-            (c[0][lane], c[1][lane]) = ((b >> 32) ^ c[1][lane] ^ u64::from(key[0]), b);
-            (c[2][lane], c[3][lane]) = ((a >> 32) ^ c[3][lane] ^ u64::from(key[1]), a);
+            let a = u64::from(MULTIPLIERS[0]) * u64::from(c[0][lane]);
+            let b = u64::from(MULTIPLIERS[1]) * u64::from(c[2][lane]);
+            (c[0][lane], c[1][lane]) = ((b >> 32) as u32 ^ c[1][lane] ^ key[0], b as u32);
+            (c[2][lane], c[3][lane]) = ((a >> 32) as u32 ^ c[3][lane] ^ key[1], a as u32);
         }
     }
-
-    /// Word `i` of the counters after the last round, in the low half of each element.
-    #[inline(always)]
-    pub fn word(&self, i: usize) -> &[u64; LANES] {
-        &self.0[i]
-    }
+    c
 }
 
 #[cfg(test)]
