@@ -34,8 +34,25 @@ def fit():
 
 
 def drawn(figure):
-    """Render it: what overflows or cannot be laid out warns here."""
+    """Render it: what overflows or cannot be laid out warns here. No legend names what is not in the picture,
+    and no two labels of an axis run into each other."""
     figure.canvas.draw()
+    for axes in figure.axes:
+        for artist in (*axes.lines, *axes.patches):
+            path = artist.get_transform().transform_path(artist.get_path())
+            inside = path.intersects_bbox(axes.bbox, filled=False) or any(
+                map(axes.bbox.contains, *path.vertices.T)
+            )
+            assert inside or artist.get_label().startswith("_"), artist.get_label()
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = (*axis.get_major_ticks(), *axis.get_minor_ticks())
+            seen = [t for tick in ticks if low <= tick.get_loc() <= high for t in (tick.label1, tick.label2)]
+            shown = [t for t in seen if t.get_visible() and t.get_text()]
+            boxes = [t.get_window_extent() for t in shown]
+            for i, one in enumerate(boxes):
+                clash = [shown[k].get_text() for k in range(i) if one.overlaps(boxes[k])]
+                assert not clash, (shown[i].get_text(), clash)
     return figure
 
 
@@ -50,13 +67,13 @@ def test_isoflop_has_a_star_a_budget_and_hollow_ones_where_it_is_not_to_be_trust
     figure = drawn(plots.isoflop(runs["N"], flops, runs["loss"]))
     left, right = figure.axes
     stars = [line for line in left.lines if line.get_marker() == "*"]
-    assert len(stars) == 6 and len(left.lines) == 18
+    assert len(stars) == 6 and len(left.lines) == 18 and left.get_title() == ""
     assert len(right.lines) == 6  # two clouds, two lines, two references
     assert "(FLOPs)" in labelled(figure) and "(tokens)" in labelled(figure)
     small = runs["N"] < np.sqrt(flops / 120) / 1.2  # one side of the minimum only
     figure = plots.isoflop(runs["N"][small], flops[small], runs["loss"][small])
     hollow = [s for s in figure.axes[0].lines if s.get_marker() == "*" and s.get_markerfacecolor() == "none"]
-    assert hollow
+    assert hollow and figure.axes[0].get_title().startswith("hollow")
     with pytest.raises(UserError, match="need two"):
         plots.isoflop(runs["N"][:7], flops[:7], runs["loss"][:7])
 
@@ -81,6 +98,35 @@ def test_contours_show_the_frontier_the_runs_and_what_was_held_out(fit):
     flops = 6 * frontier.get_xdata() * frontier.get_ydata()
     slope = np.polyfit(np.log(flops), np.log(frontier.get_xdata()), 1)[0]
     assert slope == pytest.approx(fit.params["beta"] / (fit.params["alpha"] + fit.params["beta"]), abs=1e-3)
+    slices = figure.axes[1]
+    assert len(slices.lines) == 12 and slices.get_ylabel() == "loss (nats/token)"
+    middle = slices.lines[5].get_xdata(), slices.lines[5].get_ydata()
+    c = float(slices.get_legend().get_texts()[2].get_text())
+    flops = 6 * fit.arrays["N"] * fit.arrays["D"]
+    near = float(np.exp(np.log(flops[14:21]).mean()))
+    assert c == pytest.approx(near, rel=0.05)
+    np.testing.assert_allclose(middle[1], fit.predict(N=middle[0], D=near / (6 * middle[0]), far=True))
+
+
+@pytest.mark.parametrize(("ratio", "side"), [(3e4, "larger N"), (1e-2, "smaller N")])
+def test_a_frontier_outside_is_said_to_be_there(ratio, side):
+    runs = sweep()
+    n, d = runs["N"], runs["D"]
+    shift = np.sqrt(ratio / 20)
+    far = laws.get("chinchilla").simulate(TRUTH, N=n / shift, D=d * shift, noise=0.001, seed=2)
+    figure = drawn(plots.contours(laws.fit("chinchilla", far)))
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["runs"]
+    assert f"the efficient frontier lies outside, at {side}" in axes.get_title()
+
+
+def test_narrow_ranges_have_round_labels_that_do_not_touch():
+    N, D = (v.ravel() for v in np.meshgrid(np.geomspace(8288, 123328, 5), np.geomspace(6e4, 6e5, 4)))
+    tiny = laws.fit("chinchilla", laws.get("chinchilla").simulate(TRUTH, N=N, D=D, noise=0.002, seed=4))
+    figure = drawn(plots.residuals(tiny))
+    labels = [t.get_text() for t in figure.axes[3].get_xticklabels()]
+    assert figure.axes[3].get_xlabel() == "D (training tokens)"
+    assert labels == [f"${k}\\times10^{{{e}}}$" for k, e in ((1, 5), (2, 5), (5, 5))]
 
 
 def test_residuals_are_those_of_the_fit_and_stand_beside_others(fit):
@@ -105,6 +151,7 @@ def test_extrapolation_holds_out_the_largest_budget(fit):
 def test_pairs_profiles_starts_and_sensitivity(fit):
     figure = drawn(plots.pairs(fit.bootstrap(40), published=TRUTH))
     assert len(figure.axes) == 15  # the lower triangle of five parameters
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["resamples", "fit", "published"]
     assert figure.axes[-1].get_xlabel() == "beta" and "ln A" in labelled(figure)
     figure = drawn(plots.profiles(fit, ["E", "alpha"]))
     assert [axes.get_xlabel() for axes in figure.axes] == ["E", "alpha"]
@@ -148,7 +195,7 @@ def test_a_task_behind_a_loss_behind_compute(fit):
     figure = drawn(plots.task(below, chance=0.75, upstream=fit, n=20))
     assert [len(axes.lines) for axes in figure.axes] == [3, 2]
     text = labelled(figure)
-    assert "L (loss (nats/token))" in text and "(FLOPs)" in text and "error" in text
+    assert "L: loss (nats/token)" in text and "(FLOPs)" in text and "error" in text
 
 
 def test_a_schedule_a_coverage_a_reward_and_bits():

@@ -12,10 +12,14 @@ from dither.laws.engine import Floats
 from dither.laws.fitting import Fit
 from dither.laws.isoflop import budgets, parabolas
 from dither.laws.planning import budget
-from dither.laws.plots.canvas import BAND, COLOURS, canvas, few_ticks, legend, meaning, shades
+from dither.laws.plots.canvas import BAND, COLOURS, canvas, finished, legend, meaning, shades
+from dither.laws.validation import scales
 
 FLOPS = "compute C (FLOPs)"
 LOSS = "loss (nats/token)"
+SLICES = 6
+"""Scales whose slices are shown at most."""
+
 REFERENCES = {"Kaplan, .73": 0.73, "Chinchilla, .50": 0.5}
 """Exponents of the optimal size over compute (2001.08361; 2203.15556, approach 1)."""
 
@@ -23,8 +27,7 @@ REFERENCES = {"Kaplan, .73": 0.73, "Chinchilla, .50": 0.5}
 def isoflop(N: Any, C: Any, loss: Any) -> Any:
     """Loss over size at each budget with its parabola, and the optimal size and tokens over compute.
 
-    A star is a minimum inside its sizes; a hollow one has a caution (see `approaches`). UserError where fewer
-    than two budgets have three sizes.
+    A hollow star has a caution (see `approaches`). UserError where fewer than two budgets have three sizes.
     """
     n, c, y = (np.asarray(v, dtype=np.float64) for v in (N, C, loss))
     found = parabolas(n, c, y)
@@ -41,21 +44,23 @@ def isoflop(N: Any, C: Any, loss: Any) -> Any:
         left.plot(np.exp(fine), curve, color=colour, label=f"{one.C:.1e}")
         star = {"markerfacecolor": "none"} if one.cautions else {}
         left.plot(one.N, one.loss, "*", color=colour, markersize=11, **star)
-    left.set(xscale="log", xlabel="N (parameters)", ylabel=LOSS, title="hollow star: do not trust it")
-    left.title.set_fontsize(9)
-    legend(left, title="FLOPs", title_fontsize=8, ncols=2)
+    left.set(xscale="log", xlabel="N (parameters)", ylabel=LOSS)
+    if any(one.cautions for one in found):
+        left.set_title("hollow: at the edge of its sizes, or no parabola", fontsize=9)
+    legend(left, title="FLOPs", title_fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     flops = np.array([one.C for one in found])
     size = np.array([one.N for one in found])
     for values, colour, name in ((size, COLOURS[0], "N*"), (flops / (6 * size), COLOURS[1], "D*")):
         _power(right, flops, values, colour, name)
     middle = np.exp(np.log(flops).mean())
+    ends = np.array([flops.min() / 2, flops.max() * 2])  # so that they are seen where they meet the points
     for (name, slope), style in zip(REFERENCES.items(), ("--", ":"), strict=True):
-        line = np.exp(np.log(size).mean()) * (flops / middle) ** slope
-        right.plot(flops, line, color="#777777", linestyle=style, linewidth=1, label=name)
+        line = np.exp(np.log(size).mean()) * (ends / middle) ** slope
+        right.plot(ends, line, color="#777777", linestyle=style, linewidth=1, label=name)
     right.set(xscale="log", yscale="log", xlabel=FLOPS, ylabel="N* (parameters), D* (tokens)")
     right.yaxis.label.set_fontsize(8)
     legend(right)
-    return figure
+    return finished(figure)
 
 
 def _power(axes: Any, flops: Floats, values: Floats, colour: str, name: str) -> None:
@@ -97,7 +102,7 @@ def envelope(runs: Mapping[str, tuple[Any, Any]]) -> Any:
     axes.set(xscale="log", xlabel=FLOPS, ylabel=LOSS)
     axes.margins(x=0.1, y=0.1)
     legend(axes)
-    return figure
+    return finished(figure)
 
 
 def _has_size_and_data(fit: Fit) -> None:
@@ -108,12 +113,14 @@ def _has_size_and_data(fit: Fit) -> None:
 
 
 def contours(fit: Fit, *, held: Mapping[str, Any] | None = None) -> Any:
-    """The fitted loss over N and D: iso-loss lines, isoFLOP lines, the efficient frontier, the runs.
+    """The fitted loss over N and D: iso-loss lines, isoFLOP lines, the efficient frontier, the runs; and
+    slices of it at the compute of up to SLICES scales, with their runs.
 
-    held: N, D of runs that the fit did not see. UserError where the law has other variables.
+    held: N, D (and loss, for the slices) of runs that the fit did not see. UserError where the law has other
+    variables.
     """
     _has_size_and_data(fit)
-    figure, ((axes,),) = canvas(width=6.4, height=4.8)
+    figure, ((axes, slices),) = canvas(1, 2, width=6, height=4.6, width_ratios=(1.2, 1))
     every = [np.append(v, (held or {}).get(name, [])) for name, v in fit.arrays.items()]
     n, d = (np.geomspace(v.min() / 1.5, v.max() * 1.5, 90) for v in every)
     loss = fit.predict(N=n[None, :], D=d[:, None], far=True)
@@ -123,16 +130,43 @@ def contours(fit: Fit, *, held: Mapping[str, Any] | None = None) -> Any:
     low, high = 6 * n[0] * d[0], 6 * n[-1] * d[-1]
     for c in 10.0 ** np.arange(np.ceil(np.log10(low)), np.floor(np.log10(high)) + 1):
         axes.plot(n, c / (6 * n), color="white", linewidth=0.8, linestyle="--")
-    best = [budget(fit.law, float(c))(**fit.params) for c in np.geomspace(low, high, 25)]
-    axes.plot([b["N"] for b in best], [b["D"] for b in best], color=COLOURS[1], label="efficient frontier")
+    flops = np.geomspace(low, high, 25)
+    sizes = np.log([budget(fit.law, float(c))(**fit.params)["N"] for c in flops])
+    fine = np.geomspace(low, high, 400)
+    best = np.exp(np.interp(np.log(fine), np.log(flops), sizes))
+    inside = (best >= n[0]) & (best <= n[-1]) & (fine / (6 * best) >= d[0]) & (fine / (6 * best) <= d[-1])
+    title = "dashed: decades of 6 N D"
+    if inside.any():
+        axes.plot(best, fine / (6 * best), color=COLOURS[1], label="efficient frontier")
+    else:
+        side = "larger N and smaller" if best[200] > np.sqrt(n[0] * n[-1]) else "smaller N and larger"
+        title += f"; the efficient frontier lies outside, at {side} D"
     axes.plot(fit.arrays["N"], fit.arrays["D"], "o", color="black", markersize=3, label="runs")
     if held is not None:
         axes.plot(held["N"], held["D"], "*", color=COLOURS[3], markersize=14, label="held out")
     axes.set(xscale="log", yscale="log", xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))
-    axes.set(xlabel=meaning(fit.law, "N"), ylabel=meaning(fit.law, "D"), title="dashed: decades of 6 N D")
-    axes.title.set_fontsize(9)
-    axes.legend(fontsize=8, loc="lower right")
-    return figure
+    axes.set(xlabel=meaning(fit.law, "N"), ylabel=meaning(fit.law, "D"))
+    axes.set_title(title, fontsize=9)
+    legend(axes, loc="lower right")
+    _slices(slices, fit, n, held)
+    return finished(figure)
+
+
+def _slices(axes: Any, fit: Fit, sizes: Floats, held: Mapping[str, Any] | None) -> None:
+    """The fitted loss over size at the compute of scales from the least to the largest, and their runs."""
+    flops, scale = 6 * fit.arrays["N"] * fit.arrays["D"], scales(fit.arrays)
+    shown = np.unique(np.linspace(0, scale.max(), SLICES).round().astype(int))
+    middle = [float(np.exp(np.log(flops[scale == k]).mean())) for k in shown]
+    for k, c, colour in zip(shown, middle, shades(middle), strict=True):
+        mine = scale == k
+        axes.plot(fit.arrays["N"][mine], fit.loss[mine], "o", color=colour, markersize=3)
+        own = sizes[(sizes >= fit.arrays["N"][mine].min() / 2) & (sizes <= fit.arrays["N"][mine].max() * 2)]
+        axes.plot(own, fit.predict(N=own, D=c / (6 * own), far=True), color=colour, label=f"{c:.1e}")
+    if held is not None and "loss" in held:
+        axes.plot(held["N"], held["loss"], "*", color=COLOURS[3], markersize=11)
+    axes.set(xscale="log", xlabel=meaning(fit.law, "N"), ylabel=LOSS)
+    axes.set_title("runs of a scale of compute, and the law there", fontsize=9)
+    legend(axes, title="FLOPs", title_fontsize=8)
 
 
 def tokens_per_parameter(fit: Fit, *, n: int = 100, by: Any = None, seed: int = 0) -> Any:
@@ -154,9 +188,8 @@ def tokens_per_parameter(fit: Fit, *, n: int = 100, by: Any = None, seed: int = 
     axes.axhline(20, color="#777777", linestyle=":", label="20 tokens a parameter")
     axes.axvspan(flops.min(), flops.max(), color="#bbbbbb", alpha=0.3, lw=0, label="compute of the runs")
     axes.set(xscale="log", yscale="log", xlabel=FLOPS, ylabel="optimal D/N (tokens per parameter)")
-    few_ticks(axes.yaxis)
     legend(axes)
-    return figure
+    return finished(figure)
 
 
 def reducible(fit: Fit, *, ratios: int = 6) -> Any:
@@ -179,6 +212,5 @@ def reducible(fit: Fit, *, ratios: int = 6) -> Any:
         line = fit.predict(N=size, D=m * size, far=True) - floor
         axes.plot(c, line, color=colour, label=f"D/N near {m:.3g}")
     axes.set(xscale="log", yscale="log", xlabel=FLOPS, ylabel="L - E (nats/token)")
-    few_ticks(axes.yaxis)
     legend(axes)
-    return figure
+    return finished(figure)

@@ -31,8 +31,11 @@ def canvas(rows: int = 1, columns: int = 1, *, width: float = 4.6, height: float
 
 
 def meaning(law: Law, name: str) -> str:
-    """A variable with what it counts: "N (parameters)"."""
-    return f"{name} ({law.variables[name]})" if name in law.variables else name
+    """A variable with what it counts: "N (parameters)", "L: loss (nats/token)"."""
+    if name not in law.variables:
+        return name
+    what = law.variables[name]
+    return f"{name}: {what}" if "(" in what else f"{name} ({what})"
 
 
 def shades(values: Any, name: str = "viridis") -> Any:
@@ -43,17 +46,46 @@ def shades(values: Any, name: str = "viridis") -> Any:
 
 
 def legend(axes: Any, **more: Any) -> None:
-    axes.legend(fontsize=8, frameon=False, **more)
+    """On a ground that keeps it readable where it covers lines."""
+    axes.legend(fontsize=8, **{"framealpha": 0.85, "edgecolor": "none", **more})
 
 
-def few_ticks(axis: Any) -> None:
-    """On a logarithmic axis of less than two decades: a few round numbers, for powers of ten are too few."""
-    low, high = axis.get_view_interval()
+def finished(figure: Any) -> Any:
+    """The figure, with round ticks on logarithmic axes of less than two decades: powers of ten are too few
+    there, and matplotlib's own labels between them run into each other."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                _round_ticks(axis)
+    return figure
+
+
+STEPS = ((1.0, 1.5, 2.0, 3.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0, 3.0))
+"""Of the ticks within a decade, densest first."""
+
+GAPS = {"x": 0.19, "y": 0.09}
+"""Between ticks at least, as a share of the axis: labels are wider than high."""
+
+
+def _round_ticks(axis: Any) -> None:
+    low, high = sorted(axis.get_view_interval())
     if high / low >= 100:
         return
-    steps = np.array([1, 1.5, 2, 3, 4, 5, 7]) if high / low > 4 else np.arange(1, 10, 0.2)
-    exponents = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    inside = [v for v in np.unique((10.0 ** exponents[:, None] * steps).round(12)) if low <= v <= high]
-    shown = inside[:: max(1, -(-len(inside) // 6))]
-    axis.set_ticks(shown, [f"{v:.3g}" for v in shown])
+    if high / low < 4:
+        even = require("matplotlib.ticker", "plot").MaxNLocator
+        sets = [even(n, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) for n in (5, 4, 3, 2)]
+    else:
+        decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+        sets = [np.outer(decades, steps).ravel() for steps in STEPS]
+    shown = [values[(low <= values) & (values <= high)] for values in sets]
+    gap = GAPS[axis.axis_name] * np.log(high / low)
+    chosen = next((ticks for ticks in shown if (np.diff(np.log(ticks)) >= gap).all()), shown[-1])
+    axis.set_ticks(chosen, [_number(float(v)) for v in chosen])
     axis.set_ticks([], minor=True)
+
+
+def _number(value: float) -> str:
+    if 1e-3 <= value < 1e4:
+        return f"{value:.4g}"
+    mantissa, exponent = f"{value:.3e}".split("e")
+    return f"${float(mantissa):g}\\times10^{{{int(exponent)}}}$"

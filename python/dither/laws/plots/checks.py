@@ -11,9 +11,12 @@ from dither.errors import UserError
 from dither.laws import search
 from dither.laws.engine import Floats
 from dither.laws.fitting import Fit
-from dither.laws.plots.canvas import BAND, COLOURS, canvas, few_ticks, legend, meaning
+from dither.laws.plots.canvas import BAND, COLOURS, canvas, finished, legend, meaning
 from dither.laws.uncertainty import Bootstrap
 from dither.laws.validation import rolling_origin, scales, sensitivities, size, subset
+
+EQUAL = 1e-12
+"""Objectives that differ by less, as a share, are drawn as if they differed by so much."""
 
 PERCENT = "residual, observed - fitted (%)"
 
@@ -37,8 +40,6 @@ def residuals(fit: Fit, *, other: Mapping[str, float] | None = None) -> Any:
     first.plot(ends, ends, color="#777777", linewidth=1)
     first.plot(fit.loss, fitted, "o", color=COLOURS[0], markersize=3)
     first.set(xscale="log", yscale="log", xlabel=f"observed {fit.law.response}", ylabel="fitted")
-    few_ticks(first.xaxis)
-    few_ticks(first.yaxis)
     sets = {"fit": 100 * fit.residuals}
     if other is not None:
         sets["other"] = 100 * np.log(fit.loss / fit.law.curve(fit.law.vector(other), fit.arrays))
@@ -53,7 +54,7 @@ def residuals(fit: Fit, *, other: Mapping[str, float] | None = None) -> Any:
         axes.set_ylabel(PERCENT, fontsize=8)
     for axes in spare:
         axes.remove()
-    return figure
+    return finished(figure)
 
 
 def extrapolation(fit: Fit, *, n: int = 200, seed: int = 0) -> Any:
@@ -97,15 +98,13 @@ def extrapolation(fit: Fit, *, n: int = 200, seed: int = 0) -> Any:
         right.plot([h.factor for h in some], errors, marker, color=colour, label=label)
     right.set(xscale="log", yscale="log", ylabel="mean error of the loss (%)")
     right.set_xlabel("largest run predicted / largest run seen")
-    few_ticks(right.xaxis)
-    few_ticks(right.yaxis)
     right.set_title("rolling origin")
     legend(right)
-    return figure
+    return finished(figure)
 
 
 def pairs(drawn: Bootstrap, *, published: Mapping[str, float] | None = None) -> Any:
-    """Every two parameters over the resamples (scales by their logarithm); published ones in red."""
+    """Every two parameters over the resamples (scales by their logarithm); the fit, and published ones."""
     law = drawn.fit.law
     values = drawn.values[drawn.converged]
     log = [p.logarithmic for p in law.parameters]
@@ -126,16 +125,20 @@ def pairs(drawn: Bootstrap, *, published: Mapping[str, float] | None = None) -> 
             axes.hist(points[:, i], bins=30, color=COLOURS[0], alpha=0.6)
             axes.set_yticks([])
         else:
-            axes.plot(points[:, j], points[:, i], ".", color=COLOURS[0], markersize=2, alpha=0.4)
-            axes.plot(centre[j], centre[i], "+", color="black", markersize=9)
+            axes.plot(
+                points[:, j], points[:, i], ".", color=COLOURS[0], markersize=2, alpha=0.4, label="resamples"
+            )
+            axes.plot(centre[j], centre[i], "+", color="black", markersize=9, label="fit")
             if mark is not None:
-                axes.plot(mark[j], mark[i], "x", color=COLOURS[1], markersize=7)
+                axes.plot(mark[j], mark[i], "x", color=COLOURS[1], markersize=7, label="published")
         axes.tick_params(labelsize=7)
         if i == k - 1:
             axes.set_xlabel(names[j])
         if j == 0 and i:
             axes.set_ylabel(names[i])
-    return figure
+    if k > 1:
+        figure.legend(*grid[1, 0].get_legend_handles_labels(), loc="upper right", fontsize=9, frameon=False)
+    return finished(figure)
 
 
 def profiles(fit: Fit, names: Sequence[str]) -> Any:
@@ -148,7 +151,7 @@ def profiles(fit: Fit, names: Sequence[str]) -> Any:
         axes.axvline(fit.params[name], color="#777777", linestyle=":", label="fit")
         axes.set(xlabel=name, ylabel="objective / its optimum")
         legend(axes)
-    return figure
+    return finished(figure)
 
 
 def sensitivity(fit: Fit, *, other_N: Mapping[str, Any] | None = None) -> Any:
@@ -171,7 +174,7 @@ def sensitivity(fit: Fit, *, other_N: Mapping[str, Any] | None = None) -> Any:
         axes.tick_params(labelsize=8)
     grid.flat[0].set_yticks(rows, list(found))
     grid.flat[0].invert_yaxis()
-    return figure
+    return finished(figure)
 
 
 def starts(fit: Fit) -> Any:
@@ -181,7 +184,7 @@ def starts(fit: Fit) -> Any:
     values = np.sort(found.optima.value[0])
     figure, ((axes,),) = canvas(width=5.6)
     excess = values / values[0] - 1
-    axes.plot(np.arange(1, len(values) + 1), np.maximum(excess, 1e-16), "o-", color=COLOURS[0], markersize=4)
+    axes.plot(np.arange(1, len(values) + 1), np.maximum(excess, EQUAL), "o-", color=COLOURS[0], markersize=4)
     reached = int(np.sum(excess <= 1e-6))
     axes.axvspan(
         0.5,
@@ -193,9 +196,10 @@ def starts(fit: Fit) -> Any:
     )
     axes.set(
         yscale="log",
-        ylim=(3e-17, max(1e-3, 3 * excess[-1])),
+        ylim=(EQUAL / 3, max(1e-3, 3 * excess[-1])),
         xlabel="start, best first",
-        ylabel="objective / best - 1",
+        ylabel=f"objective / best - 1 (at least {EQUAL:g})",
     )
+    axes.xaxis.get_major_locator().set_params(integer=True)
     legend(axes)
-    return figure
+    return finished(figure)

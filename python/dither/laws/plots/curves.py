@@ -11,7 +11,7 @@ from dither.errors import UserError
 from dither.laws.coverage import beta_binomial, pass_at_k
 from dither.laws.fitting import Fit
 from dither.laws.planning import published
-from dither.laws.plots.canvas import BAND, COLOURS, canvas, legend, meaning
+from dither.laws.plots.canvas import BAND, COLOURS, canvas, finished, legend, meaning
 from dither.laws.precision import PRECISION, QAT_SHARE
 
 
@@ -31,7 +31,7 @@ def schedule(rates: Any, steps: Any, actual: Any, predicted: Any) -> Any:
     bottom.axhline(0, color="#777777", linewidth=1)
     bottom.plot(at, 100 * (y / guess - 1), color=COLOURS[0], linewidth=1)
     bottom.set(xlabel="optimizer step", ylabel="residual (%)")
-    return figure
+    return finished(figure)
 
 
 def coverage(successes: Any, trials: Any) -> Any:
@@ -61,7 +61,7 @@ def coverage(successes: Any, trials: Any) -> Any:
     legend(left)
     right.hist(c / n, bins=np.linspace(0, 1, 21), color=COLOURS[0], alpha=0.7)
     right.set(xlabel="success rate of a problem", ylabel="problems")
-    return figure
+    return finished(figure)
 
 
 def reward(fit: Fit, *, excluded: tuple[Any, Any] | None = None, n: int = 200, seed: int = 0) -> Any:
@@ -85,7 +85,7 @@ def reward(fit: Fit, *, excluded: tuple[Any, Any] | None = None, n: int = 200, s
     axes.axhline(fit.params["A"], color=COLOURS[1], linestyle="--", linewidth=1)
     axes.set(xscale="log", xlabel=meaning(fit.law, "C"), ylabel=fit.law.response)
     legend(axes)
-    return figure
+    return finished(figure)
 
 
 def bits(precision: Mapping[str, float], *, share: Mapping[str, float] | None = None) -> Any:
@@ -114,4 +114,4 @@ def bits(precision: Mapping[str, float], *, share: Mapping[str, float] | None = 
     right.set(
         xscale="log", xlabel="S (tokens per byte of weights)", ylabel="optimal share of QAT (% of tokens)"
     )
-    return figure
+    return finished(figure)

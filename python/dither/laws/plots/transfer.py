@@ -11,7 +11,7 @@ from dither.errors import UserError
 from dither.laws.engine import Floats
 from dither.laws.fitting import Fit
 from dither.laws.loss_to_loss import LossMap
-from dither.laws.plots.canvas import BAND, COLOURS, canvas, legend, meaning, shades
+from dither.laws.plots.canvas import BAND, COLOURS, canvas, finished, legend, meaning, shades
 
 
 def loss_to_loss(
@@ -34,17 +34,18 @@ def loss_to_loss(
         key = rows[i], columns[j]
         if key in maps:
             _panel(axes, maps[key], (stars or {}).get(key))
-        else:
-            axes.set_axis_off()
+        else:  # empty, but it may have to hold the name of its row or column
+            axes.spines[["left", "bottom"]].set_visible(False)
+            axes.grid(False)
+            axes.set(xticks=[], yticks=[])
         axes.tick_params(labelsize=7)
-    # Names stand at the outermost panel of their row and column, which need not be the corner's.
-    for i, row in enumerate(rows):
-        first = min(j for j, column in enumerate(columns) if (row, column) in maps)
-        grid[i, first].set_ylabel(f"{row}\n(nats/token)", fontsize=8)
-    for j, column in enumerate(columns):
-        last = max(i for i, row in enumerate(rows) if (row, column) in maps)
-        grid[last, j].set_xlabel(f"{column} (nats/token)", fontsize=8)
-    return figure
+    for axes, row in zip(grid[:, 0], rows, strict=True):
+        axes.set_ylabel(f"{row}\n(nats/token)", fontsize=8)
+    for axes, column in zip(grid[-1], columns, strict=True):
+        axes.set_xlabel(f"{column} (nats/token)", fontsize=8)
+    figure.align_labels()
+    figure.supxlabel("dark dots: small budgets; dashed: beyond the pairs; star: not fitted", fontsize=8)
+    return finished(figure)
 
 
 def _panel(axes: Any, one: LossMap, star: tuple[float, float] | None) -> None:
@@ -78,7 +79,7 @@ def translated(observed: Any, predicted: Mapping[str, Any]) -> Any:
         axes.plot(value, y, "o", color=colour, markersize=3)
         axes.set(xlabel="predicted loss (nats/token)", title=f"{name}, R² = {r2:.3f}")
     grid.flat[0].set_ylabel("observed loss (nats/token)")
-    return figure
+    return finished(figure)
 
 
 def task(
@@ -119,7 +120,7 @@ def task(
         if chance is not None:
             one.axhline(chance, color="#777777", linestyle=":", label="guess")
         legend(one)
-    return figure
+    return finished(figure)
 
 
 def _band(axes: Any, x: Floats, middle: Floats, curves: Floats) -> None:
