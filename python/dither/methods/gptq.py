@@ -72,7 +72,7 @@ def checked_clip(clip: str) -> str:
 
 
 def check_clip(quantizer: Quantizer, clip: str) -> None:
-    """UserError for a quantizer on whose grid no weights can be placed, its scales searched as `clip` says."""
+    """UserError for a quantizer on whose grid no weights can lie, its scales searched as `clip` says."""
     check_has_grid(quantizer)
     if clip != "none":
         check_along_inputs(quantizer)
