@@ -12,6 +12,7 @@ On any `nn.Module`; `dither.methods.base` lists the calls a training loop makes.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 
 import dither.nn  # noqa: F401 - says what to install where torch is missing
@@ -95,14 +96,29 @@ def names() -> list[str]:
 
 
 def get(name: str) -> type[Method]:
-    """The method of that name, to be called as `get(name)(model, quantizer, **options)`. UserError for an
-    unknown name.
+    """The method of that name, to be called as `get(name)(model, quantizer, **options)`; "MODULE:CLASS" is
+    one of your own. UserError for an unknown name.
     """
+    if ":" in name:
+        return _imported(*name.split(":", 1))
     if name not in _METHODS:
         raise UserError(
             f"unknown method {name!r}{suggest(name, _METHODS)}; methods are {', '.join(_METHODS)}"
         )
     return _METHODS[name]
+
+
+def _imported(module: str, name: str) -> type[Method]:
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"no method {module}:{name}: {error}; the module must lie where Python looks for one "
+            "(PYTHONPATH=. for the current folder)"
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"{module}:{name} is no subclass of dither.methods.Method")
+    return found
 
 
 def options(name: str) -> dict[str, inspect.Parameter]:

@@ -61,7 +61,7 @@ class Calibrated(Method):
         try:
             with self.paused(), evaluating(self.model):
                 run = forward or (lambda batch: call(self.model, batch))
-                groups = groups_of(self.found, next(iter(batches)), run)
+                groups = groups_of(self.found, first_of(batches), run)
                 for group in groups:
                     gram = gram_of(group, batches, run)
                     for target in group.targets:
@@ -135,6 +135,12 @@ def call(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+def first_of(batches: Iterable[Any]) -> Any:
+    for batch in batches:
+        return batch
+    raise UserError("there is no calibration batch: pass at least one, as a list or a DataLoader")
 
 
 @contextmanager
@@ -231,8 +237,6 @@ def gram_of(group: Group, batches: Iterable[Any], run: Callable[[Any], Any]) -> 
                 run(batch)
             except _Enough:
                 pass
-    if not count:
-        raise UserError("there is no calibration batch")
     return total / count
 
 

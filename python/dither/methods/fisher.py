@@ -58,6 +58,12 @@ class Estimated(Curvature):
                     "logits() must return a tensor [..., classes] that is connected to the model's weights"
                 )
             estimates = self.estimates(step, scores.flatten(0, -2).float(), labels)
+        for name, estimate in zip(self._targets, estimates, strict=True):
+            if not torch.isfinite(estimate).all():
+                raise UserError(
+                    f"step {step}: the {self.what} of {name} is NaN or infinite, and would stay in its "
+                    "average; leave the batch out of observe(), or look for where the model overflows"
+                )
         with torch.no_grad():
             for (name, weight), estimate in zip(self._targets.items(), estimates, strict=True):
                 if name not in self._average:

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError
-from dither.formats import Format
 from dither.methods.base import refuse_rounding
 from dither.methods.blocks import check_along_inputs, join, split
 from dither.methods.casting import cast_weight
@@ -54,7 +53,9 @@ class Lsq(Forward):
         self.input_steps: dict[str, nn.Parameter] = {}
         self._seen_input: set[str] = set()
         super().__init__(model, quantizer, **options)
-        a = self.activations
+        # made here because torch.compile cannot trace how a quantizer is made
+        self._points, a = Quantizer(format=self.quantizer.format), self.activations
+        self._input_points = None if a is None else Quantizer(format=a.format)
         with torch.no_grad():
             for target in self.found:
                 blocks = split(target.rows(target.weight), self.quantizer)
@@ -86,7 +87,7 @@ class Lsq(Forward):
         rows, step = target.rows(w), self.steps[target.name]
         blocks = split(rows, self.quantizer)
         factor = 1.0 / math.sqrt(blocks.shape[-1] * self.quantizer.format.max)
-        rounded: Tensor = Rounded.apply(blocks, step.unsqueeze(-1), self.quantizer.format, factor)  # type: ignore[assignment]
+        rounded: Tensor = Rounded.apply(blocks, step.unsqueeze(-1), self._points, factor)  # type: ignore[assignment]
         return target.like(join(rounded, rows))
 
     def activation(self, target: Target, x: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ class Lsq(Forward):
                 step.fill_(float(2.0 * x.abs().mean()) / _root(self.activations)).clamp_(min=_SMALLEST)
             self._seen_input.add(target.name)
         factor = 1.0 / math.sqrt(x.shape[-1] * self.activations.format.max)
-        return Rounded.apply(x, step, self.activations.format, factor)  # type: ignore[return-value]
+        return Rounded.apply(x, step, self._input_points, factor)  # type: ignore[return-value]
 
     @torch.no_grad()
     def after_step_(self, step: int, lr: float) -> None:
@@ -149,15 +150,16 @@ _OWN = "a learned step has a gradient of its own"
 
 
 class Rounded(torch.autograd.Function):
-    """s Q(clip(x / s)) with the gradients of the module's docstring; `s` broadcasts against `x`."""
+    """s Q(clip(x / s)) with the gradients of the module's docstring; `s` broadcasts against `x`, and `points`
+    is the plain cast to the element format."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, s: Tensor, fmt: Format, factor: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, s: Tensor, points: Quantizer, factor: float) -> Tensor:  # type: ignore[override]
         z = x / s
-        points = ops.cast(z.detach(), fmt)
-        ctx.save_for_backward(z, points, s)
-        ctx.fmt, ctx.factor = fmt, factor
-        return points * s
+        rounded = ops.fake_quant(z.detach(), points)
+        ctx.save_for_backward(z, rounded, s)
+        ctx.fmt, ctx.factor = points.format, factor
+        return rounded * s
 
     @staticmethod
     @torch.autograd.function.once_differentiable

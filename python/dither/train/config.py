@@ -224,7 +224,7 @@ def check(config: RunConfig) -> None:
         raise UserError(f"data.tokenizer = {data.tokenizer!r} has its own vocabulary; leave data.vocab out")
     if data.tokenizer == "bytes" and data.end_of_document:
         raise UserError("data.tokenizer = 'bytes' ends documents with its id 256; leave end_of_document out")
-    if config.method.name not in METHODS:
+    if config.method.name not in METHODS and ":" not in config.method.name:  # of your own: methods.get says
         near = suggest(config.method.name, METHODS)
         raise UserError(f"method.name {config.method.name!r} is unknown{near}; known: {', '.join(METHODS)}")
     if config.method.name != "none" and not config.method.quantizer:

@@ -52,7 +52,20 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
                 f"[method.options] unknown option {option!r} of {name}{suggest(option, known)}; "
                 f"known: {', '.join(known) or 'none'}"
             )
-        convert(_TYPES[option], value, f"[method.options] {option}")
+        convert(_type_of(name, option), value, f"[method.options] {option}")
+
+
+def _type_of(name: str, option: str) -> Any:
+    """As annotated, where that is a plain type: all that an option of a method of one's own can have."""
+    parameter = methods.options(name).get(option)
+    annotation = "" if parameter is None else getattr(parameter.annotation, "__name__", parameter.annotation)
+    plain = {"int": int, "float": float, "bool": bool, "str": str}.get(annotation)
+    if plain is None and option not in _TYPES:
+        raise UserError(
+            f"[method.options] {option}: {name} must annotate it as int, float, bool or str, so that it can "
+            "be read from a file"
+        )
+    return plain or _TYPES[option]
 
 
 def _known(name: str) -> list[str]:

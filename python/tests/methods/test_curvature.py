@@ -299,3 +299,18 @@ def test_hutchinson_refuses_a_recipe_which_cannot_be_differentiated_twice():
     dnn.prepare_(model, "mxfp8")
     with pytest.raises(UserError, match=r"differentiates twice.*restore_"):
         lotion.observe(0, lambda: model(torch.randn(4, 32)), torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("kind", [methods.SampledFisher, methods.EmpiricalFisher, methods.Hutchinson])
+def test_a_batch_of_nan_is_named_and_never_enters_the_average(kind):
+    model, x, y = tiny()
+    source = kind(every=1)
+    source.bind({"weight": model.weight})
+    source.observe(0, lambda: model(x), y)
+    before = source.state_dict()
+    bad = x.clone()
+    bad[3, 0] = torch.nan
+    with pytest.raises(UserError, match=r"step 7: the .* of weight is NaN or infinite.*leave the batch out"):
+        source.observe(7, lambda: model(bad), y)
+    assert before.keys() == source.state_dict().keys() and before["weight"] == source.state_dict()["weight"]
+    assert torch.equal(before["average.weight"], source.state_dict()["average.weight"])

@@ -150,3 +150,20 @@ def test_a_frozen_weight_never_moves(name):
     method = build(name, model, optimizer)
     train(model, optimizer, method, batch, range(3))
     assert torch.equal(model.blocks[0].up.weight, before)
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == "lsq" else pytest.param(n, marks=pytest.mark.slow) for n in methods.names()]
+)
+def test_a_compiled_model_learns_the_same_bits(name):
+    """Compiled before anything ran: also what a method does in its first forward is traced."""
+
+    def losses(compiled: bool) -> list[float]:
+        model, optimizer, (x, y) = start("vit")
+        options = {"activations": "int8_tensor"} if name in ("lsq", "qat") else {}
+        method = build(name, model, optimizer, **options)
+        torch._dynamo.reset()
+        run = torch.compile(model, backend="aot_eager") if compiled else model
+        return train(run, optimizer, method, (x, y), range(4))
+
+    assert losses(True) == losses(False)

@@ -305,3 +305,10 @@ def test_ptq_with_searched_scales_needs_no_data(net):
     assert searched < (nearest - before).square().sum()
     assert torch.equal(net.q.weight, before)
     assert method.label == "PTQ (clip mse)"
+
+
+@pytest.mark.parametrize("name", ["gptq", "adaround", "ptq"])
+def test_no_batch_at_all_is_an_error(net, name):
+    method = methods.get(name)(net, "int4_g32", **({"clip": "weighted"} if name == "ptq" else {}))
+    with pytest.raises(UserError, match="no calibration batch.*a list or a DataLoader"):
+        method.calibrate_([])

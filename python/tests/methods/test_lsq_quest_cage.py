@@ -49,7 +49,7 @@ def test_lsq_gradients_are_those_of_the_surrogate(spec):
     factor = 1 / math.sqrt(32 * fmt.max)
     leaf_w: Any = w.clone().requires_grad_()
     leaf_s: Any = s.clone().requires_grad_()
-    out = Rounded.apply(leaf_w, leaf_s, fmt, factor)
+    out = Rounded.apply(leaf_w, leaf_s, Quantizer(format=fmt), factor)
     torch.testing.assert_close(out, s * ends)
     (g * out).sum().backward()
     for leaf, base, other, scale in ((leaf_w, w, s, 1.0), (leaf_s, s, w, factor)):

@@ -65,3 +65,55 @@ def test_options_are_checked(tiny, tmp_path, name, options, message):
     tree = tiny(method={"name": name, "quantizer": "int4_g32", "options": options})
     with pytest.raises(UserError, match=message):
         train(tree, tmp_path / "run", progress=Silent())
+
+
+OWN = """
+from dither.methods.forward import Forward
+from dither.nn import ops
+
+class Halfway(Forward):
+    name = "halfway"
+    own_grid = True
+
+    def __init__(self, model, quantizer, *, part: float = 0.5, **options):
+        self.part = part
+        super().__init__(model, quantizer, **options)
+
+    def weight(self, target, w):
+        rows = target.rows(w)
+        return target.like(rows + self.part * (ops.fake_quant(rows, self.quantizer) - rows))
+"""
+
+
+def test_a_method_of_ones_own_is_one_file(tiny, tmp_path, monkeypatch):
+    (tmp_path / "halfway.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def trained(part, folder):
+        options = {} if part is None else {"part": part}
+        tree = tiny(method={"name": "halfway:Halfway", "quantizer": "int4_g32", "options": options})
+        train(tree, tmp_path / folder, progress=Silent())
+        return [row["loss"] for row in metrics(tmp_path / folder) if row["kind"] == "train"]
+
+    def all_of(name):
+        train(tiny(method={"name": name, "quantizer": "int4_g32"}), tmp_path / name, progress=Silent())
+        return [row["loss"] for row in metrics(tmp_path / name) if row["kind"] == "train"]
+
+    assert trained(None, "half") == trained("0.5", "again") != trained(0, "none") == all_of("ptq")
+    (tmp_path / "half" / "summary.json").unlink()
+    train(None, tmp_path / "half", resume=True, progress=Silent())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("halfwai:Halfway", "no method halfwai:Halfway: No module named 'halfwai'.*PYTHONPATH"),
+        ("json:Halfway", "no method json:Halfway"),
+        ("json:JSONDecoder", "no subclass of dither.methods.Method"),
+        (":", "no method"),
+    ],
+)
+def test_what_is_no_method(tiny, tmp_path, name, message):
+    tree = tiny(method={"name": name, "quantizer": "int4_g32"})
+    with pytest.raises(UserError, match=message):
+        train(tree, tmp_path / "run", progress=Silent())
