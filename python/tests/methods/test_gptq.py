@@ -310,5 +310,5 @@ def test_ptq_with_searched_scales_needs_no_data(net):
 @pytest.mark.parametrize("name", ["gptq", "adaround", "ptq"])
 def test_no_batch_at_all_is_an_error(net, name):
     method = methods.get(name)(net, "int4_g32", **({"clip": "weighted"} if name == "ptq" else {}))
-    with pytest.raises(UserError, match="no calibration batch.*a list or a DataLoader"):
+    with pytest.raises(UserError, match=r"no calibration batch.*a list or a DataLoader"):
         method.calibrate_([])
