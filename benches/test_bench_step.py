@@ -96,6 +96,26 @@ def test_tiny(recipe):
     )
 
 
+class Convolutions:
+    """Three convolutions of 32 channels and 3 x 3 taps on 8 images of 32 x 32: a forward and a backward."""
+
+    def __init__(self, recipe: str) -> None:
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(32, 32, 3, padding=1) for _ in range(3)]
+        self.model = nn.Sequential(*(m for layer in layers for m in (layer, nn.GELU())))
+        dnn.prepare_(self.model, recipe)
+        self.x = torch.randn(8, 32, 32, 32)
+
+    def __call__(self) -> None:
+        self.model(self.x).square().mean().backward()
+
+
+@pytest.mark.parametrize("recipe", ["int4", "mxfp8"])
+def test_convolutions(recipe):
+    times = interleaved({name: Convolutions(name) for name in ("fp32", recipe)}, rounds=8)
+    cost("three convolutions of 3 x 3 taps", OVER_FP32, recipe, times[recipe], times["fp32"])
+
+
 @contextmanager
 def in_pure_torch():
     """Inside the block every fake quantization is the pure-torch twin."""

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from dither.errors import UserError
 from dither.nn import history, kernels
-from dither.nn.factors import Operand as Ready
-from dither.nn.factors import Operands, operands_of
 from dither.nn.operand import Delayed, Operand
+from dither.nn.ready import Operand as Ready
+from dither.nn.ready import Operands, operands_of
 from dither.nn.recipe import Recipe
 from dither.nn.streams import OPERANDS, addresses
 

@@ -8,7 +8,8 @@ linear of these operands, so that whatever a recipe does to operands (rotations 
 here too.
 Quantizing the input once along its channels instead, as implicit-GEMM kernels do, would be cheaper and gives
 other blocks unless the channels fill whole ones; its wgrad has no blocks along M for kernels beyond 1x1. The
-price is memory: x_MK is as many times the input as there are taps, divided by the strides.
+price is x_MK, which is as many times the input as there are taps, divided by the strides; it lies in memory
+for one layer at a time (patches.py). Where nothing but the weight is quantized, torch convolves.
 
 With groups there is one such product a group. A transposed convolution multiplies first, x_MC w_CK with K =
 (output channels / groups) x taps, and then adds the values that fall on the same position.
@@ -16,40 +17,15 @@ With groups there is one such product a group. A transposed convolution multipli
 
 from __future__ import annotations
 
-from itertools import product as every
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dither.nn.convolved import How, convolved, rows_of
 from dither.nn.layers import Quantized
+from dither.nn.patches import Patches, folded
 from dither.nn.products import linear, product
-
-
-def unfolded(
-    x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
-) -> Tensor:
-    """The values under the kernel: (B, C, *positions, *taps), a view of x (B, C, *sizes)."""
-    for axis, (taps, step, apart) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
-        x = x.unfold(axis, (taps - 1) * apart + 1, step)[..., ::apart]
-    return x
-
-
-def folded(cols: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
-    """The transpose of `unfolded`: values (B, C, *positions, *taps) added where they fall, (B, C, *sizes)."""
-    n = len(stride)
-    positions, kernel = cols.shape[2 : 2 + n], cols.shape[2 + n :]
-    sizes = [
-        (p - 1) * s + (k - 1) * d + 1 for p, s, k, d in zip(positions, stride, kernel, dilation, strict=True)
-    ]
-    out = cols.new_zeros(*cols.shape[:2], *sizes)
-    for tap in every(*map(range, kernel)):
-        where = tuple(
-            slice(t * d, t * d + (p - 1) * s + 1, s)
-            for t, d, p, s in zip(tap, dilation, positions, stride, strict=True)
-        )
-        out[(..., *where)] += cols[(..., *tap)]
-    return out
 
 
 class _Convolution(Quantized):
@@ -60,15 +36,16 @@ class _Convolution(Quantized):
     bias: Tensor | None
     groups: int
 
-    def _multiplied(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """(B, L, K) times (N, K / groups), (B, L, N)."""
+    def _multiplied(self, x: Tensor, patches: Patches, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The rows of x (B, C, *sizes) times those of the weight, (B, L, N)."""
         if self.groups == 1:
-            return linear(rows, weight, bias, *self.part())
-        batch, length = rows.shape[:2]
-        a = rows.unflatten(-1, (self.groups, -1)).permute(2, 0, 1, 3).flatten(1, 2)
-        y = product(a, weight.unflatten(0, (self.groups, -1)), True, *self.part())
-        y = y.unflatten(1, (batch, length)).permute(1, 2, 0, 3).flatten(2)
-        return y if bias is None else y + bias
+            return linear(x, weight, bias, *self.part(), patches)
+        y = product(x, weight, True, *self.part(), patches)
+        y = y.unflatten(1, (x.shape[0], -1)).permute(1, 2, 0, 3).flatten(2)
+        return y if bias is None else y + bias.to(y.dtype)
+
+    def _convolved(self, x: Tensor, how: How) -> Tensor:
+        return convolved(x, self.weight, self.bias, *self.part(), how)
 
 
 def _batched(layer: Any, run: Any, x: Tensor) -> Tensor:
@@ -83,15 +60,17 @@ class _Forward(_Convolution):
         return _batched(self, self._run, input)
 
     def _run(self: Any, x: Tensor) -> Tensor:
-        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
-        n = len(self.kernel_size)
-        cols = unfolded(x, self.kernel_size, self.stride, self.dilation)
-        positions = cols.shape[2 : 2 + n]
-        order = (0, *range(2, 2 + n), 1, *range(2 + n, 2 + 2 * n))
-        rows = cols.permute(order).flatten(1 + n).flatten(1, n)
-        y = self._multiplied(rows, self.weight.flatten(1), self.bias)
-        return y.transpose(1, 2).unflatten(2, positions).contiguous()
+        padding = tuple(self._reversed_padding_repeated_twice)
+        alone = self.dither_operands[0].weight_alone
+        if self.padding_mode != "zeros" or (alone and padding[::2] != padding[1::2]):
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x, padding = F.pad(x, padding, mode=mode), (0,) * len(padding)
+        if alone:
+            how = How(self.stride, padding[::-2], self.dilation, False, (0,) * len(self.stride), self.groups)
+            return self._convolved(x, how)
+        patches = Patches(self.kernel_size, self.stride, self.dilation, padding, self.groups)
+        y = self._multiplied(x, patches, rows_of(self.weight, self.groups, False), self.bias)
+        return y.transpose(1, 2).unflatten(2, patches.positions(x.shape[2:])).contiguous()
 
 
 class _Transposed(_Convolution):
@@ -103,16 +82,20 @@ class _Transposed(_Convolution):
         return _batched(self, lambda x: self._run(x, extra), input)
 
     def _run(self: Any, x: Tensor, extra: list[int]) -> Tensor:
+        if self.dither_operands[0].weight_alone:
+            how = How(self.stride, self.padding, self.dilation, True, tuple(extra), self.groups)
+            return self._convolved(x, how)
         positions = x.shape[2:]
-        weight = self.weight.unflatten(0, (self.groups, -1)).flatten(2)  # (G, C / G, O / G x taps)
-        y = self._multiplied(x.flatten(2).transpose(1, 2), weight.transpose(1, 2).flatten(0, 1), None)
+        ones = (1,) * len(positions)
+        patches = Patches(ones, ones, ones, (0, 0) * len(positions), self.groups)
+        y = self._multiplied(x, patches, rows_of(self.weight, self.groups, True), None)
         cols = y.transpose(1, 2).unflatten(2, positions)
         cols = cols.unflatten(1, (-1, *self.kernel_size))  # (B, O, *taps, *positions)
         n = len(self.kernel_size)
         cols = cols.permute(0, 1, *range(2 + n, 2 + 2 * n), *range(2, 2 + n))
         cut = [side for p, e in zip(self.padding, extra, strict=True) for side in (e - p, -p)]
         y = F.pad(folded(cols, self.stride, self.dilation), cut[::-1])
-        return y if self.bias is None else y + self.bias.view(-1, *[1] * n)
+        return y if self.bias is None else y + self.bias.view(-1, *[1] * n).to(y.dtype)
 
 
 class QuantConv1d(_Forward, nn.Conv1d):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dither.errors import UserError
 from dither.nn.layers import Quantized
-from dither.nn.products import Operand, Operands, linear, product
+from dither.nn.products import linear, product
+from dither.nn.ready import Operand, Operands
 from dither.nn.streams import OPERANDS
 
 

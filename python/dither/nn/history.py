@@ -18,7 +18,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dither.nn import kernels, ops, scratch
+from dither.nn.differentiable import refuse_transforms
 from dither.nn.operand import Delayed
+from dither.nn.patches import Patches
+from dither.nn.ready import DGRAD_W, FPROP_W, FPROP_X, WGRAD_G, WGRAD_X, Operand, Operands
 from dither.quantizer import Quantizer
 
 SCALE, NOW, PAST = 0, 1, 2
@@ -36,6 +39,49 @@ def record_(x: Tensor, row: Tensor) -> None:
     if x.numel():
         low, high = x.detach().aminmax()
         row[NOW].copy_(torch.maximum(row[NOW], torch.maximum(high, -low)))
+
+
+def remember(
+    x: Tensor, weight: Tensor, operands: Operands, state: Tensor | None, patches: Patches | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The scales of this position, and the state where this pass counts: one that is trained on."""
+    if state is None:
+        return None, None
+    scales = state[:, SCALE].clone()
+    if not torch.is_grad_enabled():
+        return scales, None
+    refuse_transforms(_WRITES)
+    x = x if patches is None else patches.rows(x.detach())
+    record(x, operands, (FPROP_X,), state)
+    record(weight, operands, (FPROP_W, DGRAD_W), state)
+    if not _is_delayed(operands.six[FPROP_X]):
+        record(x, operands, (WGRAD_X,), state)
+    return scales, state
+
+
+def remembered(x: Tensor, operands: Operands, row: int, state: Tensor | None) -> Tensor | None:
+    """The scales for an operand without a product, whose maximum is recorded."""
+    if state is None:
+        return None
+    scales = state[:, SCALE].clone()
+    if torch.is_grad_enabled():
+        refuse_transforms(_WRITES)
+        record(x, operands, (row,), state)
+    return scales
+
+
+def record(x: Tensor, operands: Operands, rows: tuple[int, ...], state: Tensor | None) -> None:
+    if state is not None:
+        for row in rows:
+            if _is_delayed(operands.six[row]) and not (row == WGRAD_G and operands.one_gradient):
+                record_(x, state[row])
+
+
+def _is_delayed(operand: Operand | str | None) -> bool:
+    return isinstance(operand, Operand) and operand.rule == "delayed"
+
+
+_WRITES = 'delayed scaling writes down the maxima of every pass ("fp8_current" scales by what it sees)'
 
 
 def scaled_cast(slot: int | None, x: Tensor, spec: str, scale: Tensor, dtype: torch.dtype | None) -> Tensor:

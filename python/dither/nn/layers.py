@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dither.nn import clock
-from dither.nn.factors import FPROP_W
-from dither.nn.products import Operands, linear, quantized, remembered
+from dither.nn.factors import quantized
+from dither.nn.history import remembered
+from dither.nn.products import linear
+from dither.nn.ready import FPROP_W, Operands
 from dither.nn.streams import OPERANDS, ROWS
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 from dither.errors import UserError
 from dither.nn import history
 from dither.nn.differentiable import Function, apply_to
-from dither.nn.factors import DGRAD_G, FPROP_X, Operand, Operands
+from dither.nn.factors import quantized
 from dither.nn.layers import Quantized
-from dither.nn.products import quantized, remembered
+from dither.nn.ready import DGRAD_G, FPROP_X, Operands
 
 
 class QuantNormOf(Quantized):
@@ -60,10 +60,14 @@ class _Cast(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         rng, scales = ctx.saved_tensors
-        operand = ctx.operands.six[DGRAD_G]
-        if isinstance(operand, Operand) and operand.rule == "delayed":
-            history.record_(g, ctx.state[DGRAD_G])
-        return quantized(g, operand, -1, rng, DGRAD_G, scales=scales), None, None, None, None
+        history.record(g, ctx.operands, (DGRAD_G,), ctx.state)
+        return (
+            quantized(g, ctx.operands.six[DGRAD_G], -1, rng, DGRAD_G, scales=scales),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 class _Casting(Quantized):
@@ -71,7 +75,7 @@ class _Casting(Quantized):
 
     def _cast(self, x: Tensor) -> Tensor:
         operands, rng, state = self.part()
-        scales = remembered(x, operands, FPROP_X, state)
+        scales = history.remembered(x, operands, FPROP_X, state)
         return apply_to(_Cast, x, None if rng is None else rng.clone(), scales, state, operands)
 
 

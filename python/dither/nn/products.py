@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dither.nn import history, linalg, scratch
-from dither.nn.differentiable import Function, apply_to, refuse_transforms
-from dither.nn.factors import (
+from dither.nn.differentiable import Function, apply_to
+from dither.nn.factors import factor, mask_of, remade, rotate_back, rows_of
+from dither.nn.patches import Patches
+from dither.nn.ready import (
     DGRAD_G,
     DGRAD_W,
     FPROP,
@@ -28,19 +30,10 @@ from dither.nn.factors import (
     FPROP_X,
     WGRAD_G,
     WGRAD_X,
-    Operand,
     Operands,
-    factor,
     from_forward,
     has_mask,
-    mask_of,
-    operands_of,
-    quantized,
-    remade,
-    rotate_back,
 )
-
-__all__ = ["Operand", "Operands", "linear", "operands_of", "product", "quantized", "remembered"]
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -70,9 +63,11 @@ class _Linear(Function):
         state: Tensor | None,
         operands: Operands,
         dtype: torch.dtype | None,
+        patches: Patches | None,
     ) -> Tensor:
-        xq = factor(0, x, operands, FPROP_X, -1, rng, scales, dtype)
-        wq = factor(1, weight, operands, FPROP_W, -1, rng, scales, dtype)
+        x = rows_of(1, x, dtype, patches)
+        xq = factor(1, x, operands, FPROP_X, -1, rng, scales, dtype)
+        wq = factor(0, weight, operands, FPROP_W, -1, rng, scales, dtype)
         bias = bias if bias is None or dtype is None else bias.to(dtype)
         if operands.accumulate is None:
             return F.linear(xq, wq, bias)
@@ -81,7 +76,7 @@ class _Linear(Function):
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _, rng, scales, ctx.state, ctx.operands, ctx.dtype = inputs
+        x, weight, _, rng, scales, ctx.state, ctx.operands, ctx.dtype, ctx.patches = inputs
         _save(ctx, x, weight, rng, scales)
 
     @staticmethod
@@ -90,7 +85,7 @@ class _Linear(Function):
         operands, dtype = ctx.operands, ctx.dtype
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         dx = dw = db = gq = x_mask = w_mask = None
-        _record(g, operands, (DGRAD_G, WGRAD_G), ctx.state)
+        history.record(g, operands, (DGRAD_G, WGRAD_G), ctx.state)
         if operands.six[DGRAD_G] and operands.six[WGRAD_G]:
             g = g.contiguous()  # where it is strided, one copy for both
         g_MN = g.reshape(-1, g.shape[-1])
@@ -99,23 +94,25 @@ class _Linear(Function):
             w, w_mask = remade(1, weight, operands, DGRAD_W, -1, rng, scales, dtype)
             wq = factor(1, w, operands, DGRAD_W, 0, rng, scales, dtype)
             dx = _multiply(gq, wq, operands)
+            if not has_mask(operands.six[FPROP_X]):
+                dx = _given_back(dx, None, ctx, rng)
         if needs_weight:
             if gq is None or not operands.one_gradient:
                 row = DGRAD_G if operands.one_gradient else WGRAD_G
                 gq = factor(0, g_MN, operands, row, 0, rng, scales, dtype)
-            again, x_mask = remade(1, x, operands, WGRAD_X, -1, rng, scales, dtype)
+            rows = rows_of(1, x, dtype, ctx.patches)
+            again, x_mask = remade(1, rows, operands, WGRAD_X, -1, rng, scales, dtype)
             xq = factor(1, again.reshape(-1, again.shape[-1]), operands, WGRAD_X, 0, rng, scales, dtype)
             dw = _multiply(gq.reshape(-1, gq.shape[-1]).t(), xq, operands)
             mask = mask_of(weight, w_mask, operands, FPROP_W, -1, rng)
             dw = _in_plain_basis(dw, mask, operands, WGRAD_X, FPROP_W, rng, -1, ctx.length)
             dw = dw.to(ctx.dtypes[1])
-        if dx is not None:
-            mask = mask_of(x, x_mask, operands, FPROP_X, -1, rng)
-            dx = _in_plain_basis(dx, mask, operands, DGRAD_W, FPROP_X, rng, -1, ctx.length)
-            dx = dx.to(ctx.dtypes[0])
+        if dx is not None and has_mask(operands.six[FPROP_X]):
+            rows = rows_of(None, x, dtype, ctx.patches) if x_mask is None else x
+            dx = _given_back(dx, mask_of(rows, x_mask, operands, FPROP_X, -1, rng), ctx, rng)
         if needs_bias:
             db = g_MN.sum(0)
-        return dx, dw, db, None, None, None, None, None
+        return dx, dw, db, None, None, None, None, None, None
 
 
 def linear(
@@ -125,65 +122,25 @@ def linear(
     operands: Operands,
     rng: Tensor | None,
     state: Tensor | None = None,
+    patches: Patches | None = None,
 ) -> Tensor:
-    """F.linear with six quantized operands.
+    """F.linear with six quantized operands; with `patches` of their rows of x.
 
     `rng`: int64 (ROWS, 2), [seed, stream] of each operand and rotation, or None. `state`: of delayed scaling
     (history.py), or None.
     """
-    _check_lengths(x.shape[-1], weight.shape[-1], operands)
+    if patches is None:
+        _check_lengths(x.shape[-1], weight.shape[-1], operands)
     # Copies: the clock may move before the backward runs, which belongs to this forward's position.
     rng = None if rng is None else rng.clone()
-    scales, state = _remember(x, weight, operands, state)
-    return apply_to(_Linear, x, weight, bias, rng, scales, state, operands, autocast_dtype(x))
+    scales, state = history.remember(x, weight, operands, state, patches)
+    return apply_to(_Linear, x, weight, bias, rng, scales, state, operands, autocast_dtype(x), patches)
 
 
 def _check_lengths(left: int, right: int, operands: Operands) -> None:
     """Rotations fill their axis with zeros, which could make lengths alike that are not."""
     if operands.rotations[FPROP] is not None and left != right:
         raise RuntimeError(f"a product contracts {left} elements of one factor with {right} of the other")
-
-
-def _remember(
-    x: Tensor, weight: Tensor, operands: Operands, state: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """The scales of this position, and the state where this pass counts: one that is trained on."""
-    if state is None:
-        return None, None
-    scales = state[:, history.SCALE].clone()
-    if not torch.is_grad_enabled():
-        return scales, None
-    refuse_transforms(_WRITES)
-    _record(x, operands, (FPROP_X,), state)
-    _record(weight, operands, (FPROP_W, DGRAD_W), state)
-    if not _is_delayed(operands.six[FPROP_X]):
-        _record(x, operands, (WGRAD_X,), state)
-    return scales, state
-
-
-def remembered(x: Tensor, operands: Operands, row: int, state: Tensor | None) -> Tensor | None:
-    """The scales for an operand without a product, whose maximum is recorded."""
-    if state is None:
-        return None
-    scales = state[:, history.SCALE].clone()
-    if torch.is_grad_enabled():
-        refuse_transforms(_WRITES)
-        _record(x, operands, (row,), state)
-    return scales
-
-
-def _record(x: Tensor, operands: Operands, rows: tuple[int, ...], state: Tensor | None) -> None:
-    if state is not None:
-        for row in rows:
-            if _is_delayed(operands.six[row]) and not (row == WGRAD_G and operands.one_gradient):
-                history.record_(x, state[row])
-
-
-def _is_delayed(operand: Operand | str | None) -> bool:
-    return isinstance(operand, Operand) and operand.rule == "delayed"
-
-
-_WRITES = 'delayed scaling writes down the maxima of every pass ("fp8_current" scales by what it sees)'
 
 
 def _save(ctx: Any, x: Tensor, w: Tensor, rng: Tensor | None, scales: Tensor | None) -> None:
@@ -193,7 +150,8 @@ def _save(ctx: Any, x: Tensor, w: Tensor, rng: Tensor | None, scales: Tensor | N
     x_used = needs_w or (needs_x and has_mask(six[FPROP_X]))
     w_used = needs_x or (needs_w and has_mask(six[FPROP_W]))
     ctx.save_for_backward(x if x_used else None, w if w_used else None, rng, scales)
-    ctx.dtypes, ctx.length = (x.dtype, w.dtype), x.shape[-1]
+    ctx.dtypes, ctx.shape = (x.dtype, w.dtype), x.shape
+    ctx.length = x.shape[-1] if ctx.patches is None else w.shape[-1]
 
 
 def _multiply(a: Tensor, b: Tensor, operands: Operands) -> Tensor:
@@ -220,6 +178,12 @@ def _in_plain_basis(
     return rotate_back(d, operands, row, rng, axis, length) if from_forward(operands.six[other]) else d
 
 
+def _given_back(d: Tensor, mask: Tensor | None, ctx: Any, rng: Tensor | None) -> Tensor:
+    """The gradient of the first factor as the layer takes it: of its shape and dtype."""
+    d = _in_plain_basis(d, mask, ctx.operands, DGRAD_W, FPROP_X, rng, -1, ctx.length).to(ctx.dtypes[0])
+    return d if ctx.patches is None else ctx.patches.back(d, ctx.shape)
+
+
 class _Product(Function):
     """y = a b for a (..., M, K) and b (..., K, N), or b given as (..., N, K) where `transposed`.
 
@@ -242,14 +206,16 @@ class _Product(Function):
         state: Tensor | None,
         operands: Operands,
         dtype: torch.dtype | None,
+        patches: Patches | None,
     ) -> Tensor:
-        aq = factor(0, a, operands, FPROP_X, -1, rng, scales, dtype)
-        bq = factor(1, b, operands, FPROP_W, -1 if transposed else -2, rng, scales, dtype)
+        a = rows_of(1, a, dtype, patches)
+        aq = factor(1, a, operands, FPROP_X, -1, rng, scales, dtype)
+        bq = factor(0, b, operands, FPROP_W, -1 if transposed else -2, rng, scales, dtype)
         return _multiply(aq, bq.transpose(-1, -2) if transposed else bq, operands)
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        a, b, ctx.transposed, rng, scales, ctx.state, ctx.operands, ctx.dtype = inputs
+        a, b, ctx.transposed, rng, scales, ctx.state, ctx.operands, ctx.dtype, ctx.patches = inputs
         _save(ctx, a, b, rng, scales)
 
     @staticmethod
@@ -259,27 +225,29 @@ class _Product(Function):
         k_axis, n_axis = (-1, -2) if ctx.transposed else (-2, -1)
         needs_a, needs_b = ctx.needs_input_grad[:2]
         da = db = a_mask = b_mask = None
-        _record(g, operands, (DGRAD_G, WGRAD_G), ctx.state)
+        history.record(g, operands, (DGRAD_G, WGRAD_G), ctx.state)
         if needs_a:
             gq = factor(0, g, operands, DGRAD_G, -1, rng, scales, dtype)
             again, b_mask = remade(1, b, operands, DGRAD_W, k_axis, rng, scales, dtype)
             bq = factor(1, again, operands, DGRAD_W, n_axis, rng, scales, dtype)
             da = _multiply(gq, bq if ctx.transposed else bq.transpose(-1, -2), operands)
+            if not has_mask(operands.six[FPROP_X]):
+                da = _given_back(da, None, ctx, rng)
         if needs_b:
             row = DGRAD_G if operands.one_gradient else WGRAD_G
             gq = factor(0, g, operands, row, -2, rng, scales, dtype)
-            again, a_mask = remade(1, a, operands, WGRAD_X, -1, rng, scales, dtype)
+            rows = rows_of(1, a, dtype, ctx.patches)
+            again, a_mask = remade(1, rows, operands, WGRAD_X, -1, rng, scales, dtype)
             aq = factor(1, again, operands, WGRAD_X, -2, rng, scales, dtype)
             left, right = (gq, aq) if ctx.transposed else (aq, gq)
             db = _multiply(left.transpose(-1, -2), right, operands)
             mask = mask_of(b, b_mask, operands, FPROP_W, k_axis, rng)
             db = _in_plain_basis(db, mask, operands, WGRAD_X, FPROP_W, rng, k_axis, ctx.length)
             db = db.to(ctx.dtypes[1])
-        if da is not None:
-            mask = mask_of(a, a_mask, operands, FPROP_X, -1, rng)
-            da = _in_plain_basis(da, mask, operands, DGRAD_W, FPROP_X, rng, -1, ctx.length)
-            da = da.to(ctx.dtypes[0])
-        return da, db, None, None, None, None, None, None
+        if da is not None and has_mask(operands.six[FPROP_X]):
+            rows = rows_of(None, a, dtype, ctx.patches) if a_mask is None else a
+            da = _given_back(da, mask_of(rows, a_mask, operands, FPROP_X, -1, rng), ctx, rng)
+        return da, db, None, None, None, None, None, None, None
 
 
 def product(
@@ -289,10 +257,12 @@ def product(
     operands: Operands,
     rng: Tensor | None,
     state: Tensor | None = None,
+    patches: Patches | None = None,
 ) -> Tensor:
-    """a b (or a b^T where `transposed`) over the last two axes, with six quantized operands; `rng` and
-    `state` as for `linear`."""
-    _check_lengths(a.shape[-1], b.shape[-1 if transposed else -2], operands)
+    """a b (or a b^T where `transposed`) over the last two axes, with six quantized operands; `rng`,
+    `state` and `patches` as for `linear`."""
+    if patches is None:
+        _check_lengths(a.shape[-1], b.shape[-1 if transposed else -2], operands)
     rng = None if rng is None else rng.clone()
-    scales, state = _remember(a, b, operands, state)
-    return apply_to(_Product, a, b, transposed, rng, scales, state, operands, autocast_dtype(a))
+    scales, state = history.remember(a, b, operands, state, patches)
+    return apply_to(_Product, a, b, transposed, rng, scales, state, operands, autocast_dtype(a), patches)

@@ -73,7 +73,7 @@ ALL_KINDS = dnn.Recipe.get(STOCHASTIC, sites=("linear", "head", "conv", "embeddi
 
 
 @pytest.mark.parametrize(
-    "recipe", ["mxfp8", STOCHASTIC, "nvfp4_pretraining", "fp8_delayed", ALL_KINDS], ids=str
+    "recipe", ["mxfp8", "int4", STOCHASTIC, "nvfp4_pretraining", "fp8_delayed", ALL_KINDS], ids=str
 )
 def test_compiled_models_compute_the_same_bits(recipe):
     eager, compiled = net(recipe), net(recipe)

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import dither.nn as dnn
-from dither.nn import twin
+from dither.nn import ops, twin
+from dither.nn.convolved import rows_of
+from dither.nn.ready import FPROP_W, Operands
 from dither.nn.streams import OPERANDS
 from dither.quantizer import Quantizer
 
@@ -29,6 +31,8 @@ LAYERS = [
     (nn.Conv2d, dict(kernel_size=(3, 2), stride=(2, 1), padding="valid", bias=False)),
     (nn.Conv2d, dict(kernel_size=3, padding="same", dilation=2, padding_mode="circular")),
     (nn.Conv2d, dict(kernel_size=3, padding=1, groups=8, padding_mode="reflect")),
+    (nn.Conv2d, dict(kernel_size=2, stride=3, padding=(1, 0))),  # columns that no patch sees
+    (nn.Conv1d, dict(kernel_size=4, padding="same", groups=2)),  # one side padded more
     (nn.Conv3d, dict(kernel_size=2, stride=2, padding=1, groups=4, padding_mode="replicate")),
     (nn.ConvTranspose1d, dict(kernel_size=3, stride=2, padding=1, output_padding=1, dilation=2, groups=2)),
     (nn.ConvTranspose2d, dict(kernel_size=(3, 2), stride=(2, 3), padding=(1, 0), output_padding=(1, 0))),
@@ -60,6 +64,21 @@ def test_an_exact_quantizer_gives_torchs_convolution(kind, options):
     assert list(layer.state_dict()) == list(state)
     dnn.restore_(layer)
     assert type(layer) is kind and torch.equal(layer(x), plain[0])
+
+
+@pytest.mark.parametrize("recipe", ["mxfp8", "int4"])
+@pytest.mark.parametrize(("kind", "options"), LAYERS, ids=lambda v: getattr(v, "__name__", None))
+def test_autocast_gives_the_dtype_of_torchs(kind, options, recipe):
+    torch.manual_seed(0)
+    layer = kind(8, 16, **options)
+    x = torch.randn(3, 8, *[7] * (layer.weight.dim() - 2), requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = layer(x)
+        got = dnn.prepare_(layer, recipe)(x)
+    assert got.dtype == plain.dtype == torch.bfloat16
+    assert F.cosine_similarity(got.flatten().float(), plain.flatten().float(), 0) > 0.97
+    got.float().sum().backward()
+    assert all(t.grad is not None and t.grad.dtype == torch.float32 for t in (x, *layer.parameters()))
 
 
 def fq(t, name, axis):
@@ -99,6 +118,34 @@ def test_a_group_has_blocks_of_its_own():
         dnn.prepare_(layer, dnn.Recipe(**SIX))
     parts = [half(part) for half, part in zip(halves, x.chunk(2, 1), strict=True)]
     assert torch.equal(whole(x), torch.cat(parts, 1))
+
+
+@pytest.mark.parametrize(
+    "spec", ["int4_g32", "nvfp4:block=16x16", "mxfp4:rounding=stochastic,scale_rule=rceil"]
+)
+@pytest.mark.parametrize(("kind", "options"), LAYERS, ids=lambda v: getattr(v, "__name__", None))
+def test_where_the_weight_alone_is_quantized_torch_convolves(kind, options, spec, monkeypatch):
+    """Torch's own convolution and gradients, of the weight that the product of patches would multiply by."""
+    torch.manual_seed(0)
+    layer = kind(8, 16, **options)
+    x = torch.randn(3, 8, *[7] * (layer.weight.dim() - 2), requires_grad=True)
+    plain, recipe = copy.deepcopy(layer), dnn.Recipe(fprop_w=spec, dgrad_w="fprop")
+    dnn.prepare_(layer, recipe, seed=3)
+    alone = results(layer, x)
+    with monkeypatch.context() as patch:
+        patch.setattr(Operands, "weight_alone", property(lambda self: False))
+        for a, b in zip(alone, results(layer, x), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
+    operands, rng, _ = layer.part()
+    transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+    rows = rows_of(layer.weight.detach(), layer.groups, transposed)
+    wq = ops.fake_quant(rows, spec, rng=None if rng is None else rng[FPROP_W])
+    wq = (wq.transpose(-1, -2) if transposed else wq).reshape(layer.weight.shape)
+    assert not torch.equal(wq, layer.weight) and operands.weight_alone
+    with torch.no_grad():
+        plain.weight.copy_(wq)
+    for a, b in zip(alone, results(plain, x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
 def test_output_size_of_a_transposed_convolution():

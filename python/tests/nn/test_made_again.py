@@ -18,6 +18,9 @@ ROTATED_AGAIN = dnn.Recipe(
     wgrad_hadamard=dnn.Hadamard(16),
     name="rotated_again",
 )
+MASKED = dnn.Recipe(  # the mask of a factor whose memory wgrad has used for other values
+    fprop_x=dnn.Operand("mxfp4", rule="quest"), dgrad_w="mxfp4", wgrad_x="mxfp4", name="masked"
+)
 PRECISIONS = [
     (torch.float32, torch.bfloat16),
     (torch.bfloat16, None),
@@ -26,15 +29,25 @@ PRECISIONS = [
 ]
 
 
-def gradients(recipe: Any, dtype: torch.dtype, autocast: torch.dtype | None) -> list[torch.Tensor]:
+def linears() -> tuple[nn.Module, torch.Tensor]:
+    return nn.Sequential(nn.Linear(256, 128), nn.GELU(), nn.Linear(128, 256)), torch.randn(4, 32, 256)
+
+
+def convolutions() -> tuple[nn.Module, torch.Tensor]:
+    """Of 128 columns, as long as the longest rotation, and of groups; 144 rows and 50."""
+    first, second = nn.Conv2d(32, 16, 2, padding=1), nn.Conv2d(16, 8, 3, stride=2, padding=1, groups=2)
+    return nn.Sequential(first, nn.GELU(), second), torch.randn(2, 32, 8, 8)
+
+
+def gradients(make: Any, recipe: Any, dtype: torch.dtype, autocast: torch.dtype | None) -> list[torch.Tensor]:
     """Of the input and the parameters of two layers, after one step."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(256, 128), nn.GELU(), nn.Linear(128, 256)).to(dtype)
-    x = torch.randn(4, 32, 256).to(dtype).requires_grad_()
+    model, x = make()
+    model, x = model.to(dtype), x.to(dtype).requires_grad_()
     dnn.prepare_(model, recipe, seed=3, steps=10)
     with torch.autocast("cpu", autocast, enabled=autocast is not None):
         y = model(x)
-    (y.float() * torch.linspace(-1, 1, 256)).sum().backward()
+    (y.float() * torch.linspace(-1, 1, y.shape[-1])).sum().backward()
     leaves: list[Any] = [x, *model.parameters()]
     return [leaf.grad for leaf in leaves]
 
@@ -42,13 +55,16 @@ def gradients(recipe: Any, dtype: torch.dtype, autocast: torch.dtype | None) -> 
 @pytest.mark.filterwarnings("ignore:.*exact")
 @pytest.mark.parametrize("dtype, autocast", PRECISIONS)
 @pytest.mark.parametrize(
-    "recipe", [*dnn.Recipe.presets(), ROTATED_AGAIN], ids=lambda recipe: getattr(recipe, "name", recipe)
+    "recipe",
+    [*dnn.Recipe.presets(), ROTATED_AGAIN, MASKED],
+    ids=lambda recipe: getattr(recipe, "name", recipe),
 )
-def test_memory_that_is_used_again_changes_no_bit(recipe, dtype, autocast, monkeypatch):
+@pytest.mark.parametrize("make", [linears, convolutions], ids=lambda make: make.__name__)
+def test_memory_that_is_used_again_changes_no_bit(make, recipe, dtype, autocast, monkeypatch):
     """Factors of two bytes an element are rotated in fp32, which must not lie where they lie."""
-    ours = gradients(recipe, dtype, autocast)
+    ours = gradients(make, recipe, dtype, autocast)
     monkeypatch.setattr(scratch, "available", lambda x: False)
-    for mine, apart in zip(ours, gradients(recipe, dtype, autocast), strict=True):
+    for mine, apart in zip(ours, gradients(make, recipe, dtype, autocast), strict=True):
         assert mine.isfinite().all()
         assert torch.equal(mine, apart)
 
