@@ -60,6 +60,7 @@ test-python: build
 
 test-slow: build  ## what is marked slow: compilation, long exhaustive checks, whole comparisons
 	cargo test --workspace --release --quiet -- --ignored
+	cargo test --profile checked -p dither-quant --quiet
 	$(BIN)/pytest -m slow --benchmark-disable $(PYTEST_ARGS) python/tests
 
 lint: lint-rust lint-python  ## formatting, clippy, ruff, pyright and the import rules (-k: all of them)
