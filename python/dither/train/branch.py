@@ -20,7 +20,6 @@ from dither.train.config import RunConfig
 from dither.train.method import acts_after_training
 from dither.train.records import JSONL
 from dither.train.rundir import CONFIG
-from dither.train.scoring import PREFIX
 from dither.train.toml import dump_toml, to_dict
 
 
@@ -42,10 +41,10 @@ def branch(base: Path, config: RunConfig, folder: Path, say: Callable[[str], Non
                 f"{checkpoint.FOLDER}, or remove {base}, which is then trained again"
             )
         header = dict(saved.header)
-        if acts_after_training(config.method.name):  # its state while it has seen no data; scores stay
-            q = Quantizer(config.method.quantizer)
-            scores = {key: value for key, value in header["method"].items() if key.startswith(PREFIX)}
-            header["method"] = {"method": config.method.name, "quantizer": str(q), **scores}
+        if acts_after_training(config.method.name):  # its state while it has seen no data; the rest stays
+            q, state = Quantizer(config.method.quantizer), header["method"]
+            rest = {key: state[key] for key in state.keys() - checkpoint.of_method(state).keys()}
+            header["method"] = {"method": config.method.name, "quantizer": str(q), **rest}
         (aside / checkpoint.FOLDER).mkdir(parents=True)
         tensors = aside / checkpoint.FOLDER / saved.path.name
         shutil.copyfile(saved.path, tensors)

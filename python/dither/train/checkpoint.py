@@ -142,6 +142,15 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
     return {**checkpoint.header["method"], **_under("method.", tensors)}
 
 
+OTHERS = ("scores.", "weight_average.")
+"""Beginnings of names in the state beside the method's: dither.train.scoring, dither.train.averaging."""
+
+
+def of_method(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left of a checkpoint's state for the method."""
+    return {name: value for name, value in state.items() if not name.startswith(OTHERS)}
+
+
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 

@@ -21,11 +21,13 @@ from typing import Any
 from dither import methods
 from dither.errors import UserError, suggest
 from dither.models.gpt import GPTConfig
+from dither.optim.averaging import KINDS
 from dither.optim.schedules import SCHEDULES
 from dither.train.toml import build, read_toml, set_keys
 
 STDLIB = "stdlib"  # the source that is the running Python's own standard library
 OPERANDS = ("fprop_x", "fprop_w", "dgrad_g", "dgrad_w", "wgrad_g", "wgrad_x")
+AVERAGES = ("none", *KINDS)
 METHODS = ("none", *methods.names())
 
 
@@ -58,7 +60,9 @@ class TrainConfig:
     `tokens` is given. `schedule`: see dither.optim.schedules; `warmup` counts steps; `final_lr` is a fraction
     of `lr`; `decay` is the fraction of all steps in which `wsd` and `wsd_sqrt` decay. `clip` 0 switches
     clipping off; `z_loss` is the weight of the squared log normaliser (dither.models.losses); `orthograd`
-    takes from gradients what is parallel to the weights (dither.optim.orthograd). `checkpoint_every` 0 leaves
+    takes from gradients what is parallel to the weights (dither.optim.orthograd). `average` ("none", "ema"
+    with `average_decay`, "tail"): of the weights after the part `average_from` of the steps, which is then
+    measured and written (dither.train.averaging). `checkpoint_every` 0 leaves
     one checkpoint at the end. `tensorboard` and `wandb` (a project) say who else gets the metrics
     (dither.train.sinks)."""
 
@@ -79,6 +83,9 @@ class TrainConfig:
     orthograd: bool = False
     seed: int = 0
     threads: int = 0
+    average: str = "none"
+    average_from: float = 0.8
+    average_decay: float = 0.999
     checkpoint_every: int = 100
     keep: int = 2
     tensorboard: bool = False
@@ -205,6 +212,11 @@ def check(config: RunConfig) -> None:
     if train.schedule not in SCHEDULES:
         near = suggest(train.schedule, SCHEDULES)
         raise UserError(f"train.schedule {train.schedule!r} is unknown{near}; known: {', '.join(SCHEDULES)}")
+    if train.average not in AVERAGES:
+        near = suggest(train.average, AVERAGES)
+        raise UserError(f"train.average {train.average!r} is unknown{near}; known: {', '.join(AVERAGES)}")
+    if not (0 <= train.average_from < 1 and 0 <= train.average_decay < 1):
+        raise UserError("train.average_from and train.average_decay lie in [0, 1)")
     if not (0 <= train.final_lr <= 1 and 0 <= train.decay <= 1):
         raise UserError("train.final_lr and train.decay are fractions between 0 and 1")
     if config.model.softmax != "softmax" and (train.z_loss or evaluation.scores):

@@ -8,7 +8,6 @@ and resumed writes the same metrics, bit for bit, as one that was not.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -27,16 +26,17 @@ from dither.models.losses import cross_entropy
 from dither.optim import orthograd_
 from dither.train import checkpoint
 from dither.train import config as configuration
+from dither.train.averaging import RunAverage
 from dither.train.batches import Batches
 from dither.train.config import RunConfig
 from dither.train.evaluate import evaluate
 from dither.train.method import calibrated, load_state_, state_of
 from dither.train.progress import Progress, make_progress
 from dither.train.records import JSONL, Records, finite, peak_memory_mib, reset_peak_memory, write_parquet
-from dither.train.rundir import RUN, SUMMARY, RunDirectory, read_summary
+from dither.train.rundir import SUMMARY, RunDirectory, check_info, read_summary
 from dither.train.schedule import learning_rate
 from dither.train.scoring import FILE as SCORES
-from dither.train.scoring import WindowScores, provenance, without_scores
+from dither.train.scoring import WindowScores, provenance
 from dither.train.sinks import Sink, check_sinks, make_sinks
 from dither.train.tokens import Tokens, open_tokens
 from dither.train.wiring import attach, check_names, make_model, make_optimizer, plain_twin, state_hash
@@ -117,6 +117,7 @@ class Run:
         )
         named = config.eval.scores
         self.scores = WindowScores(config, tokens, named) if named else None
+        self.average = RunAverage(self.model, settings)
         self.info = {
             "corpus": tokens.hash, "tokens": tokens.meta["key"], "corpus_documents": tokens.meta["documents"],
             "train_tokens": len(tokens.train), "validation_tokens": len(tokens.validation),
@@ -128,7 +129,7 @@ class Run:
 
     def go(self) -> dict[str, Any]:
         settings = self.config.train
-        self._check_data()
+        check_info(self.path, self.info)
         self.step = 0
         metrics = self.path / JSONL
         size = metrics.stat().st_size if metrics.exists() else 0
@@ -136,9 +137,10 @@ class Run:
         if loaded is not None:
             state = checkpoint.restore(loaded, self.model, self.optimizer)
             if self.method is not None:
-                load_state_(self.method, self.optimizer, without_scores(state))
+                load_state_(self.method, self.optimizer, checkpoint.of_method(state))
             if self.scores is not None:
                 self.scores.load_(state)
+            self.average.load_(state)
             self.step = loaded.step
             self.progress.say(f"resuming at step {self.step}")
         self.saved = self.step if loaded else None
@@ -208,6 +210,7 @@ class Run:
         self.optimizer.step()
         if self.method is not None:
             self.method.after_step_(step, lr)
+        self.average.update(step)
         self.optimizer.zero_grad()
         self.step += 1
         elapsed = time.perf_counter() - begun
@@ -220,12 +223,13 @@ class Run:
         dnn.set_clock_(self.model, self.step, 0)
         if self.method is not None:
             self.method.set_step(self.step)
-        deployed = self.method
-        if deployed is not None and deployed.needs_data:
-            deployed = calibrated(deployed, self.config, self.twin, self.batches) if final else None
         if self.scores is not None:
             self.scores.visit(self.model, self.step)
-        rows = evaluate(self.model, self.twin, self.config, self.tokens, final, deployed)
+        with self.average.applied():
+            deployed = self.method
+            if deployed is not None and deployed.needs_data:
+                deployed = calibrated(deployed, self.config, self.twin, self.batches) if final else None
+            rows = evaluate(self.model, self.twin, self.config, self.tokens, final, deployed)
         self._check_finite("the validation loss", rows[0]["loss"], self.step)
         for row in rows:
             self._record({"kind": "eval", **row})
@@ -247,6 +251,7 @@ class Run:
         total = sum(float(parameter.detach().double().sum()) for parameter in self.model.parameters())
         self._check_finite("the sum of the weights", total, self.step)
         state = state_of(self.method, self.optimizer) if self.method is not None else {}
+        state |= self.average.state()
         if self.scores is not None:
             state |= self.scores.state()
         length = self.records.sync()
@@ -260,7 +265,8 @@ class Run:
         result."""
         rows = self._evaluate(final=True)
         self.records.sync()
-        checkpoint.write_model(self.path, self.model)
+        with self.average.applied():
+            checkpoint.write_model(self.path, self.model)
         write_parquet(self.path)
         if self.scores is not None:
             self.scores.table(self.path.resolve().name, provenance(self.config)).save(self.path / SCORES)
@@ -269,25 +275,6 @@ class Run:
         summary = {**self.info, "steps": self.step, "final": final, "peak_rss_mib": peak_memory_mib()}
         write_json(self.path / SUMMARY, summary)
         return summary
-
-    def _check_data(self) -> None:
-        """Record what the run stands on; a resumed run must stand on the same."""
-        path = self.path / RUN
-        if not path.exists():
-            write_json(path, self.info)
-            return
-        recorded = json.loads(path.read_text())
-        for key, what in (
-            ("corpus", "the corpus has changed"),
-            ("tokens", "the order of the documents or the tokenizer has changed"),
-            ("initial_state", "the initial weights differ"),
-        ):
-            if recorded.get(key, self.info[key]) != self.info[key]:
-                raise UserError(
-                    f"{self.path} cannot be resumed: {what} since it was started ({recorded[key][:16]} then, "
-                    f"{self.info[key][:16]} now); restore the files and versions of then, or train in "
-                    "another directory"
-                )
 
     def _check_finite(self, what: str, value: float, step: int) -> None:
         if math.isfinite(value):

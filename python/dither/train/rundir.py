@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from dither.errors import UserError
-from dither.files import disk_errors, write_text
+from dither.files import disk_errors, write_json, write_text
 from dither.train import config as configuration
 from dither.train.config import RunConfig
 from dither.train.toml import dump_toml, to_dict
@@ -138,6 +138,26 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], parents: tuple[
             yield from _differences(a, b, (*parents, key))
         elif a != b and (*parents, key) not in FREE:
             yield f"{'.'.join((*parents, key))} was {a!r} and is now {b!r}"
+
+
+def check_info(run_dir: Path, info: Mapping[str, Any]) -> None:
+    """Record what the run stands on; UserError where it was started on something else."""
+    path = run_dir / RUN
+    if not path.exists():
+        write_json(path, info)
+        return
+    recorded = json.loads(path.read_text())
+    for key, what in (
+        ("corpus", "the corpus has changed"),
+        ("tokens", "the order of the documents or the tokenizer has changed"),
+        ("initial_state", "the initial weights differ"),
+    ):
+        if recorded.get(key, info[key]) != info[key]:
+            raise UserError(
+                f"{run_dir} cannot be resumed: {what} since it was started ({recorded[key][:16]} then, "
+                f"{info[key][:16]} now); restore the files and versions of then, or train in "
+                "another directory"
+            )
 
 
 def read_summary(run_dir: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -91,11 +91,6 @@ class WindowScores:
         return ScoreTable.of_run(run, columns, ids=self.starts, provenance=about, data=self.data)
 
 
-def without_scores(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What is left of a checkpoint's state for the method."""
-    return {name: value for name, value in state.items() if not name.startswith(PREFIX)}
-
-
 def provenance(config: RunConfig) -> dict[str, Any]:
     """What a table says of its run."""
     return {"seed": config.train.seed, "recipe": config.recipe.name, "method": config.method.name}
