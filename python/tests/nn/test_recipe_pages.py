@@ -10,9 +10,13 @@ from dither.nn import Recipe
 PAGES = Path(__file__).parents[3] / "docs" / "recipes"
 
 
+INDEX = (PAGES / "README.md").read_text()
+ROWS = re.findall(r"^\| \[.*?\]\((\w+\.md)\) \| (.*) \|$", INDEX, flags=re.M)
+"""(page, its presets)"""
+
+
 def test_the_list_of_pages_names_every_preset():
-    index = (PAGES / "README.md").read_text()
-    rows = re.findall(r"^\| \[.*?\]\((\w+\.md)\) \| (.*) \|$", index, flags=re.M)
+    rows = ROWS
     listed = set()
     for page, words in rows:
         names = re.findall(r"`(\w+)`", words)
@@ -29,6 +33,19 @@ def test_the_list_of_pages_names_every_preset():
 def test_a_page_says_why_from_where_and_when_not(page):
     for word in ("Source", "When not", "Why", "Cost"):
         assert f"**{word}**" in page.read_text(), word
+
+
+@pytest.mark.parametrize(("page", "words"), ROWS)
+def test_a_page_has_a_cost_for_each_of_its_presets_and_the_way_to_the_command(page, words):
+    cost = re.search(
+        r"\*\*Cost\*\* \(\[how measured\]\(README\.md#costs\)\):(.*?)\n- \*\*When not",
+        (PAGES / page).read_text(),
+        re.S,
+    )
+    assert cost and re.search(r"\b[12]\.\d\d\b", cost[1])
+    names = re.findall(r"`(\w+)`", words)
+    assert len(names) == 1 or all(f"`{name}`" in cost[1] for name in names)
+    assert "## Costs" in INDEX and "make bench-recipes" in INDEX
 
 
 def test_every_preset_has_a_source_and_a_print():
