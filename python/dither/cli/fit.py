@@ -12,9 +12,9 @@ import tyro
 
 from dither import laws
 from dither.cli.terminal import parse
-from dither.errors import UserError, require
+from dither.errors import UserError, require, suggest
 from dither.files import write_text
-from dither.laws import derived, runs, table, validation
+from dither.laws import cautions, checkpoints, derived, runs, table, validation
 
 Pairs = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")]
 
@@ -35,6 +35,8 @@ class Arguments:
     """the table's column of a variable, as N=params; may be given several times"""
     loss: str = "loss"
     """the column of the response"""
+    only: Pairs = ()
+    """fit the rows alone whose column has that value, as corpus=9e8191e3f4e9; may be given several times"""
     objective: str = "huber"
     """huber, lad, log_square, raw_square or raw_huber; summed over the runs"""
     delta: float = 1e-3
@@ -54,7 +56,14 @@ class Arguments:
     far: bool = False
     """predict further than 100 times beyond the data"""
     validate: bool = False
-    """hold-outs, residual trend, nested laws and sensitivities as well"""
+    """hold-outs, residual trend, nested laws, and sensitivity to objective, rows, count of N, checkpoints"""
+    other_N: Pairs = ()
+    """with --validate: another count of the parameters, as body=params_without_embedding; of runs there is
+    body already"""
+    run: str | None = None
+    """the table's column that names the run, where runs have rows of several checkpoints"""
+    since: float = 1.0
+    """share of a run's tokens from which its checkpoints are fitted: 1 for the last alone, 0 for all"""
     view: str = "full"
     """of runs: the evaluation that counts: full, recipe or cast"""
     cast: str | None = None
@@ -84,15 +93,38 @@ def numbers(given: Sequence[str], option: str) -> dict[str, float]:
         raise UserError(f"{option}: {error}") from None
 
 
-def load(data: Sequence[str], view: str, cast: str | None) -> tuple[dict[str, list[Any]], list[str]]:
-    """The table, and what was left out of it."""
+def load(
+    data: Sequence[str], only: Sequence[str], view: str = "full", cast: str | None = None, every: bool = False
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """The table's rows that --only chooses, and what a user must know of them: runs that were left out,
+    others that are unlike. every: of runs, rows of the evaluations on the way too."""
     if not data:
         raise UserError("name a table (.csv, .jsonl, .parquet) or run directories")
-    if any(Path(path).is_dir() for path in data):
-        return runs.read_runs(data, view=view, cast=cast)
-    if len(data) > 1:
-        raise UserError(f"one table at a time, not {len(data)}; several arguments must be run directories")
-    return table.read(data[0]), []
+    if not any(Path(path).is_dir() for path in data):
+        if len(data) > 1:
+            raise UserError(
+                f"one table at a time, not {len(data)}; several arguments must be run directories"
+            )
+        return kept(table.read(data[0]), only), []
+    frame, left = runs.read_runs(data, view=view, cast=cast, every=every)
+    frame = kept(frame, only)
+    return frame, [*(f"left out: {reason}" for reason in left), *runs.unlike(frame)]
+
+
+def kept(frame: dict[str, list[Any]], only: Sequence[str]) -> dict[str, list[Any]]:
+    """--only: the rows whose cells are those."""
+    for name, value in pairs(only, "--only").items():
+        if name not in frame:
+            raise UserError(
+                f"--only {name}={value}: no column {name!r}{suggest(name, frame)}; there are "
+                f"{', '.join(frame)}"
+            )
+        at = [i for i, cell in enumerate(frame[name]) if str(cell) == value]
+        if not at:
+            values = ", ".join(dict.fromkeys(map(str, frame[name][:1000])))
+            raise UserError(f"--only {name}={value}: no row has it; {name} is {values}")
+        frame = {key: [cells[i] for i in at] for key, cells in frame.items()}
+    return frame
 
 
 def mapping(law: laws.Law, given: Sequence[str]) -> dict[str, Any]:
@@ -122,6 +154,39 @@ def levels(frame: Mapping[str, list[Any]], text: str) -> tuple[Any, ...]:
     return tuple(found)
 
 
+def chosen(
+    a: Arguments, law: laws.Law, columns: Mapping[str, Any]
+) -> tuple[dict[str, list[Any]], dict[str, Any], list[str]]:
+    """The rows that are fitted, those of other policies of checkpoints by the law's own names, and notes."""
+    several = a.validate or a.since < 1
+    run = a.run or ("run" if several and any(Path(path).is_dir() for path in a.data) else None)
+    if "D" not in law.variables:
+        if a.run or a.since < 1:
+            raise UserError(f"checkpoints are told apart by their tokens D, which {law.name} has not")
+        run = None
+    frame, notes = load(a.data, a.only, a.view, a.cast, every=run is not None and several)
+    if run is None:
+        if a.since < 1:
+            raise UserError("--since needs --run: the table's column that names the run of a row")
+        return frame, {}, notes
+    tokens = columns.get("D", "D")
+    others = checkpoints.policies(frame, a.since, run=run, tokens=tokens) if a.validate else {}
+    names = {name: columns.get(name, name) for name in law.variables} | {"loss": a.loss}
+    return (
+        checkpoints.since(frame, a.since, run=run, tokens=tokens),
+        {policy: table.select(rows, names) for policy, rows in others.items()},
+        notes,
+    )
+
+
+def other_sizes(frame: Mapping[str, list[Any]], given: Sequence[str]) -> dict[str, Any]:
+    """--other_N: name -> sizes; of runs also those without embedding and head."""
+    found = {name: table.column(frame, column) for name, column in pairs(given, "--other_N").items()}
+    if "N_body" in frame and None not in frame["N_body"]:
+        found.setdefault("body", table.column(frame, "N_body"))
+    return found
+
+
 def catalogue() -> str:
     width = max(map(len, laws.LAWS))
     return "\n".join(f"{name:<{width}}  {law.formula}" for name, law in laws.LAWS.items())
@@ -136,16 +201,22 @@ def main(arguments: Sequence[str]) -> int:
     law = laws.get(a.law)
     points = [numbers([point], "--predict") for point in a.predict]
     fixed = numbers(a.fix, "--fix")
-    frame, left = load(a.data, a.view, a.cast)
-    fit = laws.fit(
-        law, frame, loss=a.loss, objective=a.objective, delta=a.delta, fixed=fixed,
-        **mapping(law, a.column),
-    )  # fmt: skip
+    columns = mapping(law, a.column)
+    frame, policies, notes = chosen(a, law, columns)
+    fit = laws.fit(law, frame, loss=a.loss, objective=a.objective, delta=a.delta, fixed=fixed, **columns)
     card = fit.card()
     print(fit)
-    for reason in left:
-        print(f"  left out: {reason}")
+    for note in notes:
+        print(f"  ! {note}")
     by = None if a.by is None else levels(frame, a.by)
+    if a.since < 1:
+        print(
+            f"  ! checkpoints from {a.since:g} of a run on were fitted: before a run's end its learning rate "
+            "was not yet decayed, so their losses lie above those of runs that end there"
+        )
+        if by is None:
+            by = levels(frame, a.run or "run")
+            print("  ! the checkpoints of a run are no independent evidence: runs are resampled")
     if a.bootstrap:
         card["intervals_95"] = print_intervals(fit, a.bootstrap, by)
     if a.profile:
@@ -159,10 +230,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"at {', '.join(f'{k} = {v:.4g}' for k, v in point.items())}: {found}")
         card["predictions"].append({"at": point, **vars(found)})
     if a.validate:
-        checks = validation.validate(fit)
+        checks = validation.validate(fit, by=by, other_N=other_sizes(frame, a.other_N), checkpoints=policies)
         print(checks)
         card["validation"] = checks.card()
-    card["left_out"] = left
+    card["notes"] = notes
     if a.out is not None:
         write_text(Path(a.out), json.dumps(card, indent=1, default=float) + "\n")
         print(f"wrote {a.out}")
@@ -170,10 +241,10 @@ def main(arguments: Sequence[str]) -> int:
         require("matplotlib", "plot")
         from dither.report import laws as pictures
 
-        notes = tuple(f"left out: {reason}" for reason in left)
         if card["not_calibrated"]:
-            notes = (f"intervals are not calibrated: {card['not_calibrated']}", *notes)
-        print(f"report: {pictures.write(fit, a.plot, n=min(a.bootstrap, 200) or 200, by=by, notes=notes)}")
+            notes = [f"intervals are not calibrated: {card['not_calibrated']}", *notes]
+        page = pictures.write(fit, a.plot, n=min(a.bootstrap, 200) or 200, by=by, notes=tuple(notes))
+        print(f"report: {page}")
     return 0 if fit.certificate.is_minimum else 1
 
 
@@ -181,8 +252,10 @@ def print_intervals(fit: laws.Fit, n: int, by: Any) -> dict[str, tuple[float, fl
     replicates = fit.bootstrap(n, by=by)
     found = replicates.interval()
     print(f"95 % intervals of {n} resamples of {replicates.groups} groups, {replicates.failed} failed:")
+    none = cautions.NO_FLOOR * float(fit.loss.min())
     for name, (low, high) in found.items():
-        print(f"  {name:<8} {low:.6g} .. {high:.6g}")
+        start = "0" if name == "E" and low < none else f"{low:.6g}"
+        print(f"  {name:<8} {start} .. {high:.6g}")
     return found
 
 

@@ -8,6 +8,8 @@ from dither.laws.benchmarks import Observational, observational
 from dither.laws.catalogue import LAWS, names
 from dither.laws.certificate import Certificate
 from dither.laws.coverage import BetaBinomial, beta_binomial, pass_at_k
+from dither.laws.crossover import Crossover, crossover
+from dither.laws.decisions import Decision, decide
 from dither.laws.divergence import Logistic, logistic
 from dither.laws.engine import Objective
 from dither.laws.fitting import Fit, fit, get
@@ -18,10 +20,11 @@ from dither.laws.isoflop import approaches
 from dither.laws.law import FunctionLaw, Law, Parameter, SumLaw
 from dither.laws.loss_to_loss import LossMap, loss_to_loss
 from dither.laws.mixtures import best_mixture, filtered_error, mixing
-from dither.laws.planning import Crossover, Decision, budget, crossover, decide
+from dither.laws.planning import budget
 from dither.laws.profiles import Profile
 from dither.laws.runs import read_runs
 from dither.laws.schedules import Schedule, annealing, multi_power
+from dither.laws.sensitivity import sensitivities
 from dither.laws.uncertainty import Bootstrap
 from dither.laws.validation import Validation, validate
 
@@ -70,5 +73,6 @@ __all__ = [
     "read_runs",
     "rerun_noise",
     "rounded",
+    "sensitivities",
     "validate",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dither.laws import units
-from dither.laws.validation import distinct, scales
+from dither.laws.scales import distinct, scales
 
 if TYPE_CHECKING:
     from dither.laws.fitting import Fit
@@ -68,15 +68,20 @@ def _spread(fit: Fit) -> str:
 NO_E = "E went to 0: these runs do not show a floor; fit a law without one, or add larger runs"
 
 
-def _bounds(fit: Fit) -> Iterator[str]:
+def at_bound(fit: Fit) -> tuple[str, ...]:
+    """The free parameters that sit at a bound; E too where it is next to none."""
     active = fit.certificate.active_bounds
     free = "E" in fit.law.thetas and bool(np.less(fit.low, fit.high)[fit.law.thetas.index("E")])
     if free and "E" not in active and fit.params["E"] < NO_FLOOR * float(fit.loss.min()):
-        yield NO_E
-    for name in active:
+        return ("E", *active)
+    return active
+
+
+def _bounds(fit: Fit) -> Iterator[str]:
+    for name in at_bound(fit):
         at = fit.law.thetas.index(name)
         at_low = fit.theta[at] - fit.low[at] < fit.high[at] - fit.theta[at]
-        if name == "E" and at_low:
+        if name == "E" and (at_low or "E" not in fit.certificate.active_bounds):
             yield NO_E
         elif name == "E":
             yield "E sits at the smallest loss: the largest run looks saturated"

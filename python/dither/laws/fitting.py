@@ -151,7 +151,11 @@ class Fit:
 
     def __str__(self) -> str:
         lines = [f"{self.law.name}: {self.law.formula}"]
-        lines += [f"  {name:<8} {value:.6g}" for name, value in self.params.items()]
+        held = cautions.at_bound(self)
+        lines += [
+            f"  {name:<8} {value:.6g}" + " (at its bound)" * (name in held)
+            for name, value in self.params.items()
+        ]
         c = self.certificate
         lines += [
             f"  {self.objective} = {self.value:.8g} over {len(self.loss)} rows; {c.ending}, "

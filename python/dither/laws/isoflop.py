@@ -13,7 +13,7 @@ import numpy as np
 
 from dither.errors import UserError
 from dither.laws.engine import Floats
-from dither.laws.validation import GROUP
+from dither.laws.scales import GROUP
 
 APART = 0.05
 """Exponents that differ by more are flagged."""

@@ -30,11 +30,20 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """The covariance of published parameters (scales by their logarithm), as its lower Cholesky factor.
+    origin: where it is from, in words."""
+
+    factor: tuple[tuple[float, ...], ...]
+    origin: str
+
+
+@dataclass(frozen=True)
 class Law:
     """A family of curves.
 
     variables: name -> meaning with its unit. parameters: in the order in which vectors hold them. published:
-    label (with the source) -> parameter values.
+    label (with the source) -> parameter values; spread: label -> their covariance, where it is known.
     """
 
     name: str
@@ -44,6 +53,7 @@ class Law:
     source: str
     response: str = "loss (nats/token)"
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    spread: Mapping[str, Spread] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:

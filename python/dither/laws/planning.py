@@ -1,10 +1,8 @@
-"""Decisions that follow from a law: size and tokens of a budget, bits of a memory, when more data harms."""
+"""What follows from constants: size and tokens of a budget, bits of a memory, when more data harms."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,89 +11,11 @@ from dither.laws.engine import Floats
 from dither.laws.isoflop import vertex
 from dither.laws.law import FunctionLaw, SumLaw
 
-if TYPE_CHECKING:
-    from dither.laws.fitting import Fit
-
+BITS = 1.0, 16.0
+"""Among which the best are looked for."""
 
 NEAR = 2e-3
 """Of ln x, between the points of the last parabola of a minimum."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What was decided: name -> value, and name -> (low, high) where runs gave intervals.
-
-    basis: what the constants are: the user's runs, or a publication.
-    """
-
-    values: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    basis: str
-    cautions: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        lines = [f"constants: {self.basis}"]
-        for name, value in self.values.items():
-            interval = self.intervals.get(name)
-            span = "" if interval is None else f"   (95 % {interval[0]:.4g} .. {interval[1]:.4g})"
-            lines.append(f"  {name:<22} {value:.5g}{span}")
-        return "\n".join(lines + [f"  ! {caution}" for caution in self.cautions])
-
-
-def published(law: SumLaw | FunctionLaw) -> tuple[dict[str, float], str]:
-    """The law's first published constants and their source. UserError where it has none."""
-    if not law.published:
-        raise UserError(f"no constants of {law.name} are known; fit it to your own runs")
-    source, params = next(iter(law.published.items()))
-    return dict(params), source
-
-
-def decide(
-    law: SumLaw | FunctionLaw,
-    what: Callable[..., dict[str, float]],
-    fit: Fit | None = None,
-    *,
-    n: int = 500,
-    by: Any = None,
-    seed: int = 0,
-    far: bool = False,
-) -> Decision:
-    """`what(**params)` at a fit's parameters with intervals from its bootstrap, or at published constants.
-
-    by: what is resampled, as `Fit.bootstrap` takes it. UserError where the size and tokens decided on lie
-    FARTHEST times beyond the runs or more, unless `far`.
-    """
-    if fit is None:
-        params, source = published(law)
-        return Decision(what(**params), {}, f"published, {source}")
-    from dither.laws.validation import uncalibrated
-
-    values = what(**fit.params)
-    beyond = _beyond(fit, values, far)
-    replicates = fit.bootstrap(n, by=by, seed=seed).of(lambda **p: list(what(**p).values()))
-    low, high = np.nanpercentile(replicates, (2.5, 97.5), axis=0)
-    intervals = {name: (float(a), float(b)) for name, a, b in zip(values, low, high, strict=True)}
-    why = uncalibrated(fit, by)
-    cautions = (*beyond, *fit.cautions, *([f"intervals are not calibrated: {why}"] if why else []))
-    return Decision(values, intervals, f"{len(fit.loss)} own runs", cautions)
-
-
-def _beyond(fit: Fit, values: Mapping[str, float], far: bool) -> list[str]:
-    """How far beyond the runs a decision lies, in words, where it does."""
-    from dither.laws.fitting import FARTHEST
-
-    if (
-        not {"N", "D"} <= set(fit.arrays)
-        or not np.isfinite([values.get("N", np.nan), values.get("D", np.nan)]).all()
-    ):
-        return []
-    factor = fit.extrapolation({name: np.asarray(values[name]) for name in ("N", "D")})
-    if factor > FARTHEST and not far:
-        raise UserError(
-            f"this decides {factor:.3g} times beyond the runs; add larger ones, or pass far=True (--far) if "
-            "that is meant"
-        )
-    return [f"this lies {factor:.3g} times beyond the runs"] if factor > 1 else []
 
 
 def least(loss: Callable[[Floats], Floats], low: float, high: float) -> float:
@@ -158,7 +78,7 @@ def for_loss(
             """Tokens at which each size reaches the loss; infinite where it never does."""
             low, high = np.full_like(n, np.log(10.0)), np.full_like(n, np.log(1e18))
             never = law.predict(params, N=n, D=np.exp(high)) > target
-            for _ in range(60):
+            for _ in range(45):
                 middle = 0.5 * (low + high)
                 above = law.predict(params, N=n, D=np.exp(middle)) > target
                 low, high = np.where(above, middle, low), np.where(above, high, middle)
@@ -199,7 +119,7 @@ def bits_for_compute(flops: float, size: float | None = None) -> Callable[..., d
             n, d = best(bits, params)
             return PRECISION.predict(params, N=n, D=d, Pw=bits, Pa=bits, Pkv=bits)
 
-        bits = least(loss, 1.0, 16.0)
+        bits = least(loss, *BITS)
         n, d = best(np.array(bits), params)
         return {"bits": bits, "N": float(n), "D": float(d), "loss": float(loss(np.array(bits)))}
 
@@ -244,7 +164,7 @@ def bits_for_memory(
             trained = law.predict(params, N=n, D=tokens)
             return trained + POST_TRAINING.predict(gap, N=n, D=tokens, P=bits)
 
-        bits = least(loss, 1.0, 16.0)
+        bits = least(loss, *BITS)
         return {"bits": bits, "N": 8 * nbytes / bits, "loss": float(loss(np.array(bits)))}
 
     return what
@@ -257,65 +177,3 @@ def critical_tokens(beta: float, B: float, post: Mapping[str, float], size: floa
     """
     gap = post["CT"] * size ** -post["gN"] * np.exp(-bits * post["rate"])
     return float((beta * B / (post["gD"] * gap)) ** (1 / (post["gD"] + beta)))
-
-
-@dataclass(frozen=True)
-class Crossover:
-    """Is the cheap method worth it at equal compute? advantage: loss of `plain` minus that of `cheap` at each
-    budget, with its interval; crossing: the budget where it changes its sign (None: nowhere in range).
-    """
-
-    flops: Floats
-    advantage: Floats
-    low: Floats
-    high: Floats
-    crossing: float | None
-
-    @property
-    def verdict(self) -> str:
-        if (self.low > 0).all():
-            return "the cheap method is better at every budget of the range"
-        if (self.high < 0).all():
-            return "the cheap method is worse at every budget of the range"
-        if self.crossing is None:
-            return "not resolved: the intervals hold zero"
-        return f"it changes near {self.crossing:.3g} FLOPs, where the interval still holds zero"
-
-
-def crossover(
-    cheap: Fit,
-    plain: Fit,
-    speedup: float,
-    flops: Any,
-    *,
-    n: int = 300,
-    seed: int = 0,
-    by: tuple[Any, Any] = (None, None),
-) -> Crossover:
-    """Compare the best of two methods at equal cost; the cheap one does `speedup` times the FLOPs for it.
-
-    by: what is resampled of the runs of each, as `Fit.bootstrap` takes it.
-    """
-    if not speedup > 0:
-        raise UserError(f"speedup must be positive, not {speedup}")
-    points = np.atleast_1d(np.asarray(flops, dtype=np.float64))
-
-    def curves(fit: Fit, factor: float, which: int) -> tuple[Floats, Floats]:
-        plans = [budget(fit.law, float(c) * factor) for c in points]
-        own = np.array([plan(**fit.params)["loss"] for plan in plans])
-        drawn = fit.bootstrap(n, by=by[which], seed=seed + which).of(
-            lambda **p: [plan(**p)["loss"] for plan in plans]
-        )
-        return own, drawn
-
-    (one, ones), (two, twos) = curves(cheap, speedup, 0), curves(plain, 1.0, 1)
-    kept = min(len(ones), len(twos))
-    low, high = np.percentile(twos[:kept] - ones[:kept], (2.5, 97.5), axis=0)
-    advantage = two - one
-    at = np.flatnonzero(np.diff(np.sign(advantage)) != 0)
-    crossing = None
-    if len(at):
-        i = int(at[0])
-        share = advantage[i] / (advantage[i] - advantage[i + 1])
-        crossing = float(np.exp(np.log(points[i]) + share * np.log(points[i + 1] / points[i])))
-    return Crossover(points, advantage, low, high, crossing)

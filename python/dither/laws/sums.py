@@ -9,8 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from dither.laws.engine import Floats
-from dither.laws.law import SumLaw, powers
+from dither.laws.law import Spread, SumLaw, powers
 from dither.laws.straight import ND, exponent, log, scale, straight
+
+BESIROGLU = "2404.10102 (Besiroglu et al.)"
 
 _A = scale("A", "coefficient of the size term")
 _B = scale("B", "coefficient of the data term")
@@ -32,7 +34,19 @@ CHINCHILLA = straight(
             alpha=0.33917084,
             beta=0.2849083,
         ),
-        "2404.10102 (Besiroglu et al.)": dict(A=482.01, B=2085.43, E=1.8172, alpha=0.3478, beta=0.3658),
+        BESIROGLU: dict(A=482.01, B=2085.43, E=1.8172, alpha=0.3478, beta=0.3658),
+    },
+    spread={
+        BESIROGLU: Spread(
+            (
+                (0.25813, 0.0, 0.0, 0.0, 0.0),
+                (-0.107561, 0.407004, 0.0, 0.0, 0.0),
+                (0.00827226, 0.0110309, 0.00294999, 0.0, 0.0),
+                (0.015387, -0.000168581, 0.000235655, 0.000488235, 0.0),
+                (-0.00538722, 0.0198706, 0.000251892, -0.000412592, 0.000150332),
+            ),
+            "the covariance of 4,000 resamples of its 240 runs (dither study chinchilla-replication)",
+        )
     },
 )
 

@@ -12,7 +12,7 @@ import numpy as np
 from dither.errors import UserError
 from dither.laws import search
 from dither.laws.engine import Floats, Rows
-from dither.laws.validation import scales
+from dither.laws.scales import scales
 
 if TYPE_CHECKING:
     from dither.laws.fitting import Fit

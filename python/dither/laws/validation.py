@@ -1,7 +1,5 @@
-"""Does a fit predict? Errors on runs that it did not see, trends it leaves, choices it hangs on.
-
-Scales are ordered by compute C = 6 N D (by the law's first variable where it has no N and D) and grouped
-where they differ by less than GROUP.
+"""Does a fit predict? Errors on runs that it did not see, and nested laws; with trends of residuals and
+sensitivities all that speaks against it.
 """
 
 from __future__ import annotations
@@ -13,17 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.laws.engine import Floats, Objective
+from dither.laws.scales import distinct, scales, size
+from dither.laws.sensitivity import lines, sensitivities
+from dither.laws.trends import Trend, alike, residual_trend
 from dither.laws.units import mixed
 
 if TYPE_CHECKING:
     from dither.laws.fitting import Fit
-
-GROUP = 0.15
-"""Runs whose ln C differs by less than this from their neighbour's belong to one scale."""
-
-WIDEST = 3.0
-"""The compute of one scale spans at most this factor, however densely it is filled."""
 
 NESTED: dict[str, tuple[tuple[str, dict[str, float] | str], ...]] = {
     "chinchilla": (("E = 0", {"E": 0.0}), ("alpha = beta", "chinchilla_tied")),
@@ -32,24 +26,6 @@ NESTED: dict[str, tuple[tuple[str, dict[str, float] | str], ...]] = {
     "kaplan_e": (("E = 0", {"E": 0.0}),),
 }
 """law: simpler ones inside it, as fixed parameters or as another law's name."""
-
-
-def size(arrays: Mapping[str, Floats]) -> Floats:
-    """What orders the runs."""
-    return arrays["N"] * arrays["D"] * 6 if {"N", "D"} <= set(arrays) else next(iter(arrays.values()))
-
-
-def scales(arrays: Mapping[str, Floats]) -> Any:
-    """The scale of every run, counted from 0, smallest first."""
-    c = np.log(size(arrays))
-    order = np.argsort(c)
-    result = np.empty(len(c), dtype=np.int64)
-    scale, first, last = 0, c[order[0]], c[order[0]]
-    for i in order:
-        if c[i] - last > GROUP or c[i] - first > np.log(WIDEST):
-            scale, first = scale + 1, c[i]
-        last, result[i] = c[i], scale
-    return result
 
 
 def subset(fit: Fit, kept: Any) -> Fit:
@@ -65,11 +41,6 @@ def subset(fit: Fit, kept: Any) -> Fit:
         None if fit.weights is None else fit.weights[at],
         *fit.settings,
     )
-
-
-def distinct(values: Floats) -> int:
-    """How many values a variable has, up to a percent."""
-    return len(np.unique(np.round(np.log(values), 2)))
 
 
 @dataclass(frozen=True)
@@ -92,7 +63,7 @@ class HoldOut:
 
     def __str__(self) -> str:
         return (
-            f"{self.seen:>4} runs -> {self.held:>3} runs up to {self.factor:>5.1f}x: error "
+            f"{self.seen:>4} runs -> {self.held:>3} runs up to {self.factor:>5.2g}x: error "
             f"{100 * self.error:5.2f} % (bias {100 * self.bias:+5.2f} %), "
             f"{100 * self.reducible:5.1f} % of L - E; "
             f"last loss {100 * self.last:5.2f} %, power law of C {100 * self.power:5.2f} %"
@@ -156,77 +127,6 @@ def leave_scale_out(fit: Fit) -> list[HoldOut]:
 
 
 @dataclass(frozen=True)
-class Trend:
-    """What residuals still do over scales: their mean by scale, and a test of a cubic in ln C.
-
-    slope, curve: of it, C in units of its standard deviation. p: the chance of so strong a one under
-    exchangeable residuals (999 permutations).
-    """
-
-    means: tuple[float, ...]
-    slope: float
-    curve: float
-    p: float
-
-
-def residual_trend(fit: Fit, *, permutations: int = 999, seed: int = 0) -> Trend:
-    """Whether residuals depend on compute (they should not)."""
-    r, scale = fit.residuals, scales(fit.arrays)
-    x = np.log(size(fit.arrays))
-    x = (x - x.mean()) / max(float(x.std()), np.finfo(float).tiny)
-    basis = np.stack([np.ones_like(x), x, x * x, x**3], axis=1)
-    q, _ = np.linalg.qr(basis)
-
-    def explained(values: Floats) -> Floats:
-        return np.sum((values @ q[:, 1:]) ** 2, axis=-1)
-
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permuted(np.tile(r, (permutations, 1)), axis=1)
-    more = int(np.sum(explained(shuffled) >= explained(r[None])[0]))
-    coefficients = np.linalg.lstsq(basis, r, rcond=None)[0]
-    means = tuple(float(r[scale == one].mean()) for one in range(int(scale.max()) + 1))
-    return Trend(means, float(coefficients[1]), float(coefficients[2]), (1 + more) / (1 + permutations))
-
-
-def sensitivities(fit: Fit, *, other_N: Mapping[str, Any] | None = None) -> dict[str, dict[str, float]]:
-    """Parameters under other choices: objectives and deltas, the highest losses dropped, other counts of N.
-
-    other_N: name -> sizes of all runs under another definition (without embeddings, active, ...).
-    """
-    from dither.laws.fitting import fit_arrays
-
-    found = {"as fitted": fit.params}
-
-    def again(name: str, objective: Objective, arrays: dict[str, Floats], kept: Any) -> None:
-        weights = None if fit.weights is None else fit.weights[kept]
-        chosen = {key: values[kept] for key, values in arrays.items()}
-        found[name] = fit_arrays(fit.law, chosen, fit.loss[kept], objective, weights, *fit.settings).params
-
-    every = np.ones(len(fit.loss), dtype=bool)
-    for name, delta in (
-        ("huber", 1e-4),
-        ("huber", 1e-3),
-        ("huber", 1e-2),
-        ("log_square", 1e-3),
-        ("lad", 1e-3),
-    ):
-        objective = Objective(name, delta)
-        if objective != fit.objective:
-            again(str(objective), objective, fit.arrays, every)
-    order = np.argsort(fit.loss)
-    free = int(np.sum(fit.low < fit.high))
-    for dropped in (1, 5, 10, 20):
-        if len(order) - dropped >= free + 2:
-            again(f"{dropped} highest losses dropped", fit.objective, fit.arrays, np.sort(order[:-dropped]))
-    for name, sizes in (other_N or {}).items():
-        values = np.asarray(sizes, dtype=np.float64)
-        if values.shape != fit.loss.shape:
-            raise UserError(f"other_N[{name!r}] must hold a size for each of the {len(fit.loss)} runs")
-        again(f"N: {name}", fit.objective, {**fit.arrays, "N": values}, every)
-    return found
-
-
-@dataclass(frozen=True)
 class Nested:
     """A simpler law inside the fitted one. worse: its objective over the fitted one's, less 1. rejected:
     worse than chance allows at 95 %.
@@ -258,23 +158,6 @@ def nested(fit: Fit) -> list[Nested]:
     return result
 
 
-def counted(count: int, noun: str) -> str:
-    """The number with its noun."""
-    return f"{count} {noun}" + "s" * (count != 1)
-
-
-def alike(fit: Fit, *, permutations: int = 999, seed: int = 0) -> float:
-    """The chance of residuals that are as alike within scales, where runs are exchangeable."""
-    r, scale = fit.residuals, scales(fit.arrays)
-    members = scale[:, None] == np.arange(scale.max() + 1)
-
-    def between(values: Floats) -> Floats:
-        return np.sum((values @ members) ** 2 / members.sum(axis=0), axis=-1)
-
-    shuffled = np.random.default_rng(seed).permuted(np.tile(r, (permutations, 1)), axis=1)
-    return float((1 + np.sum(between(shuffled) >= between(r))) / (1 + permutations))
-
-
 def uncalibrated(fit: Fit, by: Any = None) -> str:
     """Why intervals of this fit cannot be trusted, in words; empty where nothing speaks against them.
 
@@ -282,10 +165,10 @@ def uncalibrated(fit: Fit, by: Any = None) -> str:
     """
     for name in ("N", "D"):
         if name in fit.arrays and (levels := distinct(fit.arrays[name])) < 3:
-            return f"{name} has {counted(levels, 'value')} only"
+            return f"{name} has {levels} value{'s' * (levels > 1)} only"
     count = int(scales(fit.arrays).max()) + 1
     if count < 4:
-        return f"the runs have {counted(count, 'scale')} of compute only"
+        return f"the runs have {count} scale{'s' * (count > 1)} of compute only"
     if not fit.certificate.is_minimum:
         return "the optimum is no certified minimum"
     if mixed(fit):
@@ -312,48 +195,52 @@ class Validation:
     rolling: tuple[HoldOut, ...]
     left_out: tuple[HoldOut, ...]
     trend: Trend
-    sensitivity: dict[str, dict[str, float]]
+    sensitivity: dict[str, Fit]
     nested: tuple[Nested, ...]
     not_calibrated: str
 
     def card(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON takes it: of the sensitivity, the parameters."""
+        params = {name: fit.params for name, fit in self.sensitivity.items()}
+        return asdict(replace(self, sensitivity={})) | {"sensitivity": params}
 
     def __str__(self) -> str:
         t = self.trend
-        lines = ["largest scale held out:", f"  {self.largest}", "rolling origin:"]
-        lines += [f"  {one}" for one in self.rolling]
-        lines += ["each scale left out:", *(f"  {one}" for one in self.left_out)]
-        lines.append("mean residual by scale (%): " + " ".join(f"{100 * m:+.2f}" for m in t.means))
-        lines.append(
+        said = ["largest scale held out:", f"  {self.largest}", "rolling origin:"]
+        said += [f"  {one}" for one in self.rolling]
+        said += ["each scale left out:", *(f"  {one}" for one in self.left_out)]
+        said.append("mean residual by scale (%): " + " ".join(f"{100 * m:+.2f}" for m in t.means))
+        said.append(
             f"  trend with compute: p = {t.p:.3f}" + (" (they should not depend on it)" * (t.p < 0.05))
         )
-        lines += [
+        said += [
             f"{one.name}: {'' if one.rejected else 'not '}rejected (objective {100 * one.worse:+.2f} %)"
             for one in self.nested
         ]
-        names = list(self.sensitivity["as fitted"])
-        lines.append("sensitivity".ljust(28) + "".join(f"{name:>12}" for name in names))
-        for choice, params in self.sensitivity.items():
-            lines.append(f"  {choice:<26}" + "".join(f"{params[name]:>12.5g}" for name in names))
+        said += lines(self.sensitivity)
         if self.not_calibrated:
-            lines.append(f"intervals are not calibrated: {self.not_calibrated}")
-        return "\n".join(lines)
+            said.append(f"intervals are not calibrated: {self.not_calibrated}")
+        return "\n".join(said)
 
 
-def validate(fit: Fit) -> Validation:
-    """All checks of a fit. UserError where the runs have fewer than three scales."""
+def validate(
+    fit: Fit, *, by: Any = None, other_N: Mapping[str, Any] | None = None, checkpoints: Any = None
+) -> Validation:
+    """All checks of a fit. by: what intervals resample, as `Fit.bootstrap` takes it; other_N, checkpoints: as
+    `sensitivities` takes them. UserError where the runs have fewer than three scales.
+    """
     scale = scales(fit.arrays)
     if scale.max() < 2:
         raise UserError(
-            f"the runs have {counted(int(scale.max()) + 1, 'scale')} of compute; validation needs three"
+            f"validation needs three scales of compute; the runs have {int(scale.max()) + 1}: add other "
+            "budgets"
         )
     return Validation(
         hold_out(fit, scale < scale.max()),
         tuple(rolling_origin(fit)),
         tuple(leave_scale_out(fit)),
         residual_trend(fit),
-        sensitivities(fit),
+        sensitivities(fit, other_N=other_N, checkpoints=checkpoints),
         tuple(nested(fit)),
-        uncalibrated(fit),
+        uncalibrated(fit, by),
     )

@@ -1,30 +1,24 @@
-"""`dither fit` and `dither plan`: tables, run directories, cards, exit codes."""
+"""`dither fit`: tables, run directories, cards, exit codes; wrong arguments of `dither plan` too."""
 
-import csv
 import json
 
 import numpy as np
 import pytest
+from law_runs import COLUMNS, TRUTH, make_folder, make_run, make_table
 
 from dither import laws
 from dither.cli.main import main
-
-TRUTH = dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
+from dither.laws import checkpoints
 
 
 @pytest.fixture
 def table(tmp_path):
-    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(2e7, 5e9, 6), np.geomspace(5e8, 1e11, 6)))
-    data = laws.get("chinchilla").simulate(TRUTH, N=n, D=d, noise=0.003, seed=1)
-    path = tmp_path / "sweep.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["params", "tokens", "val_loss"])
-        writer.writerows(zip(data["N"], data["D"], data["loss"], strict=True))
-    return str(path)
+    return make_table(tmp_path)
 
 
-COLUMNS = ("--column", "N=params", "--column", "D=tokens", "--loss", "val_loss")
+@pytest.fixture
+def folder(tmp_path):
+    return make_folder(tmp_path / "runs")
 
 
 def test_a_table_gives_a_fit_and_a_card(table, tmp_path, capsys):
@@ -61,27 +55,6 @@ def test_a_fit_is_drawn_into_a_folder(table, tmp_path, capsys):
     assert main(["fit", "chinchilla", table, *COLUMNS, "--bootstrap", "0", "--plot", table]) == 2
 
 
-def make_run(folder, n: float, d: float, loss: float, done: bool = True) -> None:
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"params": n, "train_tokens": 1e9, "corpus": "abc"}))
-    (folder / "config.toml").write_text("[train]\nseed = 3\n")
-    if done:
-        ends = [{"view": "full", "tokens": d, "loss": loss}]
-        ends += [{"view": "cast", "cast": q, "rounding": "nearest_even", "tokens": d, "loss": loss + 0.1}
-                 for q in ("int4_g32", "mxfp4")]  # fmt: skip
-        (folder / "summary.json").write_text(json.dumps({"final": ends}))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    law = laws.get("chinchilla")
-    for n in np.geomspace(1e5, 1e7, 5):
-        for d in np.geomspace(1e7, 1e10, 4):
-            make_run(tmp_path / "runs" / f"{n:.0f}-{d:.0f}", n, d, float(law.predict(TRUTH, N=n, D=d)))
-    make_run(tmp_path / "runs" / "unfinished", 1e6, 1e8, 4.0, done=False)
-    return tmp_path / "runs"
-
-
 def test_a_folder_of_runs(folder, capsys):
     assert main(["fit", "chinchilla", str(folder), "--bootstrap", "0"]) == 0
     said = capsys.readouterr().out
@@ -93,6 +66,74 @@ def test_a_folder_of_runs(folder, capsys):
     assert fit.params == pytest.approx(TRUTH, rel=1e-4)
     cast, _ = laws.read_runs([folder], view="cast", cast="mxfp4")
     assert np.subtract(cast["loss"], frame["loss"]) == pytest.approx(0.1)
+
+
+def test_checkpoints_and_counts_of_parameters_of_runs(folder, capsys):
+    every, _ = laws.read_runs([folder], every=True)
+    assert len(every["N"]) == 60 and every["D"][:3] == pytest.approx(
+        [every["D"][2] * k / 3 for k in (1, 2, 3)]
+    )
+    assert every["N_body"] == [n - 2 * 16 * 100 for n in every["N"]]
+    assert checkpoints.since(every, 1.0) == laws.read_runs([folder])[0]
+    half = checkpoints.since(every, 0.5)
+    assert len(half["run"]) == 40
+    assert checkpoints.since(every, 0.0) == every
+    assert main(["fit", "chinchilla", str(folder), "--bootstrap", "0", "--validate"]) == 0
+    said = capsys.readouterr().out
+    assert "over 20 rows" in said and "N: body" in said
+    assert "checkpoints: from half of a run on" in said and "checkpoints: all" in said
+    assert "checkpoints: the last" not in said
+    main(["fit", "chinchilla", str(folder), "--bootstrap", "20", "--validate", "--since", "0.5"])
+    said = capsys.readouterr().out
+    assert "over 40 rows" in said and "of 20 groups" in said and "runs are resampled" in said
+    assert "checkpoints: the last alone" in said and "from half" not in said
+
+
+def test_checkpoints_of_a_table(tmp_path, capsys):
+    path = tmp_path / "all.csv"
+    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(2e7, 5e9, 5), np.geomspace(5e8, 1e11, 4)))
+    rows = ["name,N,tokens,without,val"]
+    for i, (one, two) in enumerate(zip(n, d, strict=True)):
+        for share in (0.2, 0.6, 1.0):
+            loss = (2 - share) * float(laws.get("chinchilla").predict(TRUTH, N=one, D=share * two))
+            rows.append(f"run {i},{one},{share * two},{0.9 * one - 1e6},{loss}")
+    path.write_text("\n".join(rows) + "\n")
+    how = ["fit", "chinchilla", str(path), "--column", "D=tokens", "--loss", "val", "--bootstrap", "0"]
+    assert main([*how, "--run", "name", "--validate", "--other_N", "body=without"]) == 0
+    said = capsys.readouterr().out
+    assert "over 20 rows" in said and "checkpoints: all" in said and "N: body" in said
+    main([*how, "--run", "name", "--since", "0"])
+    assert "over 60 rows" in capsys.readouterr().out
+    for more, message in (
+        (["--since", "0.5"], "--since needs --run"),
+        (["--run", "nam"], "no column 'nam' (did you mean 'name'?)"),
+        (["--run", "name", "--since", "2"], "a share of 0 to 1"),
+        (["--validate", "--other_N", "body=body"], "no column 'body'"),
+    ):
+        assert main([*how, *more]) == 2
+        assert message in capsys.readouterr().err
+    assert (
+        main(["fit", "saturation", str(path), "--column", "C=tokens", "--loss", "val", "--since", "0"]) == 2
+    )
+    assert "which saturation has not" in capsys.readouterr().err
+
+
+def test_runs_that_no_one_law_holds_for(folder, capsys):
+    make_run(folder / "prose", 1e6, 1e8, 5.0, corpus="f" * 64)
+    make_run(folder / "nan", 1e6, 1e9, None)
+    assert main(["fit", "chinchilla", str(folder), "--bootstrap", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "these are runs of 2 corpora: abc (20), ffffffffffff (1)" in said and "over 21 rows" in said
+    assert "nan: it diverged" in said
+    assert main(["fit", "chinchilla", str(folder), "--bootstrap", "0", "--only", "corpus=abc"]) == 0
+    said = capsys.readouterr().out
+    assert "corpora" not in said and "over 20 rows" in said
+    assert main(["plan", "budget", "--flops", "1e17", "--data", str(folder), "--only", "corpus=abc"]) == 0
+    assert "20 own runs" in capsys.readouterr().out
+    assert main(["fit", "chinchilla", str(folder), "--only", "corpus=ab"]) == 2
+    assert "no row has it; corpus is abc, ffffffffffff" in capsys.readouterr().err
+    assert main(["fit", "chinchilla", str(folder), "--only", "corpse=abc"]) == 2
+    assert "did you mean 'corpus'" in capsys.readouterr().err
 
 
 def test_runs_that_cannot_be_read(folder, tmp_path, capsys):
@@ -117,9 +158,13 @@ def test_runs_that_cannot_be_read(folder, tmp_path, capsys):
         (("fit", "chinchilla", "T", *COLUMNS, "--predict", "N=1e15,D=1e13"), "far=True"),
         (("plan", "budgets", "--flops", "1e20"), "did you mean 'budget'"),
         (("plan", "budget"), "needs --flops"),
-        (("plan", "bits", "--flops", "1e20"), "no constants of precision"),
+        (("plan", "budget", "--flops", "1e20", "--law", "gamma"), "no constants of gamma are known"),
+        (("plan", "critical", "--size", "1e9", "--bits", "4"), "needs --gap_data"),
+        (("plan", "memory", "--memory", "1e9", "--tokens", "1e10", "--gap", "CT=1"), "needs a value of gD"),
+        (("plan", "critical", "--size", "1e9", "--bits", "4", "--gap_data", "T"), "no column 'N'"),
         (("plan", "target", "--loss_target", "1.2"), "out of reach"),
         (("plan", "split"), "needs --bits"),
+        (("plan", "split", "--bits", "8", "--bootstrap", "0"), "must be at least 1"),
         (("plan", "split", "--bits", "2.5"), "3 to 64 bits"),
         (("plan", "split", "--bits", "inf"), "--bits must be positive and finite, not inf"),
         (("plan", "budget", "--flops", "nan"), "--flops must be positive and finite, not nan"),
@@ -137,67 +182,6 @@ def test_bad_arguments_exit_with_2(arguments, message, table, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_plans(table, tmp_path, capsys):
-    out = tmp_path / "plan.json"
-    data = ("--data", table, *COLUMNS, "--out", str(out))
-    assert main(["plan", "budget", "--flops", "1e21", *data]) == 0
-    said = json.loads(out.read_text())
-    low, high = said["intervals"]["N"]
-    assert low < said["values"]["N"] < high and said["basis"] == "36 own runs"
-    capsys.readouterr()
-    assert main(["plan", "budget", "--flops", "5.76e23"]) == 0
-    assert "published, 2203.15556" in capsys.readouterr().out
-    assert main(["plan", "qat", "--size", "1e9", "--tokens", "1e11", "--bits", "4"]) == 0
-    assert "tokens quantized" in capsys.readouterr().out
-    gap = ("--gap", "CT=.05,gD=.5,gN=.45,rate=.9", "--bits", "4")
-    assert main(["plan", "critical", "--size", "1e9", *gap]) == 0
-    assert main(["plan", "memory", "--memory", "1e9", "--tokens", "2e10", *gap[:2]]) == 0
-    assert main(["plan", "hyper", "--flops", "1e20"]) == 0
-    assert "learning rate" in capsys.readouterr().out
+def test_a_fit_lists_its_laws(capsys):
     assert main(["fit", "list"]) == 0
     assert "data_constrained" in capsys.readouterr().out
-
-
-def test_the_split_of_a_float(capsys):
-    assert main(["plan", "split", "--bits", "8"]) == 0
-    said = capsys.readouterr().out
-    assert "2501.02423" in said and "exponent bits          4" in said and "mantissa bits          3" in said
-
-
-def test_the_cheap_method_at_equal_compute(table, tmp_path, capsys):
-    """The same runs, one as if twice as cheap: better at every budget, by what twice the compute buys."""
-    out = tmp_path / "worth.json"
-    arguments = ["--flops", "1e21", "--speedup", "2", *COLUMNS, "--out", str(out)]
-    assert main(["plan", "worth", "--data", table, "--cheap", table, *arguments]) == 0
-    assert "better at every budget" in capsys.readouterr().out
-    values = json.loads(out.read_text())["values"]
-    law = laws.get("chinchilla")
-    ends = [laws.budget(law, flops)(**TRUTH)["loss"] for flops in (1e21, 2e21)]
-    assert values["advantage at --flops"] == pytest.approx(ends[0] - ends[1], rel=0.1)
-    assert main(["plan", "worth", "--data", table, "--cheap", table, "--flops", "1e10", *COLUMNS]) == 2
-
-
-def test_runs_that_are_left_out_of_a_decision_are_named(folder, capsys):
-    runs = str(folder)
-    assert main(["plan", "budget", "--flops", "1e19", "--data", runs]) == 0
-    assert capsys.readouterr().out.count("unfinished: not finished") == 1
-    worth = ["plan", "worth", "--flops", "1e20", "--data", runs, "--cheap", runs]
-    assert main(worth) == 2  # 167 times the largest run
-    refused = capsys.readouterr()
-    assert "give --far" in refused.err
-    assert main([*worth, "--far"]) == 0
-    assert capsys.readouterr().out.count("unfinished: not finished") == 2  # of either method
-
-
-def test_the_best_mixture_of_own_runs(tmp_path, capsys):
-    """L = c + exp(sum t_j r_j) is least at the vertex of the least t; its runs say so."""
-    shares = np.random.default_rng(0).dirichlet([2.0, 2.0, 2.0], 24)
-    loss = 1.5 + np.exp(shares @ [0.6, -0.4, 0.3])
-    path = tmp_path / "mixtures.csv"
-    rows = [",".join(f"{v:.9f}" for v in (*r, y)) for r, y in zip(shares, loss, strict=True)]
-    path.write_text("\n".join(["web,code,books,loss", *rows]))
-    out = tmp_path / "mixture.json"
-    arguments = ["--data", str(path), "--domains", "web", "code", "books", "--out", str(out)]
-    assert main(["plan", "mixture", *arguments]) == 0
-    found = json.loads(out.read_text())["values"]
-    assert found["code"] > 0.99 and found["loss"] == pytest.approx(1.5 + np.exp(-0.4), rel=1e-2)

@@ -9,7 +9,7 @@ import pytest
 
 from dither import laws
 from dither.errors import UserError
-from dither.laws import validation
+from dither.laws import scales
 
 TRUTH = dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
 
@@ -239,7 +239,7 @@ def test_runs_of_two_sizes_are_no_certified_minimum():
 def test_scales_and_the_runs_inside_them_are_drawn():
     data = made(0.01, seed=2)
     fit = laws.fit("chinchilla", data)
-    scale = validation.scales(fit.arrays)
+    scale = scales.scales(fit.arrays)
     for by in ("scale/row", (scale, np.arange(64)), ("scale", "row")):
         drawn = fit.bootstrap(400, by=by, seed=3)
         assert drawn.groups == scale.max() + 1 and (drawn.labels == scale).all()

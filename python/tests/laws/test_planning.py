@@ -1,11 +1,13 @@
 """Decisions against closed forms, coverage of samples, and schedules against their sums."""
 
+import law_tables
 import numpy as np
 import pytest
 
 from dither import laws
 from dither.errors import UserError
-from dither.laws import planning
+from dither.laws import decisions, planning
+from dither.studies.papers import chinchilla_replication
 
 TRUTH = dict(A=406.4, B=410.7, E=1.69, alpha=0.34, beta=0.28)
 
@@ -38,7 +40,38 @@ def test_intervals_come_from_own_runs():
     found = laws.decide(law, what, fit, n=100)
     low, high = found.intervals["N"]
     assert low < what(**TRUTH)["N"] < high and "36 own runs" in found.basis
-    assert laws.decide(law, what).basis.startswith("published, 2203.15556")
+    assert "100 resamples of own runs" in found.spread
+    said = laws.decide(law, what)
+    assert said.basis.startswith("published, 2404.10102") and "4,000 resamples" in said.spread
+
+
+def test_published_intervals_are_those_of_its_runs():
+    """The covariance that stands in the package, against resamples of the published runs."""
+
+    data, law = law_tables.chinchilla(), laws.get("chinchilla")
+    fit = laws.fit(law, data)
+    drawn = fit.bootstrap(weights=chinchilla_replication.resamples(len(data["loss"]), 4000)).values
+    logs = np.concatenate([np.log(drawn[:, :3]), drawn[:, 3:]], axis=1)
+    (factor,) = (np.array(one.factor) for one in law.spread.values())
+    np.testing.assert_allclose(factor @ factor.T, np.cov(logs.T), rtol=2e-3, atol=1e-9)
+    what = laws.budget(law, 5.76e23)
+    resampled = np.percentile([what(**law.named(one))["N"] for one in drawn[:400]], (2.5, 97.5))
+    said = laws.decide(law, what, n=400).intervals["N"]
+    np.testing.assert_allclose(np.log(said), np.log(resampled), atol=0.15)
+
+
+def test_constants_without_draws_are_held():
+    """The interval of a product is that of the part that is known; of nothing known there is none."""
+    law = laws.get("chinchilla")
+    known, fixed = decisions.of_publication(law, n=200), decisions.given(law, TRUTH, "these")
+    both = decisions.judge(lambda p, q: {"product": p["alpha"] * q["beta"]}, known, fixed)
+    alone = decisions.judge(lambda p: {"alpha": p["alpha"]}, known)
+    np.testing.assert_allclose(both.intervals["product"], np.multiply(alone.intervals["alpha"], 0.28))
+    assert "without that of chinchilla (these came without any)" in both.spread
+    none = decisions.judge(lambda p: {"alpha": p["alpha"]}, fixed)
+    assert none.intervals == {} and "none: these came without any" in str(none)
+    with pytest.raises(UserError, match="has no parameter"):
+        decisions.given(law, TRUTH | {"gamma": 1.0})
 
 
 def test_more_data_harms_beyond_the_critical_size():
@@ -99,7 +132,7 @@ def test_bits_at_a_held_size_grow_with_training():
 def test_the_split_of_a_float_is_the_published_one():
     """2501.02423's own advice: E2M1, E4M3 and E8M7 for 4, 8 and 16 bits."""
     decision = {
-        bits: planning.decide(laws.get("fp_training"), planning.split_of_bits(bits)) for bits in (4, 8, 16)
+        bits: decisions.decide(laws.get("fp_training"), planning.split_of_bits(bits)) for bits in (4, 8, 16)
     }
     for bits, (e, m) in {4: (2, 1), 8: (4, 3), 16: (8, 7)}.items():
         found = decision[bits].values

@@ -160,7 +160,19 @@ def test_pairs_profiles_starts_and_sensitivity(fit):
     assert len(figure.axes[0].lines[0].get_xdata()) == fit.certificate.starts
     figure = drawn(plots.sensitivity(fit))
     assert [axes.get_xlabel() for axes in figure.axes] == ["exponent of N*(C)", "E (nats/token)"]
-    assert len(figure.axes[0].lines[1].get_xdata()) == len(laws.validate(fit).sensitivity)
+    assert len(figure.axes[0].lines[0].get_xdata()) == len(laws.validate(fit).sensitivity)
+
+
+def test_a_parameter_at_its_bound_is_no_point():
+    flat = laws.fit("chinchilla", sweep(noise=0.03, seed=5, E=1e-4, budgets=3))
+    assert "E went to 0" in " ".join(flat.cautions)
+    figure = drawn(plots.sensitivity(flat))
+    axes, every = figure.axes[1], laws.sensitivities(flat)
+    none = [name for name, one in every.items() if one.params["E"] < 1e-3]
+    assert none[0] == "as fitted" and axes.get_xlabel() == "E (nats/token)"
+    assert [t.get_text() for t in axes.texts] == ["at its bound"] * len(none)
+    shown = axes.lines[0].get_ydata()[np.isfinite(axes.lines[0].get_xdata())]
+    assert [list(every)[int(i)] for i in shown] == [name for name in every if name not in none]
 
 
 def test_tokens_per_parameter_and_reducible_loss(fit):

@@ -5,7 +5,7 @@ import pytest
 
 from dither import laws
 from dither.errors import UserError
-from dither.laws import validation
+from dither.laws import scales, trends, validation
 
 TRUTH = dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
 BUDGETS = np.geomspace(1e18, 1e21, 6)
@@ -30,12 +30,12 @@ def curved(seed: int = 0) -> dict[str, np.ndarray]:
 
 def test_scales_are_budgets():
     data = sweep()
-    scale = validation.scales({"N": data["N"], "D": data["D"]})
+    scale = scales.scales({"N": data["N"], "D": data["D"]})
     assert (scale == np.repeat(np.arange(6), 7)).all()
     dense = np.geomspace(1, 1e4, 400)
-    wide = validation.scales({"C": dense})
+    wide = scales.scales({"C": dense})
     assert all(
-        np.ptp(np.log(dense[wide == i])) <= np.log(validation.WIDEST) + 1e-9 for i in range(wide.max() + 1)
+        np.ptp(np.log(dense[wide == i])) <= np.log(scales.WIDEST) + 1e-9 for i in range(wide.max() + 1)
     )
 
 
@@ -53,6 +53,48 @@ def test_hold_outs_of_a_right_law():
     assert "largest scale held out" in str(checks)
 
 
+def test_sensitivities_are_fits_to_other_choices():
+    data = sweep()
+    fit = laws.fit("chinchilla", data)
+    body = data["N"] - 3e5 * np.sqrt(data["N"] / 1e7)
+    early = {key: np.concatenate([values, values]) for key, values in data.items()}
+    early["D"][42:] /= 3
+    early["loss"][42:] *= 1.1
+    found = laws.sensitivities(fit, other_N={"body": body}, checkpoints={"all": early})
+    assert found["as fitted"] is fit
+    assert {"huber(0.0001)", "huber(0.01)", "log_square", "lad", "highest loss dropped"} <= set(found)
+    by_hand = {
+        "N: body": data | {"N": body},
+        "checkpoints: all": early,
+        "D/N below 10 dropped": {k: v[data["D"] / data["N"] >= 10] for k, v in data.items()},
+        "5 highest losses dropped": {k: v[np.argsort(data["loss"])[:-5]] for k, v in data.items()},
+    }
+    for name, rows in by_hand.items():
+        expected = laws.fit("chinchilla", rows)
+        assert len(found[name].loss) == len(rows["loss"]), name
+        assert found[name].params == pytest.approx(expected.params, rel=1e-4), name
+        assert expected.params["B"] != pytest.approx(fit.params["B"], rel=1e-3), name
+    with pytest.raises(UserError, match="a size for each of the 42 rows"):
+        laws.sensitivities(fit, other_N={"body": body[1:]})
+    with pytest.raises(UserError, match="must be positive"):
+        laws.sensitivities(fit, other_N={"body": body - body.max()})
+    with pytest.raises(UserError, match="no column 'loss'"):
+        laws.sensitivities(fit, checkpoints={"all": {"N": body, "D": body}})
+
+
+def test_a_floor_that_is_not_there_is_no_number():
+    fit = laws.fit(
+        "chinchilla", sweep(0.03, 5, BUDGETS[:3], A=450.0, B=2000.0, E=1e-4, alpha=0.34, beta=0.36)
+    )
+    assert "(at its bound)" in str(fit) and "E went to 0" in str(fit)
+    rows = {
+        line[2:].split("  ")[0]: line
+        for line in str(laws.validate(fit)).split("\n")
+        if "at its bound" in line
+    }
+    assert "as fitted" in rows
+
+
 def test_the_hold_out_is_the_fit_to_the_rest():
     data = sweep()
     fit = laws.fit("chinchilla", data)
@@ -65,7 +107,7 @@ def test_the_hold_out_is_the_fit_to_the_rest():
 
 def test_a_wrong_law_leaves_a_trend_and_no_calibrated_interval():
     fit = laws.fit("chinchilla", curved())
-    assert validation.residual_trend(fit).p < 0.01
+    assert trends.residual_trend(fit).p < 0.01
     assert "residuals still depend on compute" in validation.uncalibrated(fit)
     found = laws.predict_interval(fit, TARGET, n=100)
     assert not found.calibrated and "not calibrated" in str(found)

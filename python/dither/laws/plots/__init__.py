@@ -12,7 +12,7 @@ from dither.laws.plots.budgets import contours, envelope, isoflop, reducible, to
 from dither.laws.plots.checks import extrapolation, pairs, profiles, residuals, sensitivity, starts
 from dither.laws.plots.curves import bits, coverage, reward, schedule
 from dither.laws.plots.transfer import loss_to_loss, task, translated
-from dither.laws.validation import scales
+from dither.laws.scales import scales
 
 if TYPE_CHECKING:
     from dither.laws.fitting import Fit

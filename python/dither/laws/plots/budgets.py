@@ -13,7 +13,7 @@ from dither.laws.fitting import Fit
 from dither.laws.isoflop import budgets, parabolas
 from dither.laws.planning import budget
 from dither.laws.plots.canvas import BAND, COLOURS, canvas, finished, legend, meaning, shades
-from dither.laws.validation import scales
+from dither.laws.scales import scales
 
 FLOPS = "compute C (FLOPs)"
 LOSS = "loss (nats/token)"

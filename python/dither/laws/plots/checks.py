@@ -9,11 +9,15 @@ import numpy as np
 
 from dither.errors import UserError
 from dither.laws import search
+from dither.laws.cautions import at_bound
+from dither.laws.derived import exponent
 from dither.laws.engine import Floats
 from dither.laws.fitting import Fit
 from dither.laws.plots.canvas import BAND, COLOURS, canvas, finished, legend, meaning
+from dither.laws.scales import scales, size
+from dither.laws.sensitivity import sensitivities
 from dither.laws.uncertainty import Bootstrap
-from dither.laws.validation import rolling_origin, scales, sensitivities, size, subset
+from dither.laws.validation import rolling_origin, subset
 
 EQUAL = 1e-12
 """Objectives that differ by less, as a share, are drawn as if they differed by so much."""
@@ -154,26 +158,35 @@ def profiles(fit: Fit, names: Sequence[str]) -> Any:
     return finished(figure)
 
 
-def sensitivity(fit: Fit, *, other_N: Mapping[str, Any] | None = None) -> Any:
-    """The exponent of the optimal size and E under other objectives, dropped rows and counts of N.
+def sensitivity(
+    fit: Fit, *, other_N: Mapping[str, Any] | None = None, checkpoints: Mapping[str, Any] | None = None
+) -> Any:
+    """The exponent of the optimal size and E under the choices of `dither.laws.sensitivity`, whose arguments
+    it takes; other parameters where the law has no alpha and beta.
 
-    Other parameters where the law has no alpha and beta.
+    A parameter at its bound is none that the runs show: the row says so in place of a point.
     """
-    found = sensitivities(fit, other_N=other_N)
-    derived: dict[str, list[float]] = {}
+    found = sensitivities(fit, other_N=other_N, checkpoints=checkpoints)
+    columns: dict[str, list[float]] = {}
     if {"alpha", "beta"} <= set(fit.params):
-        derived["exponent of N*(C)"] = [p["beta"] / (p["alpha"] + p["beta"]) for p in found.values()]
-    others = [name for name in fit.params if name == "E" or not derived][: 3 - len(derived)]
-    derived |= {name: [p[name] for p in found.values()] for name in others}
-    figure, grid = canvas(1, len(derived), width=3.8, height=1.2 + 0.27 * len(found), sharey=True)
+        columns["exponent of N*(C)"] = [exponent(**one.params) for one in found.values()]
+    for name in [name for name in fit.params if name == "E" or not columns][: 3 - len(columns)]:
+        columns[name] = [np.nan if name in at_bound(one) else one.params[name] for one in found.values()]
+    figure, grid = canvas(1, len(columns), width=3.8, height=1.2 + 0.27 * len(found), sharey=True)
     rows = np.arange(len(found))
-    for axes, (name, values) in zip(grid.flat, derived.items(), strict=True):
-        axes.axvline(values[0], color="#777777", linestyle=":")
+    for axes, (name, values) in zip(grid.flat, columns.items(), strict=True):
         axes.plot(values, rows, "o", color=COLOURS[0])
+        if np.isfinite(values[0]):
+            axes.axvline(values[0], color="#777777", linestyle=":")
+        if np.isnan(values).all():
+            axes.set_xticks([])
+        for row in rows[np.isnan(values)]:
+            axes.text(0.02, row, "at its bound", color=COLOURS[1], fontsize=8, va="center",
+                      transform=axes.get_yaxis_transform())  # fmt: skip
         axes.set_xlabel(name + (" (nats/token)" if name == "E" else ""))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.tick_params(labelsize=8)
     grid.flat[0].set_yticks(rows, list(found))
-    grid.flat[0].invert_yaxis()
     return finished(figure)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from dither.errors import UserError
 from dither.laws.coverage import beta_binomial, pass_at_k
+from dither.laws.decisions import published
 from dither.laws.fitting import Fit
-from dither.laws.planning import published
 from dither.laws.plots.canvas import BAND, COLOURS, canvas, finished, legend, meaning
 from dither.laws.precision import PRECISION, QAT_SHARE
 

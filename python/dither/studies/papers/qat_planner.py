@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from dither import laws
-from dither.laws import planning
+from dither.laws import decisions
 from dither.laws.engine import Floats
 from dither.laws.isoflop import vertex
+from dither.laws.precision import QAT_SHARE_ERROR
 from dither.report.study import bands
 from dither.studies.measure import Measurement, exact, over_seeds
 from dither.studies.study import Claim, Context, Outcome, Study, Table
@@ -23,8 +24,6 @@ from dither.studies.tiny_runs import SHARED, STEP, settings
 
 PUBLISHED = {10: 0.054, 40: 0.161, 160: 0.266, 400: 0.325, 1000: 0.378, 4000: 0.444}
 """S -> share, in three digits."""
-MEAN_ERROR = 0.091
-"""Mean absolute error of the rule, as published."""
 CONSTRUCTED = dict(
     A=400.0, B=2000.0, E=1.7, alpha=0.35, beta=0.35, theta=0.3, k=1.0, phi=1.5, chi=0.6, psi=0.0, om=0.532,
     lam=75.0, mu=0.6, nu=0.0, xi=1.1, rho=0.02,
@@ -44,7 +43,7 @@ OTHERS = (0.02, 0.5, 1.0)
 def rule(s: Any) -> Floats:
     """The published share at S, by the law that `dither plan qat` decides with."""
     law = laws.get("qat_share")
-    return law.predict(planning.published(law)[0], N=8.0, D=np.asarray(s, dtype=np.float64), bits=1.0)
+    return law.predict(decisions.published(law)[0], N=8.0, D=np.asarray(s, dtype=np.float64), bits=1.0)
 
 
 def gap(s: float, share: Any, params: dict[str, float]) -> Floats:
@@ -111,7 +110,7 @@ def measure(context: Context) -> Outcome:
     own = {bits: own_runs(context, bits) for bits in OWN}
     s = np.geomspace(10, 4000, 25)
     off = np.array([optimum(x, CONSTRUCTED) for x in s]) - rule(s)
-    costs = [cost(x, float(rule(x)) + side * MEAN_ERROR) for x in s[s >= 40] for side in (-1, 1)]
+    costs = [cost(x, float(rule(x)) + side * QAT_SHARE_ERROR) for x in s[s >= 40] for side in (-1, 1)]
     found: dict[str, Measurement | str] = {
         "formula": exact(max(abs(float(rule(x)) - f) for x, f in PUBLISHED.items()), len(PUBLISHED)),
         "folklore": exact(float(rule(40)), 1),
@@ -163,12 +162,12 @@ def share_table() -> Table:
         rows.append(
             (f"{s:,}", f"{s / 2:g}", f"{published:.3f}", f"{f:.4f}",
              f"{optimum(s, CONSTRUCTED):.3f}", f"{cost(s, f):.1%}", f"{cost(s, 0.1):.1%}",
-             f"{cost(s, f - MEAN_ERROR):.1%}, {cost(s, f + MEAN_ERROR):.1%}")
+             f"{cost(s, f - QAT_SHARE_ERROR):.1%}, {cost(s, f + QAT_SHARE_ERROR):.1%}")
         )  # fmt: skip
     return Table(
         "The share by S = tokens per byte of weights: published, here (dither plan qat), and at the optimum "
         "of the constructed loss law; by that law, how much larger the gap is at the rule's share, at a "
-        f"tenth, and {MEAN_ERROR} below and above the rule",
+        f"tenth, and {QAT_SHARE_ERROR} below and above the rule",
         ("S", "tokens a parameter at 4 bits", "published", "here", "constructed law", "at the rule", "at 0.1",
          "rule off by its error"),
         rows,
@@ -210,7 +209,7 @@ STUDY = Study(
         Claim("folklore", "At 20 tokens a parameter and 4 bits QAT should get more than a tenth", PAPER,
               "unverified", "f* at S of 40", "above", 0.1),
         Claim("form", "The loss law's form can have the rule's optima", "our own", "own question",
-              "mean distance over S of 10 to 4,000, constructed constants", "below", MEAN_ERROR),
+              "mean distance over S of 10 to 4,000, constructed constants", "below", QAT_SHARE_ERROR),
         Claim("flat", "A share off by the rule's mean error costs less than a tenth of the gap", "our own",
               "own question", "largest extra gap, S of 40 (20 tokens a parameter at 4 bits) to 4,000, "
               "constructed law", "below", 0.1),

@@ -13,7 +13,7 @@ import numpy as np
 
 from dither import laws
 from dither.laws import plots
-from dither.laws.validation import sensitivities
+from dither.laws.sensitivity import sensitivities, shown
 from dither.studies import corpora_laws
 from dither.studies.corpora_laws import RIVALS, Corpus, Errors
 from dither.studies.measure import Measurement, over_seeds
@@ -176,7 +176,7 @@ def sensitivity_table(corpora: list[Corpus]) -> Table:
     rows = [
         (
             choice,
-            *(f"{by[choice]['E']:.3f}, {by[choice]['alpha']:.3f}, {by[choice]['beta']:.3f}" for by in found),
+            *(", ".join(shown(by[choice], name) for name in ("E", "alpha", "beta")) for by in found),
         )
         for choice in found[0]
     ]

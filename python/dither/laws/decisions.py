@@ -1,0 +1,172 @@
+"""Decisions from constants of own runs, published or given, with an interval or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dither.errors import UserError
+from dither.laws.engine import Floats
+from dither.laws.fitting import FARTHEST, AnyLaw, Fit
+from dither.laws.validation import uncalibrated
+
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided: name -> value, and name -> (low, high) at 95 % where something is known of it.
+
+    basis: what the constants are: the user's runs, a publication, or given ones. spread: what the intervals
+    stand on, or why there are none.
+    """
+
+    values: Values
+    intervals: dict[str, tuple[float, float]]
+    basis: str
+    spread: str
+    cautions: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"constants: {self.basis}", f"intervals: {self.spread}"]
+        for name, value in self.values.items():
+            interval = self.intervals.get(name)
+            span = "" if interval is None else f"   (95 % {interval[0]:.4g} .. {interval[1]:.4g})"
+            lines.append(f"  {name:<22} {value:.5g}{span}")
+        return "\n".join(lines + [f"  ! {caution}" for caution in self.cautions])
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Parameters of a law and what is known of them.
+
+    draws: (draws, params) that they might be as well, in the law's order; None where nothing is known of
+    their uncertainty. spread: where the draws come from, or why there are none. fit: of own runs.
+    """
+
+    law: AnyLaw
+    params: Values
+    draws: Floats | None
+    basis: str
+    spread: str
+    cautions: tuple[str, ...] = ()
+    fit: Fit | None = None
+
+
+def own(fit: Fit, *, n: int = 500, by: Any = None, seed: int = 0) -> Constants:
+    """Of the user's runs; by: what is resampled, as `Fit.bootstrap` takes it."""
+    drawn, why = fit.bootstrap(n, by=by, seed=seed), uncalibrated(fit, by)
+    said = (*fit.cautions, *([f"intervals are not calibrated: {why}"] if why else ()))
+    return Constants(
+        fit.law, fit.params, drawn.values[drawn.converged], f"{len(fit.loss)} own runs",
+        f"{n} resamples of own runs", said, fit,
+    )  # fmt: skip
+
+
+def published(law: AnyLaw) -> tuple[Values, str]:
+    """The law's published constants and their source: of several the first whose uncertainty is known, else
+    the first. UserError where it has none."""
+    if not law.published:
+        raise UserError(f"no constants of {law.name} are known; fit it to your own runs")
+    source = next((label for label in law.published if label in law.spread), next(iter(law.published)))
+    return dict(law.published[source]), source
+
+
+def of_publication(law: AnyLaw, *, n: int = 500, seed: int = 0) -> Constants:
+    """Published ones, with draws where their covariance is known."""
+    params, source = published(law)
+    if source not in law.spread:
+        return Constants(
+            law, params, None, f"published, {source}",
+            f"none: the uncertainty of these constants of {law.name} is not published; own runs (--data) "
+            "have one",
+        )  # fmt: skip
+    logs = np.array([p.logarithmic for p in law.parameters])
+    centre = law.vector(params)
+    centre = np.where(logs, np.log(np.where(logs, centre, 1.0)), centre)
+    normal = np.random.default_rng(seed).standard_normal((n, len(centre)))
+    drawn = centre + normal @ np.array(law.spread[source].factor).T
+    return Constants(
+        law, params, np.where(logs, np.exp(np.where(logs, drawn, 0.0)), drawn), f"published, {source}",
+        f"{n} draws of the constants from {law.spread[source].origin}",
+    )  # fmt: skip
+
+
+def given(law: AnyLaw, params: Mapping[str, float], option: str = "the constants") -> Constants:
+    """Ones that the user states, without uncertainty. UserError for missing or unknown names."""
+    law.vector(params)
+    return Constants(law, dict(params), None, f"{law.name} as given", f"none: {option} came without any")
+
+
+def judge(
+    what: Callable[..., Values],
+    *constants: Constants,
+    far: bool = False,
+    where: Callable[[Values], Mapping[str, float]] = lambda values: values,
+) -> Decision:
+    """`what(params, ...)` of each one's parameters, and its interval over their draws; those without draws
+    are held. where: the decision's N and D. UserError where these lie FARTHEST times beyond own runs or more,
+    unless `far`.
+    """
+    values = what(*(one.params for one in constants))
+    cautions = [text for one in constants for text in (*_beyond(one.fit, where(values), far), *one.cautions)]
+    basis = "; ".join(one.basis for one in constants)
+    if not np.isfinite(list(values.values())).all():
+        return Decision(values, {}, basis, "none: there is no such optimum", tuple(cautions))
+    unknown = [one for one in constants if one.draws is None]
+    if len(unknown) == len(constants):
+        return Decision(values, {}, basis, "; ".join(one.spread for one in unknown), tuple(cautions))
+    count = min(len(one.draws) for one in constants if one.draws is not None)
+    if not count:
+        raise UserError(
+            "none of the resamples has an optimum, so there are no intervals: these runs do not identify the "
+            "parameters; fix some (fixed=), or add runs of other sizes"
+        )
+    drawn = np.array([list(what(*(_draw(one, i) for one in constants)).values()) for i in range(count)])
+    low, high = np.nanpercentile(drawn, (2.5, 97.5), axis=0)
+    spread = [one.spread for one in constants if one.draws is not None]
+    spread += [f"without that of {one.law.name} ({one.spread.removeprefix('none: ')})" for one in unknown]
+    ends = {name: (float(a), float(b)) for name, a, b in zip(values, low, high, strict=True)}
+    return Decision(values, ends, basis, "; ".join(spread), tuple(cautions))
+
+
+def _draw(one: Constants, i: int) -> Values:
+    return one.params if one.draws is None else one.law.named(one.draws[i])
+
+
+def decide(
+    law: AnyLaw,
+    what: Callable[..., Values],
+    fit: Fit | None = None,
+    *,
+    n: int = 500,
+    by: Any = None,
+    seed: int = 0,
+    far: bool = False,
+) -> Decision:
+    """`what(**params)` at a fit's parameters, or at published constants: see `judge`.
+
+    by: what is resampled, as `Fit.bootstrap` takes it.
+    """
+    one = of_publication(law, n=n, seed=seed) if fit is None else own(fit, n=n, by=by, seed=seed)
+    return judge(lambda params: what(**params), one, far=far)
+
+
+def _beyond(fit: Fit | None, values: Mapping[str, float], far: bool) -> list[str]:
+    """How far beyond the runs a decision lies, in words, where it does."""
+    if fit is None or not {"N", "D"} <= set(fit.arrays):
+        return []
+    if not np.isfinite([values.get("N", np.nan), values.get("D", np.nan)]).all():
+        return []
+    factor = fit.extrapolation(
+        {name: np.asarray(values[name] if name in ("N", "D") else fit.arrays[name][0]) for name in fit.arrays}
+    )
+    if factor > FARTHEST and not far:
+        raise UserError(
+            f"this decides {factor:.3g} times beyond the runs; add larger ones, or pass far=True (--far) if "
+            "that is meant"
+        )
+    return [f"this lies {factor:.3g} times beyond the runs"] if factor > 1 else []

@@ -1,0 +1,39 @@
+"""Scales of runs: by compute C = 6 N D, or by the law's first variable where it has no N and D."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dither.laws.engine import Floats
+
+GROUP = 0.15
+"""Runs whose ln C differs by less than this from their neighbour's belong to one scale."""
+
+WIDEST = 3.0
+"""The compute of one scale spans at most this factor, however densely it is filled."""
+
+
+def size(arrays: Mapping[str, Floats]) -> Floats:
+    """What orders the runs."""
+    return arrays["N"] * arrays["D"] * 6 if {"N", "D"} <= set(arrays) else next(iter(arrays.values()))
+
+
+def scales(arrays: Mapping[str, Floats]) -> Any:
+    """The scale of every run, counted from 0, smallest first."""
+    c = np.log(size(arrays))
+    order = np.argsort(c)
+    result = np.empty(len(c), dtype=np.int64)
+    scale, first, last = 0, c[order[0]], c[order[0]]
+    for i in order:
+        if c[i] - last > GROUP or c[i] - first > np.log(WIDEST):
+            scale, first = scale + 1, c[i]
+        last, result[i] = c[i], scale
+    return result
+
+
+def distinct(values: Floats) -> int:
+    """How many values a variable has, up to a percent."""
+    return len(np.unique(np.round(np.log(values), 2)))

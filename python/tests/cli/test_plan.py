@@ -1,0 +1,192 @@
+"""`dither plan`: every decision says what it stands on, and its interval or why it has none."""
+
+import json
+
+import numpy as np
+import pytest
+from law_runs import COLUMNS, TRUTH, make_folder, make_table, write
+
+from dither import laws
+from dither.cli.main import main
+from dither.laws.planning import critical_tokens
+
+
+@pytest.fixture
+def table(tmp_path):
+    return make_table(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_folder(tmp_path / "runs")
+
+
+GAP = dict(CT=5.0, gD=0.5, gN=0.45, rate=0.9)
+GIVEN = ("--gap", ",".join(f"{name}={value}" for name, value in GAP.items()))
+
+
+def gaps(folder, noise: float = 0.02) -> str:
+    """48 measured gaps of quantization after training."""
+    grid = np.meshgrid(np.geomspace(1e8, 4e9, 4), np.geomspace(2e9, 8e10, 4), [3.0, 4.0, 6.0])
+    n, d, p = (v.ravel() for v in grid)
+    data = laws.get("post_training").simulate(GAP, N=n, D=d, P=p, noise=noise, seed=3)
+    return write(folder / "gaps.csv", {"N": n, "D": d, "P": p, "gap": data["loss"]})
+
+
+def bits_runs(folder) -> str:
+    """54 runs of the precision law."""
+    grid = np.meshgrid(np.geomspace(3e7, 3e9, 3), np.geomspace(1e9, 1e11, 3), [3.0, 6.0, 12.0], [3.0, 8.0])
+    n, d, p, kv = (v.ravel() for v in grid)
+    law = laws.get("precision")
+    truth = next(iter(law.published.values()))
+    data = law.simulate(truth, N=n, D=d, Pw=p, Pa=p[::-1], Pkv=kv, noise=0.002, seed=4)
+    return write(folder / "bits.csv", data)
+
+
+def rates(folder) -> str:
+    law = laws.get("compute_power")
+    truth = law.published["2401.02954, learning rate"]
+    data = law.simulate(truth, C=np.geomspace(1e17, 1e20, 12), noise=0.05, seed=5)
+    return write(folder / "rates.csv", {"flops": data["C"], "lr": data["loss"]})
+
+
+def decided(capsys, tmp_path, *arguments: str) -> tuple[str, dict]:
+    """What is printed, and the decision."""
+    out = tmp_path / "decision.json"
+    assert main(["plan", *arguments, "--bootstrap", "40", "--out", str(out)]) == 0
+    return capsys.readouterr().out, json.loads(out.read_text())
+
+
+SIZED = ("--size", "1e9", "--tokens", "1e11", "--bits", "4")
+PUBLISHED = {
+    "budget": (("--flops", "1e22"), "2404.10102", True),
+    "target": (("--loss_target", "2.1", "--served", "1e12"), "2404.10102", True),
+    "qat": (SIZED, "2509.22935", True),
+    "critical": (("--size", "1e9", "--bits", "4", *GIVEN), "2404.10102", True),
+    "memory": (("--memory", "1e9", "--tokens", "2e10", *GIVEN), "2404.10102", True),
+    "bits": (("--flops", "1e21"), "not checked in the paper", False),
+    "split": (("--bits", "8"), "2501.02423", False),
+    "hyper": (("--flops", "1e20"), "2401.02954", False),
+}
+
+
+@pytest.mark.parametrize("what", PUBLISHED)
+def test_published_constants_are_named_and_have_an_interval_or_a_reason(what, tmp_path, capsys):
+    arguments, source, known = PUBLISHED[what]
+    said, found = decided(capsys, tmp_path, what, *arguments)
+    assert f"constants: {found['basis']}" in said and f"intervals: {found['spread']}" in said
+    assert found["basis"].startswith("published") and source in found["basis"]
+    assert set(found["intervals"]) == (set(found["values"]) if known else set())
+    for name, (low, high) in found["intervals"].items():
+        assert low <= found["values"][name] <= high and low < high
+    if known:
+        assert "published mean absolute error" in said or "covariance of 4,000 resamples" in said
+        assert said.count("(95 % ") == len(found["values"])
+    else:
+        assert found["spread"].startswith("none: ") and "not published" in found["spread"]
+    if GIVEN[1] in arguments:
+        assert "without that of post_training (--gap came without any)" in found["spread"]
+
+
+def test_own_runs_give_every_decision_its_interval(table, tmp_path, capsys):
+    own = ("--data", table, *COLUMNS)
+    gap = ("--gap_data", gaps(tmp_path))
+    shares = write(
+        tmp_path / "shares.csv",
+        {"N": [1e8, 1e8, 1e9, 1e9], "D": [2e9, 2e10, 2e10, 2e11], "bits": [4, 4, 4, 2],
+         "loss": [0.22, 0.35, 0.2, 0.4]},
+    )  # fmt: skip
+    plans = {
+        "budget": ("--flops", "1e21", *own),
+        "target": ("--loss_target", "2.3", "--served", "1e12", *own),
+        "qat": (*SIZED, "--data", shares),
+        "critical": ("--size", "1e9", "--bits", "4", *own, *gap),
+        "memory": ("--memory", "1e9", "--tokens", "2e10", *own, *gap),
+        "bits": ("--flops", "1e21", "--data", bits_runs(tmp_path)),
+        "hyper": ("--flops", "1e21", "--data", rates(tmp_path), "--column", "C=flops", "--loss", "lr"),
+        "worth": ("--flops", "1e21", *own, "--cheap", make_table(tmp_path, 2, E=1.85), "--speedup", "2"),
+    }
+    found = {}
+    for what, arguments in plans.items():
+        said, found[what] = decided(capsys, tmp_path, what, *arguments)
+        one = found[what]
+        assert "own runs" in one["basis"] and "resamples" in one["spread"], what
+        assert f"constants: {one['basis']}" in said and f"intervals: {one['spread']}" in said
+        assert set(one["intervals"]) == set(one["values"]) - {"changes at FLOPs"}, what
+        assert all(low < high for low, high in one["intervals"].values()), what
+    assert found["critical"]["basis"] == "36 own runs; 48 own runs"
+    assert found["hyper"]["values"]["lr"] == pytest.approx(0.3118 * 1e21**-0.125, rel=0.2)
+    low, high = found["bits"]["intervals"]["bits"]
+    assert low < 3.47 < high and high - low < 1.5
+
+
+def test_the_gap_widens_what_follows_from_it(table, tmp_path, capsys):
+    """The interval of a decision from two laws holds the uncertainty of both, and the truth."""
+    data = ("critical", "--size", "1e9", "--bits", "4", "--data", table, *COLUMNS)
+    _, alone = decided(capsys, tmp_path, *data, *GIVEN)
+    _, both = decided(capsys, tmp_path, *data, "--gap_data", gaps(tmp_path, 0.1))
+    (low, high), (least, most) = (one["intervals"]["critical tokens"] for one in (alone, both))
+    truth = critical_tokens(TRUTH["beta"], TRUTH["B"], GAP, 1e9, 4.0)
+    assert least < truth < most and low < truth < high
+    assert np.log(most / least) > 1.5 * np.log(high / low)
+
+
+def test_a_decision_about_gaps_says_how_far_it_lies(table, tmp_path, capsys):
+    far = ["plan", "critical", "--size", "1e12", "--bits", "8", "--data", table, *COLUMNS, *GIVEN]
+    assert main(far) == 2
+    assert "times beyond the runs" in capsys.readouterr().err
+    assert main([*far, "--far"]) == 0
+    assert "times beyond the runs" in capsys.readouterr().out
+
+
+def test_bits_at_the_end_of_the_search_are_no_optimum(tmp_path, capsys):
+    small = ("--gap", "CT=.05,gD=.5,gN=.45,rate=.9")
+    said, found = decided(capsys, tmp_path, "memory", "--memory", "1e9", "--tokens", "2e10", *small)
+    assert found["values"]["bits"] == pytest.approx(1) and "1 bits is the end of the search" in said
+    said, _ = decided(capsys, tmp_path, "bits", "--flops", "1e21")
+    assert "end of the search" not in said
+
+
+def test_the_split_of_a_float(capsys):
+    assert main(["plan", "split", "--bits", "8"]) == 0
+    said = capsys.readouterr().out
+    assert "2501.02423" in said and "exponent bits          4" in said and "mantissa bits          3" in said
+
+
+def test_the_cheap_method_at_equal_compute(table, tmp_path, capsys):
+    """The same runs, one as if twice as cheap: better at every budget, by what twice the compute buys."""
+    out = tmp_path / "worth.json"
+    arguments = ["--flops", "1e21", "--speedup", "2", *COLUMNS, "--bootstrap", "80", "--out", str(out)]
+    assert main(["plan", "worth", "--data", table, "--cheap", table, *arguments]) == 0
+    assert "better at every budget" in capsys.readouterr().out
+    values = json.loads(out.read_text())["values"]
+    law = laws.get("chinchilla")
+    ends = [laws.budget(law, flops)(**TRUTH)["loss"] for flops in (1e21, 2e21)]
+    assert values["advantage at --flops"] == pytest.approx(ends[0] - ends[1], rel=0.1)
+    assert main(["plan", "worth", "--data", table, "--cheap", table, "--flops", "1e10", *COLUMNS]) == 2
+
+
+def test_runs_that_are_left_out_of_a_decision_are_named(folder, capsys):
+    runs = str(folder)
+    assert main(["plan", "budget", "--flops", "1e19", "--data", runs, "--bootstrap", "20"]) == 0
+    assert capsys.readouterr().out.count("unfinished: not finished") == 1
+    worth = ["plan", "worth", "--flops", "1e20", "--data", runs, "--cheap", runs, "--bootstrap", "20"]
+    assert main(worth) == 2  # 167 times the largest run
+    refused = capsys.readouterr()
+    assert "give --far" in refused.err
+    assert main([*worth, "--far"]) == 0
+    assert capsys.readouterr().out.count("unfinished: not finished") == 2  # of either method
+
+
+def test_the_best_mixture_of_own_runs(tmp_path, capsys):
+    """L = c + exp(sum t_j r_j) is least at the vertex of the least t; its runs say so."""
+    shares = np.random.default_rng(0).dirichlet([2.0, 2.0, 2.0], 24)
+    loss = 1.5 + np.exp(shares @ [0.6, -0.4, 0.3])
+    path = tmp_path / "mixtures.csv"
+    rows = [",".join(f"{v:.9f}" for v in (*r, y)) for r, y in zip(shares, loss, strict=True)]
+    path.write_text("\n".join(["web,code,books,loss", *rows]))
+    out = tmp_path / "mixture.json"
+    arguments = ["--data", str(path), "--domains", "web", "code", "books", "--out", str(out)]
+    assert main(["plan", "mixture", *arguments]) == 0
+    found = json.loads(out.read_text())["values"]
+    assert found["code"] > 0.99 and found["loss"] == pytest.approx(1.5 + np.exp(-0.4), rel=1e-2)
