@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from dither.errors import UserError
 from dither.methods.casting import cast_weight, written
+from dither.methods.grid import turned
 from dither.methods.targets import Target, find_targets
 from dither.nn.packed import PackedTensor, parameter, quantize
 from dither.quantizer import Quantizer
@@ -179,16 +180,8 @@ class Method:
 
     def packed(self, target: Target) -> PackedTensor:
         """A target weight as it would be deployed, packed; UserError where the grid cannot be stored."""
-        if target.weight.dim() != 2:
-            self.check_packable(target)
+        check_matrix(target)
         return quantize(target.weight.detach(), self.quantizer, -1 if target.is_rows else 0)
-
-    def check_packable(self, target: Target) -> None:
-        """UserError for a weight that is not stored as rows of inputs, which is how weights are packed."""
-        if not target.is_rows:
-            raise UserError(
-                f"{target.name}, {tuple(target.weight.shape)}, is no (outputs, inputs) matrix; exempt it"
-            )
 
     def convert_(self) -> nn.Module:
         """Detach the method and replace the target weights by packed ones, in place; returns the model."""
@@ -210,6 +203,22 @@ class Method:
                 raise UserError(
                     f"this state was saved with {key} {state.get(key)!r}, but this run has {mine!r}"
                 )
+
+
+def stored(target: Target, rows: PackedTensor) -> PackedTensor:
+    """A weight that was packed as rows of inputs in the shape and dtype that its modules hold."""
+    check_matrix(target)
+    packed = rows if target.is_rows else turned(rows)
+    return packed.to(target.weight.dtype)  # type: ignore[return-value]
+
+
+def check_matrix(target: Target) -> None:
+    """UserError for a weight of more than two axes, which cannot be packed."""
+    if target.weight.dim() > 2:
+        raise UserError(
+            f"{target.name}, {tuple(target.weight.shape)}, is no (outputs, inputs) matrix and cannot be "
+            "packed; exempt it"
+        )
 
 
 def _refuse_frozen(method: str, targets: Mapping[str, nn.Parameter]) -> None:

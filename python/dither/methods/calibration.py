@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from dither.blocks import Layout
 from dither.errors import UserError
-from dither.methods.base import Method
+from dither.methods.base import Method, stored
 from dither.methods.targets import Target
 from dither.nn.kernels import WORDS
 from dither.nn.packed import PackedTensor
@@ -92,8 +92,7 @@ class Calibrated(Method):
         return weight
 
     def packed(self, target: Target) -> PackedTensor:
-        self.check_packable(target)
-        return self.result(target).to(target.weight.dtype)  # type: ignore[return-value]
+        return stored(target, self.result(target))
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dither.blocks import Layout
 from dither.errors import UserError
-from dither.methods.blocks import split
+from dither.methods.blocks import check_along_inputs, split
 from dither.nn import ops
 from dither.nn.packed import PackedTensor, quantize
 from dither.quantizer import Quantizer
@@ -33,7 +34,7 @@ class Grid:
         if packed is None:
             packed = quantize(rows, quantizer.replace(rounding="nearest_even"), -1)
         self._packed = packed
-        self._unit = Quantizer(
+        self.unit = Quantizer(
             format=quantizer.format, block="tensor", scale_format="fp32", scale_rule="static", scale=1.0
         )
         self.scale = self._with_codes(torch.ones_like(rows)).dequantize()
@@ -66,13 +67,25 @@ class Grid:
 
     def _with_codes(self, elements: Tensor) -> PackedTensor:
         held = self._packed
-        parts = held.parts | {"codes": quantize(elements, self._unit, -1).codes}
+        parts = held.parts | {"codes": quantize(elements, self.unit, -1).codes}
         return PackedTensor(held.packing, held.source, held.dtype, parts)
 
     def loss(self, rows: Tensor, points: Tensor, gram: Tensor) -> Tensor:
         """tr((points - rows) gram (points - rows)^T) for every row: the squared error of its output."""
         difference = (points - rows).to(gram.dtype)
         return ((difference @ gram) * difference).sum(-1)
+
+
+def turned(packed: PackedTensor) -> PackedTensor:
+    """The same values for the transposed weight, whose inputs are the first axis. Blocks run along the
+    inputs."""
+    check_along_inputs(packed.quantizer)
+    values = packed.dequantize()
+    grid = Grid(values, packed.quantizer, packed)
+    codes = quantize(_ratio(values, grid.scale).T.contiguous(), grid.unit, 0).codes
+    parts = {name: part.T if part.dim() == 2 else part for name, part in packed.parts.items()}
+    layout = Layout(packed.quantizer, tuple(packed.shape[::-1]), 0)
+    return PackedTensor(layout, packed.source, packed.dtype, parts | {"codes": codes})
 
 
 def check_has_grid(quantizer: Quantizer) -> None:

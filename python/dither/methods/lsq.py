@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError
-from dither.methods.base import refuse_rounding
+from dither.methods.base import refuse_rounding, stored
 from dither.methods.blocks import check_along_inputs, join, split
 from dither.methods.casting import cast_weight
 from dither.methods.forward import Forward
@@ -117,9 +117,8 @@ class Lsq(Forward):
         return cast_weight(target, weight, self.grid(target), rounding, seed)
 
     def packed(self, target: Target) -> PackedTensor:
-        self.check_packable(target)
-        weight = target.weight.detach()
-        return self.grid(target).store(target.rows(weight).float()).to(weight.dtype)  # type: ignore[return-value]
+        rows = target.rows(target.weight.detach()).float()
+        return stored(target, self.grid(target).store(rows))
 
     def state_dict(self) -> dict[str, Any]:
         steps = {f"step.{name}": step.detach().clone() for name, step in self.steps.items()}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dither.methods.base import stored
 from dither.methods.calibration import Calibrated
 from dither.methods.casting import cast_weight
 from dither.methods.gptq import check_clip, checked_clip, grid_for
@@ -76,6 +77,5 @@ class Ptq(Calibrated):
     def packed(self, target: Target) -> PackedTensor:
         if self.needs_data:
             return super().packed(target)
-        self.check_packable(target)
         weight = target.weight.detach()
-        return self._grid(target, weight).store(weight.float()).to(weight.dtype)  # type: ignore[return-value]
+        return stored(target, self._grid(target, weight).store(target.rows(weight).float()))

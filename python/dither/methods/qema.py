@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError
+from dither.methods.base import stored
 from dither.methods.casting import ROUNDINGS
 from dither.methods.forward import Forward
 from dither.methods.grid import Grid
@@ -61,10 +62,9 @@ class Qema(Forward):
         return self._chosen(target, weight)
 
     def packed(self, target: Target) -> PackedTensor:
-        self.check_packable(target)
         weight = target.weight.detach()
-        points = self._chosen(target, weight).float()
-        return Grid(weight.float(), self.quantizer).store(points).to(weight.dtype)  # type: ignore[return-value]
+        points = target.rows(self._chosen(target, weight)).float()
+        return stored(target, Grid(target.rows(weight).float(), self.quantizer).store(points))
 
     def state_dict(self) -> dict[str, Any]:
         averages = {f"average.{name}": value.clone() for name, value in self.average.items()}

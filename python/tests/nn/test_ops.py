@@ -14,7 +14,7 @@ import dither
 import dither.nn as dnn
 from dither.errors import UserError
 from dither.nn import kernels, ops, twin
-from dither.nn.products import quantized
+from dither.nn.factors import quantized
 from dither.nn.streams import OPERANDS
 
 RNG = torch.tensor([1, 2])

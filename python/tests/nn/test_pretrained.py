@@ -61,13 +61,13 @@ def test_a_folder_is_trained_packed_and_written(name, folder, tmp_path):
     }
     again = dnn.from_folder(tmp_path / "out")
     assert float(loss_of(again)) == pytest.approx(deployed, rel=1e-6)
-    if name == "gptq":
-        with pytest.raises(UserError, match="no \\(outputs, inputs\\) matrix"):
-            method.convert_()
-        return
     method.convert_()  # GPT-2's linears hold their weights transposed: packed along the first axis
     assert float(loss_of(model)) == pytest.approx(deployed, rel=1e-5)
-    assert float(loss_of(dnn.convert_(again, "int4_g32"))) == pytest.approx(deployed, rel=1e-5)
+    if name != "gptq":  # whose scales are not those of its points
+        assert float(loss_of(dnn.convert_(again, "int4_g32"))) == pytest.approx(deployed, rel=1e-5)
+    dnn.save_model(model, tmp_path / "packed.safetensors")
+    fresh = dnn.load_model_(dnn.from_folder(folder), tmp_path / "packed.safetensors")
+    assert float(loss_of(fresh)) == pytest.approx(deployed, rel=1e-5)
     assert model.transformer.h[0].attn.c_attn.weight.nbytes_held < 32 * 96
 
 
