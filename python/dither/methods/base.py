@@ -189,7 +189,7 @@ class Method:
         self.detach()
         for target, weight in zip(self.found, packed, strict=True):
             for module in target.modules:
-                module.weight = weight
+                setattr(module, target.attribute, weight)
         return self.model
 
     def state_dict(self) -> dict[str, Any]:

@@ -42,6 +42,15 @@ class Calibrated(Method):
         self.results: dict[str, PackedTensor] = {}
         super().__init__(*args, **options)
 
+    def check(self) -> None:
+        super().check()
+        unseen = [t.name for t in self.found if not t.sees_inputs] if self.needs_data else []
+        if unseen:
+            raise UserError(
+                f"{self.label} works on the inputs of modules, and torch's attention multiplies by "
+                f"{', '.join(unseen)} without calling one: exempt=['*.in_proj', '*.out_proj']"
+            )
+
     def solve(self, target: Target, rows: Tensor, gram: Tensor) -> PackedTensor:
         """The weight `rows` [outputs, inputs] (fp32 or fp64) on its grid; `gram` [inputs, inputs], fp64, is
         the mean of x x^T over the layer's inputs x."""

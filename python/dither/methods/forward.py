@@ -1,10 +1,11 @@
 """Methods that change the forward: modules compute with what the method makes of their weight and input.
 
 While such a method is attached, a target's module has a subclass of its own class whose attribute `weight`
-is, during the module's forward, what `Forward.weight` returned; outside of it, and for everybody else, it is
-the parameter. Parameters, their order and the names in the state dict stay, and a recipe that the module
-carries already (`dither.nn.prepare_`) goes on quantizing the other operands: its products find the method's
-weight in place of the parameter, and autograd carries their gradient on to it.
+(of attention `in_proj_weight`) is, during the forward that multiplies by it, what `Forward.weight` returned;
+outside of it, and for everybody else, it is the parameter. Parameters, their order and the names in the state
+dict stay, and a recipe that the module carries already (`dither.nn.prepare_`) goes on quantizing the other
+operands: its products find the method's weight in place of the parameter, and autograd carries their gradient
+on to it.
 """
 
 from __future__ import annotations
@@ -23,25 +24,35 @@ from dither.nn.streams import OPERANDS, signed, stream
 from dither.quantizer import Quantizer
 
 _WEIGHT = OPERANDS.index("fprop_w")
-_PRODUCTS = ("linear", "head", "conv")
+_PRODUCTS = ("linear", "head", "conv", "grouped")
 
 
 class _Seen(nn.Module):
-    """Mixed into a target module's class: `weight` is what the method shows to the forward."""
+    """Mixed into a target module's class: the weight is what the method shows to the forward."""
 
     dither_seen: Tensor | None
 
+
+class _SeenWeight(_Seen):
     @property
     def weight(self) -> Any:
         return self._parameters["weight"] if self.dither_seen is None else self.dither_seen
 
 
+class _SeenInProjection(_Seen):
+    @property
+    def in_proj_weight(self) -> Any:
+        return self._parameters["in_proj_weight"] if self.dither_seen is None else self.dither_seen
+
+
+_SEEN = {"weight": _SeenWeight, "in_proj_weight": _SeenInProjection}
 _made: dict[type[nn.Module], type[nn.Module]] = {}
 
 
-def _seeing(own: type[nn.Module]) -> type[nn.Module]:
+def _seeing(own: type[nn.Module], attribute: str) -> type[nn.Module]:
     if own not in _made:
-        _made[own] = type(f"Seeing{own.__name__}", (_Seen, own), {"__module__": own.__module__})
+        bases = (_SEEN[attribute], own)
+        _made[own] = type(f"Seeing{own.__name__}", bases, {"__module__": own.__module__})
     return _made[own]
 
 
@@ -91,12 +102,12 @@ class Forward(Method):
     def attach(self) -> None:
         self._check_recipe()
         for target in self.found:
-            for module in target.modules:
-                module.__class__ = _seeing(type(module))
+            for module, caller in zip(target.modules, target.callers, strict=True):
+                module.__class__ = _seeing(type(module), target.attribute)
                 module.dither_seen = None  # pyright: ignore[reportArgumentType]
                 self._handles += [
-                    module.register_forward_pre_hook(_Before(self, target)),
-                    module.register_forward_hook(_after, always_call=True),
+                    caller.register_forward_pre_hook(_Before(self, target, module)),
+                    caller.register_forward_hook(_After(module), always_call=True),
                 ]
 
     def detach(self) -> None:
@@ -123,23 +134,28 @@ class Forward(Method):
             for module in target.modules:
                 if getattr(module, "max_norm", None) is not None:
                     raise UserError(f"{target.name} is renormalised in place (max_norm); exempt it")
+                if self.activations is not None and not target.sees_inputs:
+                    raise UserError(
+                        f"{target.name}: attention multiplies by it without calling a module, so that its "
+                        "input cannot be quantized; exempt it, or leave activations= to a recipe"
+                    )
                 _refuse_twice(self, target, module)
 
 
 class _Before:
-    """The hook before a target module's forward."""
+    """The hook before the forward that multiplies by the weight of `module`."""
 
-    def __init__(self, method: Forward, target: Target) -> None:
-        self.method, self.target = method, target
+    def __init__(self, method: Forward, target: Target, module: nn.Module) -> None:
+        self.method, self.target, self.module = method, target, module
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        method, target = self.method, self.target
+    def __call__(self, caller: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        method, target, module = self.method, self.target, self.module
         if not method.active:
             return None
         if not isinstance(module, _Seen):
             raise UserError(f"{target.name}: {_OUT_OF_ORDER}")
         _refuse_twice(method, target, module)
-        module.dither_seen = method.weight(target, module._parameters["weight"])  # type: ignore[arg-type]
+        module.dither_seen = method.weight(target, module._parameters[target.attribute])  # type: ignore[arg-type]
         if method.activations is None or target.kind not in _PRODUCTS:
             return None
         if not args:
@@ -147,9 +163,15 @@ class _Before:
         return (method.activation(target, args[0]), *args[1:])
 
 
-def _after(module: nn.Module, args: Any, output: Any) -> None:
-    if isinstance(module, _Seen):
-        module.dither_seen = None
+class _After:
+    """The hook after it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, caller: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(self.module, _Seen):
+            self.module.dither_seen = None
 
 
 _OUT_OF_ORDER = (
@@ -162,6 +184,8 @@ def _refuse_twice(method: Forward, target: Target, module: nn.Module) -> None:
     site = getattr(module, "dither_site", None)
     if site is None:
         return
+    if target.attribute == "in_proj_weight":
+        site = next(one for one in module.dither_prepared.sites if one.part == "in_proj")  # type: ignore[union-attr]
     for operand, mine in (("fprop_w", method.quantizer), ("fprop_x", method.activations)):
         theirs = getattr(site.recipe, operand)
         if theirs is not None and mine is not None:

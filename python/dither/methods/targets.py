@@ -17,7 +17,8 @@ WEIGHT_SITES = tuple(site for site in SITES if site != "attention")
 @dataclass(frozen=True)
 class Target:
     """One weight: its name in the model, its position among all sites (for random streams), the parameter,
-    and the modules that share it, of which it is the attribute `weight`.
+    the modules that share it, of which it is the attribute `attribute`, and those whose forward multiplies by
+    it: the same, but for attention, which does not call its `out_proj`.
     """
 
     name: str
@@ -25,6 +26,13 @@ class Target:
     weight: nn.Parameter
     modules: tuple[nn.Module, ...]
     kind: str
+    attribute: str = "weight"
+    callers: tuple[nn.Module, ...] = ()
+
+    @property
+    def sees_inputs(self) -> bool:
+        """Whether its modules are called with what the weight is multiplied by."""
+        return self.attribute == "weight" and self.callers == self.modules
 
     @property
     def is_rows(self) -> bool:
@@ -36,7 +44,7 @@ class Target:
         """Transposed convolutions, and GPT-2's Conv1D: the inputs are the first axis of the weight."""
         module = self.modules[0]
         return isinstance(module, _TRANSPOSED) or (
-            self.kind == "linear" and not isinstance(module, nn.Linear)
+            self.kind == "linear" and not isinstance(module, nn.Linear | nn.MultiheadAttention)
         )
 
     def rows(self, weight: Tensor) -> Tensor:
@@ -76,21 +84,31 @@ def find_targets(
             )
     found = candidates(model)
     left_out = matching(found, list(exempt))
+    owners = {id(m.out_proj): m for _, m, _ in found if isinstance(m, nn.MultiheadAttention)}
     chosen: dict[int, Target] = {}
     barred: set[int] = set()
     for index, (name, module, kind) in enumerate(found):
-        weight = getattr(module, "weight", None)
+        attribute = "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
+        weight = getattr(module, attribute, None) if kind != "attention" else None
         if weight is None:
+            if attribute != "weight" and kind in sites and name not in left_out:
+                raise UserError(
+                    f"{name}: attention with keys or values of another width (kdim=, vdim=) has three "
+                    f"weights, which no method treats; exempt {name!r}"
+                )
             continue
+        caller = owners.get(id(module), module)
         if kind not in sites or name in left_out:
             barred.add(id(weight))
         elif id(weight) in chosen:
             first = chosen[id(weight)]
-            chosen[id(weight)] = replace(first, modules=(*first.modules, module))
-        else:
-            chosen[id(weight)] = Target(
-                f"{name}.weight" if name else "weight", index, weight, (module,), kind
+            chosen[id(weight)] = replace(
+                first, modules=(*first.modules, module), callers=(*first.callers, caller)
             )
+        else:
+            own = name if attribute == "weight" else name.rpartition("in_proj")[0].removesuffix(".")
+            full = f"{own}.{attribute}".lstrip(".")
+            chosen[id(weight)] = Target(full, index, weight, (module,), kind, attribute, (caller,))
     targets = [target for key, target in chosen.items() if key not in barred]
     if not targets:
         raise UserError(
