@@ -56,6 +56,14 @@ class Certificate:
         return self.ending == "converged" and min(self.eigenvalues) > FLAT * max(self.eigenvalues)
 
 
+def at_bounds(theta: Floats, low: Floats, high: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which parameters sit at a bound, and which are neither there nor fixed."""
+    fixed = low == high
+    tight = 1e-9 * (1 + np.abs(theta))
+    active = ~fixed & ((theta <= low + tight) | (theta >= high - tight))
+    return active, ~fixed & ~active
+
+
 def certify(
     names: tuple[str, ...],
     optima: Optima,
@@ -67,11 +75,9 @@ def certify(
 ) -> Certificate:
     """The certificate of the best of one set's optima; names, bounds, starts and derivatives are theta's."""
     theta, value, which = (part[0] for part in optima.best())
-    fixed = low == high
-    tight = 1e-9 * (1 + np.abs(theta))
-    active = ~fixed & ((theta <= low + tight) | (theta >= high - tight))
-    free = ~fixed & ~active
-    scale = np.sqrt(np.maximum(np.diag(hessian)[free], np.finfo(float).tiny))
+    active, free = at_bounds(theta, low, high)
+    bend = np.abs(np.diag(hessian)[free])
+    scale = np.sqrt(np.where(bend > np.finfo(float).tiny, bend, 1.0))
     unit = hessian[np.ix_(free, free)] / np.outer(scale, scale)
     # Where a parameter ran to infinity there is no Hessian, and so no certificate.
     none = np.full(max(len(unit), 1), 1.0 if not free.any() else np.nan)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, suggest
-from dither.laws import cautions, search, table
-from dither.laws.certificate import Certificate, certify, minima
+from dither.laws import cautions, corner, search, table
+from dither.laws.certificate import Certificate, at_bounds, certify, minima
 from dither.laws.engine import Floats, Objective, Rows
 from dither.laws.law import FunctionLaw, SumLaw
 from dither.laws.profiles import Profile, profile
@@ -242,6 +242,13 @@ def fit_arrays(
     theta, value, _ = (part[0] for part in found.optima.best())
     _, gradient, hessian = search.derivatives(law, rows, theta, objective)
     certificate = certify(law.thetas, found.optima, found.starts, gradient, hessian, low, high)
+    if objective.name == "lad":
+        exact = corner.find(law, rows, theta, objective, at_bounds(theta, low, high)[1])
+        if exact is not None:
+            theta, hessian = exact
+            value, gradient, _ = search.derivatives(law, rows, theta, objective)
+            certificate = certify(law.thetas, found.optima, found.starts, 0 * gradient, hessian, low, high)
+            certificate = replace(certificate, ending="converged")
     ends = zip(*minima(found.optima, low < high), strict=True)
     result = Fit(
         law=law,

@@ -28,11 +28,12 @@ def trained(
     shared: Mapping[str, Any],
     runs: Sequence[Mapping[str, Any]],
     say: Callable[[str], None] = lambda text: None,
-    **view: str,
+    view: str = "full",
+    cast: str | None = None,
 ) -> list[Row]:
     """Bring the runs to their end and return a row of `dither.laws.read_runs` for each, in their order.
 
-    shared: sections of the sweep's file, `folder`/`name`.toml; runs: dotted keys -> values. view: which
+    shared: sections of the sweep's file, `folder`/`name`.toml; runs: dotted keys -> values. view, cast: which
     evaluation the rows are of, as `read_runs` takes it. UserError where a run cannot be trained, or two are
     the same.
     """
@@ -50,7 +51,7 @@ def trained(
             summary = train(entry.config, run, run.exists(), progress=Progress(), tokens=tokens[data])
             end = summary["final"][0]
             say(f"{name} {number}/{len(entries)} ({entry.label}): {end['loss']:.4f} nats a token")
-    table, _ = read_runs([folder / "runs" / entry.key for entry in entries], **view)
+    table, _ = read_runs([folder / "runs" / entry.key for entry in entries], view=view, cast=cast)
     found = {
         Path(values[0]).name: dict(zip(table, values, strict=True))
         for values in zip(*table.values(), strict=True)
