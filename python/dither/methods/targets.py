@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from dither.errors import UserError, suggest
+from dither.nn.packed import PackedTensor
 from dither.nn.recipe import SITES
 from dither.nn.sites import candidates, matching
 
@@ -110,9 +112,25 @@ def find_targets(
             full = f"{own}.{attribute}".lstrip(".")
             chosen[id(weight)] = Target(full, index, weight, (module,), kind, attribute, (caller,))
     targets = [target for key, target in chosen.items() if key not in barred]
+    for target in targets:
+        _check_parameter(target)
     if not targets:
         raise UserError(
             f"no weight of the sites {', '.join(sites)} is left after exempt={list(exempt)}; the model has: "
             + (", ".join(f"{name or '(the model)'} ({kind})" for name, _, kind in found) or "none")
         )
     return targets
+
+
+def _check_parameter(target: Target) -> None:
+    """UserError for a weight that is no parameter which can be read and written."""
+    if isinstance(target.weight, UninitializedParameter):
+        raise UserError(f"the shape of {target.name} is not known yet: call the model once first")
+    if isinstance(target.weight, PackedTensor):
+        raise UserError(f"{target.name} is packed already: dither.nn.convert_(model, None) unpacks it")
+    if target.modules[0]._parameters.get(target.attribute) is not target.weight:
+        raise UserError(
+            f"{target.name} is computed from other parameters (weight_norm, a parametrization), so that it "
+            "cannot be written; remove_parametrizations or remove_weight_norm of torch.nn.utils makes it one, "
+            "or exempt it"
+        )

@@ -274,3 +274,28 @@ def test_methods_that_need_inputs_name_the_weights_of_attention(name):
     with pytest.raises(UserError, match=r"three weights.*exempt '0\.in_proj'"):
         methods.Qat(crossed, "int4_g32")
     assert list(methods.Qat(crossed, "int4_g32", exempt="0.in_proj").targets) == ["0.out_proj.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize("name", methods.names())
+def test_weights_that_are_no_parameters_are_named(name):
+    """Written to, they would be as before: nothing would be quantized, and nothing say so."""
+    normed = torch.nn.utils.parametrizations.weight_norm(nn.Linear(32, 32))
+    old = torch.nn.utils.weight_norm(nn.Linear(32, 32))
+    (packed,) = dnn.convert_(nn.Sequential(nn.Linear(32, 32)), "int4_g32").children()
+    for layer, message in (
+        (normed, "computed from other parameters.*remove_parametrizations"),
+        (old, "computed from other parameters.*remove_weight_norm"),
+        (nn.LazyLinear(8), "shape of 1.weight is not known"),
+        (packed, "packed already.*unpacks"),
+    ):
+        model = nn.Sequential(nn.Linear(32, 32), layer)
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.is_floating_point()])
+        options: dict[str, Any] = {"optimizer": optimizer} if "optimizer" in methods.options(name) else {}
+        if name == "lotion":
+            options["curvature"] = methods.AdamSecondMoment(optimizer, n_eff=4)
+        with pytest.raises(UserError, match=message):
+            methods.get(name)(model, "int4_g32", **options)
+        assert type(model[0]) is nn.Linear
+        if name not in ("lotion", "eco"):  # whose optimizer knows it
+            methods.get(name)(model, "int4_g32", exempt=["1"], **options)
