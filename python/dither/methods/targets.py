@@ -131,6 +131,6 @@ def _check_parameter(target: Target) -> None:
     if target.modules[0]._parameters.get(target.attribute) is not target.weight:
         raise UserError(
             f"{target.name} is computed from other parameters (weight_norm, a parametrization), so that it "
-            "cannot be written; remove_parametrizations or remove_weight_norm of torch.nn.utils makes it one, "
-            "or exempt it"
+            "cannot be written; remove_parametrizations or remove_weight_norm of torch.nn.utils makes it "
+            "one, or exempt it"
         )
