@@ -23,6 +23,7 @@ from dither.methods.base import Method, stored
 from dither.methods.targets import Target
 from dither.nn.kernels import WORDS
 from dither.nn.packed import PackedTensor
+from dither.nn.patches import Patches
 from dither.quantizer import Quantizer
 
 _ROWS = 4096  # inputs whose products are summed in fp32 before they enter the fp64 sum
@@ -251,11 +252,15 @@ def gram_of(group: Group, batches: Iterable[Any], run: Callable[[Any], Any]) -> 
 def columns(target: Target, module: nn.Module, x: Tensor) -> Tensor:
     """The inputs of a target's module as [positions, inputs], fp32 or fp64: of a convolution its patches."""
     x = x if x.dtype == torch.float64 else x.float()
-    if isinstance(module, nn.Conv2d):
-        if module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
-            raise UserError(f"{module} is no plain convolution (groups, padding): exempt it")
-        patches = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
-        return patches.transpose(1, 2).flatten(0, 1)
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1:
+        x = x if x.dim() == module.weight.dim() else x.unsqueeze(0)
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+        none = (0, 0) * len(module.kernel_size)
+        return Patches(module.kernel_size, module.stride, module.dilation, none, 1).rows(x).flatten(0, 1)
     if target.kind not in ("linear", "head"):
-        raise UserError(f"calibration knows linears and 2-D convolutions, not {type(module).__name__}")
+        raise UserError(
+            f"{target.name}: calibration knows linears and convolutions without groups, not {module}; "
+            "exempt it"
+        )
     return x.flatten(0, -2)
