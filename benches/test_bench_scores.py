@@ -253,7 +253,7 @@ def test_knn_shapley():
             "ours": lambda: run_shapley(part, y, ty[:100], k, out),
             "numpy": lambda: numpy_recursion(part, ty[:100]),
         },
-        rounds=2,
+        rounds=5,
     )
     judge("kNN-Shapley recursion, 50k x 100", times["ours"], times["numpy"], "vectorised numpy", 6.0, 4.2)
 

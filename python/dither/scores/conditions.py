@@ -53,6 +53,8 @@ def class_share(values: Any, labels: Any) -> float:
     """The share of the variance of mean ranks that lies between classes, 0 to 1: near 1, choosing by the
     score is choosing classes (use `selection.with_class_floor`). values: (runs, n), labels: (n,)."""
     ranks = rank(_runs(values, 1)).mean(axis=0)
+    if not len(ranks):
+        raise UserError("there are no examples")
     y = integers(labels, "labels", len(ranks))
     _, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
     means = np.bincount(codes, ranks) / counts

@@ -226,17 +226,18 @@ class Histories:
         return True
 
 
-def run_ranks(x: np.ndarray, centred: bool = False) -> np.ndarray:
-    """Ranks of every row of fp32 or fp64 without NaN, in fp64; or less their mean, in fp32."""
+def run_ranks(x: np.ndarray, centred: bool = False) -> tuple[np.ndarray, int | None]:
+    """Ranks of every row of fp32 or fp64, in fp64; or less their mean, in fp32. And the first row that has
+    NaN."""
     assert x.ndim == 2 and x.flags.c_contiguous
     out = np.empty(x.shape, np.float32 if centred else np.float64)
     array = x.ctypes.data, WORDS[x.dtype.name]
-    _core.score_ranks(array, x.shape[0], x.shape[1], out.ctypes.data, centred, get_num_threads())
-    return out
+    bad = _core.score_ranks(array, x.shape[0], x.shape[1], out.ctypes.data, centred, get_num_threads())
+    return out, bad
 
 
-def run_kendall(x: Floats) -> list[float]:
-    """tau-b of rows i < j."""
+def run_kendall(x: Floats) -> tuple[list[float], int | None]:
+    """tau-b of rows i < j; or the first row that has NaN."""
     assert x.ndim == 2 and x.flags.c_contiguous and x.dtype == np.float64
     return _core.score_kendall(x.ctypes.data, x.shape[0], x.shape[1], get_num_threads())
 

@@ -32,7 +32,9 @@ def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels:
     if x.shape[1] != tests.shape[1]:
         raise UserError(f"embeddings have {x.shape[1]} dimensions, test_embeddings {tests.shape[1]}")
     values, squares = np.zeros(len(x)), np.einsum("ij,ij->i", x, x)
-    if not np.isfinite(squares).all() or not np.isfinite(np.einsum("ij,ij->i", tests, tests)).all():
+    # A product of two examples is at most the greatest square; its double is added to one.
+    longest = max(float(squares.max()), float(np.einsum("ij,ij->i", tests, tests).max()))
+    if not 4 * longest < np.finfo(np.float32).max:
         raise UserError("distances of these embeddings overflow fp32: scale them down")
     step = min(max(1, BLOCK // len(x)), len(tests))
     memory = np.empty((step, len(x)), np.float32)

@@ -12,6 +12,9 @@ from dither.scores.engine import Floats, borrow, run_kendall, run_ranks
 CHUNK = 4096
 """Columns multiplied in fp32 before sums go on in fp64."""
 
+MOST = 1 << 31
+"""Positions are held in 32 bits, ranks in halves."""
+
 
 def rank(x: Any) -> Floats:
     """Ranks along the last axis, from 1; equal elements share the mean of their places (scipy's "average").
@@ -20,31 +23,32 @@ def rank(x: Any) -> Floats:
     rank.
     """
     array = _matrix(x)
-    ranks = run_ranks(array)
+    ranks, bad = run_ranks(array)
+    _refuse(array, bad, np.ndim(x))
     return ranks if np.ndim(x) == 2 else ranks[0]
 
 
 def _matrix(x: Any) -> np.ndarray:
-    """Rows of contiguous fp32 or fp64 without NaN."""
+    """Rows of contiguous fp32 or fp64."""
     ndim = np.ndim(x)
     if ndim not in (1, 2):
         raise UserError(f"ranks are taken of one vector or of rows, not of the shape {np.shape(x)}")
     borrowed = borrow(x, ndim, "the scores")
     array = borrowed.owner if isinstance(borrowed.owner, np.ndarray) else np.asarray(x)
+    if array.shape[-1] >= MOST:
+        raise UserError(f"ranks are taken of fewer than {MOST} elements, not {array.shape[-1]}")
     array = np.ascontiguousarray(array, np.float32 if borrowed.word != "fp64" else np.float64)
-    array = array.reshape(-1, array.shape[-1])
-    with np.errstate(all="ignore"):
-        # A sum that is NaN is quick to find; infinities of both signs make one too.
-        suspects = np.flatnonzero(np.isnan(array.sum(axis=1)))
-    bad = [row for row in suspects if np.isnan(array[row]).any()]
-    if bad:
-        row = int(bad[0])
+    return array.reshape(-1 if array.size else len(array) if ndim == 2 else 1, array.shape[-1])
+
+
+def _refuse(array: np.ndarray, row: int | None, ndim: int = 2) -> None:
+    """Name the NaN of a row that the kernel refused."""
+    if row is not None:
         where = f"row {row}, " if ndim == 2 else ""
         raise UserError(
             f"{where}element {int(np.flatnonzero(np.isnan(array[row]))[0])} is NaN and has no rank; "
             "select the examples that were scored first"
         )
-    return array
 
 
 def spearman(x: Any) -> Floats:
@@ -57,7 +61,11 @@ def spearman(x: Any) -> Floats:
     if n < 2:
         raise UserError(f"a rank correlation needs at least two elements, not {n}")
     # Up to 2^22 elements a centred rank, a multiple of one half, is exact in fp32.
-    centred = run_ranks(array, centred=True) if n < 1 << 22 else run_ranks(array) - (n + 1) / 2
+    exact = n < 1 << 22
+    centred, bad = run_ranks(array, centred=exact)
+    _refuse(array, bad)
+    if not exact:
+        centred -= (n + 1) / 2
     products = np.zeros((rows, rows))
     for start in range(0, n, CHUNK):
         part = centred[:, start : start + CHUNK]
@@ -83,7 +91,9 @@ def kendall(x: Any) -> Floats:
         raise UserError(f"a rank correlation needs at least two elements, not {n}")
     result = np.eye(rows)
     upper = np.triu_indices(rows, 1)
-    result[upper] = run_kendall(array)
+    taus, bad = run_kendall(array)
+    _refuse(array, bad)
+    result[upper] = taus
     result.T[upper] = result[upper]
     constant = (array == array[:, :1]).all(axis=1)
     result[constant, constant] = np.nan

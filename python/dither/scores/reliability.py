@@ -18,7 +18,10 @@ from dither.scores.ranks import rank, spearman
 
 
 def _runs(values: Any, least: int = 2) -> Floats:
-    x = np.asarray(values, np.float64)
+    try:
+        x = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"scores are numbers, (runs, examples): {error}") from None
     if x.ndim != 2:
         raise UserError(f"scores are (runs, examples), not of the shape {x.shape}")
     if len(x) < least:
@@ -28,12 +31,19 @@ def _runs(values: Any, least: int = 2) -> Floats:
     return x
 
 
+def _at_least_one(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"{name}={count} is at least 1")
+
+
 @dataclass(frozen=True)
 class Reliability:
     """r1: mean Spearman of two runs. half: mean Spearman of the mean ranks of two halves of the runs
     (measured), of `half_runs` each; predicted: what Spearman-Brown makes of r1 for that number. needed: runs
-    for a consistency of `target`, (target / (1 - target)) (1 - r1) / r1. snr: variance of ranks between
-    examples over that within. tied: share of examples whose score another one has in the same run."""
+    for a consistency of `target`, (target / (1 - target)) (1 - r1) / r1, and -1 where runs do not agree at
+    all, so that no number of them is enough. snr: variance of ranks between examples over that within. tied:
+    share of examples whose score another one has in the same run. NaN where a run gives all the same."""
 
     r1: float
     half: float
@@ -45,10 +55,10 @@ class Reliability:
     tied: float
 
     def __str__(self) -> str:
+        needed = f"{self.needed} runs for" if self.needed > 0 else "no number of runs reaches"
         text = (
             f"r1 {self.r1:.3f}; {self.half_runs} against {self.half_runs} runs {self.half:.3f} "
-            f"(Spearman-Brown {self.predicted:.3f}); SNR {self.snr:.1f}; "
-            f"{self.needed} runs for {self.target:g}"
+            f"(Spearman-Brown {self.predicted:.3f}); SNR {self.snr:.1f}; {needed} {self.target:g}"
         )
         return text + (" (many ties: the prediction is too high)" if self.tied > 0.5 else "")
 
@@ -65,6 +75,7 @@ def reliability(values: Any, *, target: float = 0.95, splits: int = 20, seed: in
     x = _runs(values)
     if not 0 < target < 1:
         raise UserError(f"target={target} lies between 0 and 1")
+    _at_least_one(splits=splits)
     ranks = rank(x)
     runs = len(x)
     r1 = float(spearman(x)[np.triu_indices(runs, 1)].mean())
@@ -85,7 +96,7 @@ def reliability(values: Any, *, target: float = 0.95, splits: int = 20, seed: in
         spearman_brown(r1, half),
         target,
         max(needed, 1) if needed >= 0 else -1,
-        between / within if within > 0 else np.inf,
+        between / within if within > 0 else np.inf if between > 0 else np.nan,
         tied,
     )
 
@@ -107,9 +118,11 @@ def score_correlations(values: Mapping[str, Any]) -> tuple[tuple[str, ...], Floa
     other, both ways averaged (runs in common would share their noise). The diagonal is each one's own split
     half.
 
-    values: name -> (runs, n). Returns names and the matrix.
+    values: name -> (runs, n). Returns names and the matrix. UserError for different shapes and for none.
     """
     names = tuple(values)
+    if not names:
+        raise UserError("there is no score to correlate")
     arrays = [_runs(values[name]) for name in names]
     if len({a.shape for a in arrays}) > 1:
         raise UserError(
@@ -134,9 +147,13 @@ class Components:
 
 def rank_pca(values: Mapping[str, Any]) -> Components:
     """PCA of the ranks of several scores of (n,): is there one factor of difficulty? Signs: the largest
-    loading is positive. UserError for a constant score."""
+    loading is positive. UserError for a constant score, different numbers of examples, and no score."""
     names = tuple(values)
-    x = rank(np.stack([np.asarray(values[name], np.float64) for name in names]))
+    arrays = [np.asarray(values[name], np.float64) for name in names]
+    if len({a.shape for a in arrays}) != 1 or arrays[0].ndim != 1:
+        shapes = {name: a.shape for name, a in zip(names, arrays, strict=True)}
+        raise UserError(f"scores are vectors of one length, at least one, not {shapes}")
+    x = rank(np.stack(arrays))
     x -= x.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(x, axis=1)
     if (norms == 0).any():
@@ -171,6 +188,9 @@ def architecture_bias(
     x, y = rank(_runs(a)), rank(_runs(b))
     if x.shape[1] != y.shape[1]:
         raise UserError(f"the groups score {x.shape[1]} and {y.shape[1]} examples")
+    if not 0 < rate < 1:
+        raise UserError(f"rate={rate} lies between 0 and 1")
+    _at_least_one(permutations=permutations)
     both, size = np.concatenate([x, y]), len(x)
     groups, exact = _groups(len(both), size, permutations, seed)
     weights = groups / size - (1 - groups) / (len(both) - size)
@@ -227,13 +247,15 @@ def fingerprints(
     """Can a handful of examples tell which architecture a run used? (2401.01867)
 
     On half of the runs of each group the k examples with the largest |Welch t| are chosen, and a classifier
-    of diagonal covariance is fitted; the other half is classified. UserError for groups of fewer than four
-    runs.
+    of diagonal covariance is fitted; the other half is classified, where a run between both counts half.
+    UserError for groups of fewer than four runs.
     """
     x, y = rank(_runs(a, 4)), rank(_runs(b, 4))
-    if x.shape[1] != y.shape[1] or max(counts) > x.shape[1]:
+    _at_least_one(splits=splits)
+    if x.shape[1] != y.shape[1] or not counts or not 1 <= min(counts) <= max(counts) <= x.shape[1]:
         raise UserError(
-            f"the groups score {x.shape[1]} and {y.shape[1]} examples; counts go up to {max(counts)}"
+            f"the groups score {x.shape[1]} and {y.shape[1]} examples; "
+            f"counts= are from 1 to as many, not {tuple(counts)}"
         )
     generator = np.random.Generator(np.random.Philox(seed))
     right, total = np.zeros(len(counts)), 0
@@ -249,9 +271,8 @@ def fingerprints(
             chosen = order[:k]
             gap = (means[0] - means[1])[chosen] / (pooled[chosen] + floor)
             middle = (means[0] + means[1])[chosen] / 2
-            right[i] += ((test_x[:, chosen] - middle) @ gap > 0).sum() + (
-                (test_y[:, chosen] - middle) @ gap < 0
-            ).sum()
+            sides = (test_x[:, chosen] - middle) @ gap, (middle - test_y[:, chosen]) @ gap
+            right[i] += sum((np.sign(side) + 1).sum() / 2 for side in sides)
         total += len(test_x) + len(test_y)
     chance = max(len(x), len(y)) / (len(x) + len(y))
     return Fingerprint(tuple(counts), tuple((right / total).tolist()), chance, splits)

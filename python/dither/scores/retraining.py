@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,18 @@ def retrain(
         raise UserError(f"a comparison needs at least 2 different seeds, not {list(chosen)}")
     if not selections:
         raise UserError("there is no selection to compare")
+    if any(isinstance(s, bool) or not isinstance(s, Integral) or s < 0 for s in chosen):
+        raise UserError(f"seeds are whole numbers, not negative: {list(chosen)}")
     if not 0 < confidence < 1:
         raise UserError(f"confidence={confidence} lies between 0 and 1")
     kept = {
         name: [_positions(name, choice(s) if callable(choice) else choice, n) for s in chosen]
         for name, choice in selections.items()
     }
+    for name, positions in kept.items():
+        if len({len(p) for p in positions}) > 1:
+            sizes = [len(p) for p in positions]
+            raise UserError(f"the selection {name!r} keeps as many examples for every seed, not {sizes}")
     runs = _Trainings(train, record)
     each = 1 - (1 - confidence) / len(kept)
     found = {}
@@ -143,6 +150,8 @@ def _detectable(interval: Interval) -> float:
 
 
 def _positions(name: str, positions: Any, n: int) -> Ints:
+    if getattr(getattr(positions, "dtype", None), "kind", None) == "b":
+        raise UserError(f"the selection {name!r} is a mask; give positions, as np.flatnonzero(mask)")
     found = np.sort(integers(positions, f"the selection {name}"))
     if not len(found) or found[0] < 0 or found[-1] >= n or (np.diff(found) == 0).any():
         raise UserError(f"the selection {name!r} holds different positions of {n} examples, at least one")
@@ -155,8 +164,11 @@ class _Trainings:
     def __init__(self, train: Train, record: str | Path | None) -> None:
         self.train, self.path = train, None if record is None else Path(record)
         self.known: dict[tuple[str, int], float] = {}
-        if self.path is not None and self.path.exists():
-            self._read(self.path)
+        if self.path is not None:
+            if self.path.is_dir() or not self.path.parent.is_dir():
+                raise UserError(f"record={self.path} is a file in a folder that exists")
+            if self.path.exists():
+                self._read(self.path)
 
     def _read(self, path: Path) -> None:
         text = path.read_text(encoding="utf-8")
@@ -174,9 +186,16 @@ class _Trainings:
     def result(self, positions: Ints, seed: int) -> float:
         key = hashlib.sha256(positions.tobytes()).hexdigest()[:32], int(seed)
         if key not in self.known:
-            value = float(self.train(positions, int(seed)))
+            found = self.train(positions, int(seed))
+            try:
+                value = float(found)
+            except (TypeError, ValueError):
+                value = math.nan
             if not math.isfinite(value):
-                raise UserError(f"training on {len(positions):,} examples with seed {seed} gave {value}")
+                raise UserError(
+                    f"training on {len(positions):,} examples with seed {seed} gave {found!r}, no finite "
+                    "number"
+                )
             self.known[key] = value
             if self.path is not None:
                 row = {"examples": key[0], "kept": len(positions), "seed": key[1], "result": value}

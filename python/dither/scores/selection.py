@@ -7,6 +7,7 @@ easy ones), and returns ascending positions of the examples to keep.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,30 @@ def _scores(scores: Any) -> Floats:
     return s
 
 
+def _finite(scores: Any, use: str) -> Floats:
+    """Scores whose range something is made of: the extremes of fp64 have none either."""
+    s = _scores(scores)
+    if len(s) and not np.abs(s).max() < 1e150:
+        raise UserError(
+            f"{int((~(np.abs(s) < 1e150)).sum())} scores are infinite or beyond 1e150, and {use}; "
+            "give dither.scores.rank(scores) instead, or choose by order (top, bottom, band, window)"
+        )
+    return s
+
+
 def _count(n: int, keep: float | int) -> int:
     """`keep` as a number of examples: a share below 1 (or 1.0), or a count."""
-    k = round(keep * n) if isinstance(keep, float) else keep
-    if isinstance(keep, bool) or not 0 <= k <= n:
+    share, whole = isinstance(keep, Real) and not isinstance(keep, Integral), isinstance(keep, Integral)
+    fits = 0 <= keep <= 1 if share else whole and not isinstance(keep, bool) and 0 <= keep <= n
+    if not fits:
         raise UserError(f"keep={keep!r} is a share from 0.0 to 1.0 or a count up to {n}")
-    return int(k)
+    return round(float(keep) * n) if share else int(keep)
+
+
+def _generator(seed: int) -> np.random.Generator:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise UserError(f"seed={seed!r} is a whole number, not negative")
+    return np.random.Generator(np.random.Philox(int(seed)))
 
 
 def _order(s: Floats) -> Ints:
@@ -91,24 +110,26 @@ def with_class_floor(scores: Any, labels: Any, keep: float | int, floor: float =
 def gumbel_top_k(log_weights: Any, keep: float | int, seed: int = 0) -> Ints:
     """Weighted sampling without replacement: log weights plus Gumbel noise, the greatest k (Vieira 2014).
 
-    -infinity is never drawn; UserError where fewer than k are left.
+    -infinity is never drawn; UserError where fewer than k are left, and for infinity.
     """
     w = _scores(log_weights)
     k = _count(len(w), keep)
+    if (w == np.inf).any():
+        raise UserError("a weight is beyond all others: infinite")
     if k > int((w > -np.inf).sum()):
         raise UserError(
             f"{k} examples are to be kept, but only {int((w > -np.inf).sum())} have a weight above 0"
         )
-    noisy = w + np.random.Generator(np.random.Philox(seed)).gumbel(size=len(w))
+    noisy = w + _generator(seed).gumbel(size=len(w))
     return np.sort(_order(noisy)[len(w) - k :])
 
 
 def sample_softmax(scores: Any, keep: float | int, temperature: float = 1.0, seed: int = 0) -> Ints:
     """Without replacement, weights exp(z / temperature) of the standardised scores z (too aggressive on noisy
     data, 2311.16298)."""
-    s = _scores(scores)
-    if not temperature > 0:
-        raise UserError(f"temperature={temperature} is above 0")
+    s = _finite(scores, "they have no weights")
+    if not temperature >= 1e-100:
+        raise UserError(f"temperature={temperature} is above 0 (1e-100 at least)")
     spread = s.std() if len(s) else 0.0
     z = (s - s.mean()) / spread if spread > 0 else np.zeros_like(s)
     return gumbel_top_k(z / temperature, keep, seed)
@@ -116,7 +137,7 @@ def sample_softmax(scores: Any, keep: float | int, temperature: float = 1.0, see
 
 def sample_linear(scores: Any, keep: float | int, eps: float = 0.01, seed: int = 0) -> Ints:
     """Without replacement, weights linear in the score from `eps` (easiest) to 1 (hardest), as 2311.16298."""
-    s = _scores(scores)
+    s = _finite(scores, "they have no weights")
     if not 0 < eps <= 1:
         raise UserError(f"eps={eps} lies above 0 and at most at 1")
     spread = s.max() - s.min() if len(s) else 0.0
@@ -126,6 +147,8 @@ def sample_linear(scores: Any, keep: float | int, eps: float = 0.01, seed: int =
 
 def random(n: int, keep: float | int, seed: int = 0) -> Ints:
     """The baseline that every policy must beat."""
+    if n < 0:
+        raise UserError(f"n={n} examples")
     return gumbel_top_k(np.zeros(n), keep, seed)
 
 
@@ -134,7 +157,7 @@ def coverage(
 ) -> Ints:
     """Coverage-centric selection (Zheng et al., 2210.15809): the hardest share is cut, then every stratum of
     the score's range gets an equal budget, small strata first; what they do not use goes to the others."""
-    s = _scores(scores)
+    s = _finite(scores, "their range has no strata")
     k = _count(len(s), keep)
     if not 0 <= drop_hardest < 1 or strata < 1:
         raise UserError(f"drop_hardest={drop_hardest} is a share below 1, strata={strata} at least 1")
@@ -144,7 +167,7 @@ def coverage(
     edges = np.linspace(s[pool[0]], s[pool[-1]], strata + 1)[1:-1]
     stratum = np.searchsorted(edges, s[pool], side="right")
     groups = sorted((pool[stratum == j] for j in np.unique(stratum)), key=len)
-    generator = np.random.Generator(np.random.Philox(seed))
+    generator = _generator(seed)
     kept: list[np.ndarray] = []
     left = k
     for i, group in enumerate(groups):

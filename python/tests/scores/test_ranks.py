@@ -18,13 +18,27 @@ def rows(n: int, values: int | None, count: int = 4, seed: int = 0) -> np.ndarra
     return rng.standard_normal((count, n)) if values is None else rng.integers(0, values, (count, n)) / 7
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 100, 2048, 5001])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 100, 255, 256, 257, 2048, 5001, 65536, 65537])
 @pytest.mark.parametrize("values", [None, 2, 50])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_ranks_are_scipys(n, values, dtype):
     x = rows(n, values).astype(dtype)
     np.testing.assert_array_equal(rank(x), scipy.stats.rankdata(x, axis=1))
     np.testing.assert_array_equal(rank(x[0]), scipy.stats.rankdata(x[0]))
+
+
+@pytest.mark.parametrize("kind", ["one part", "outlier", "both ends", "geometric", "ascending", "subnormal"])
+def test_ranks_of_uneven_numbers_are_scipys(kind):
+    z = np.random.default_rng(0).standard_normal(30_000)
+    x = {
+        "one part": np.where(z > 2, 1.0, 1e-9 * z),
+        "outlier": np.append(z, 1e300),
+        "both ends": np.sign(z) * (1 - 1e-12 * np.abs(z)),
+        "geometric": np.exp2(50 * z),
+        "ascending": np.sort(z),
+        "subnormal": z * 1e-310,
+    }[kind]
+    np.testing.assert_array_equal(rank(x), scipy.stats.rankdata(x))
 
 
 @settings(max_examples=200, deadline=None)
@@ -77,6 +91,9 @@ def test_what_has_no_rank():
             function(x)
     with pytest.raises(UserError, match="at least two"):
         spearman(np.ones((2, 1)))
+    x[1, 7], x[0, 3], x[3, 9] = np.inf, -np.inf, np.nan
+    with pytest.raises(UserError, match="row 3, element 9 is NaN"):
+        spearman(x.astype(np.float32))
     constant = np.stack([np.ones(9), np.arange(9.0)])
     for function in (spearman, kendall):
         np.testing.assert_array_equal(np.isnan(function(constant)), [[True, True], [True, False]])

@@ -110,6 +110,8 @@ def test_fingerprints_tell_groups_apart_only_where_they_differ():
     assert fingerprints(a, b).accuracy[0] > 0.95
     with pytest.raises(UserError, match="at least 4"):
         fingerprints(a[:3], b)
+    # Nothing to choose by: every run lies between the groups.
+    assert fingerprints(np.ones((5, 9)), np.ones((5, 9)), (1, 3)).accuracy == (0.5, 0.5)
 
 
 def test_auc_is_scikits_and_more_runs_find_more_noise():
@@ -131,3 +133,30 @@ def test_refusals():
         reliability(np.full((2, 5), np.nan))
     with pytest.raises(UserError, match="different shapes"):
         score_correlations({"a": np.ones((2, 3)), "b": np.ones((2, 4))})
+    x = runs(8, 40, 0.5)
+    calls = {
+        "are numbers": lambda: reliability([["a", "b"], ["c", "d"]]),
+        "splits=0": lambda: reliability(x, splits=0),
+        "no score": lambda: score_correlations({}),
+        "of one length": lambda: rank_pca({"a": x[0], "b": x[1, :3]}),
+        "at least one": lambda: rank_pca({}),
+        "rate=2": lambda: architecture_bias(x[:4], x[4:], rate=2),
+        "permutations=0": lambda: architecture_bias(x[:4], x[4:], permutations=0),
+        r"not \(0,\)": lambda: fingerprints(x[:4], x[4:], (0,)),
+        r"not \(\)": lambda: fingerprints(x[:4], x[4:], ()),
+        r"not \(41,\)": lambda: fingerprints(x[:4], x[4:], (41,)),
+        "at least two elements": lambda: reliability(x[:, :0]),
+    }
+    for said, call in calls.items():
+        with pytest.raises(UserError, match=said):
+            call()
+
+
+def test_runs_that_do_not_agree_are_said_to():
+    """Not to need -1 runs, and no signal over no noise is no ratio."""
+    x = runs(4, 30, 0.5)
+    against = np.stack([x[0], -x[0]])
+    assert reliability(against).needed == -1 and "no number of runs reaches 0.95" in str(reliability(against))
+    constant = reliability(np.ones((4, 30)))
+    assert np.isnan([constant.r1, constant.half, constant.snr]).all()
+    assert reliability(np.stack([x[0], x[0]])).snr == np.inf

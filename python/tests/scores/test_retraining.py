@@ -116,12 +116,20 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         ({"a": [N]}, {}, "different positions"),
         ({"a": np.arange(0)}, {}, "at least one"),
         (good, {"confidence": 1.0}, "between 0 and 1"),
+        (good, {"seeds": [-1, 2]}, "not negative"),
+        (good, {"seeds": [0.5, 2]}, "not negative"),
+        ({"a": VALUE > 0}, {}, "is a mask"),
+        ({"a": lambda seed: np.arange(1 + seed)}, {}, "as many examples for every seed"),
+        (good, {"record": tmp_path}, "a folder that exists"),
+        (good, {"record": tmp_path / "none" / "x.jsonl"}, "a folder that exists"),
     ]
     for choices, more, said in cases:
         with pytest.raises(UserError, match=said):
             retrain(noisy(1.0), choices, N, **more)
     with pytest.raises(UserError, match="gave nan"):
         retrain(lambda kept, seed: float("nan"), good, N)
+    with pytest.raises(UserError, match="gave None"):
+        retrain(lambda kept, seed: None, good, N)  # pyright: ignore[reportArgumentType]
     (tmp_path / "x.jsonl").write_text("no json\n")
     with pytest.raises(UserError, match="no record"):
         retrain(noisy(1.0), good, N, record=tmp_path / "x.jsonl")

@@ -1,12 +1,14 @@
 """Selection policies keep what they say, without replacement, with the stated probabilities."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dither.errors import UserError
-from dither.scores import selection
+from dither.scores import rank, selection
 
 BY_KEEP = ("top", "bottom", "window", "softmax", "linear", "coverage")
 SCORES = np.random.default_rng(0).permutation(100).astype(float)
@@ -76,11 +78,37 @@ def test_plenty_decides_and_repeats_fade():
 def test_refusals():
     with pytest.raises(UserError, match="NaN"):
         selection.top([1.0, np.nan], 1)
-    for keep in (1.5, -1, 101, True):
+    keeps: list[Any] = [1.5, -1, 101, True, np.nan, np.inf, "a", None]
+    for keep in keeps:
         with pytest.raises(UserError, match="share"):
             selection.top(SCORES, keep)
+    seeds: list[Any] = [-1, 0.5, True]
+    for seed in seeds:
+        with pytest.raises(UserError, match="not negative"):
+            selection.random(9, 3, seed=seed)
+        with pytest.raises(UserError, match="not negative"):
+            selection.coverage(SCORES, 3, seed=seed)
     with pytest.raises(UserError, match="quantiles"):
         selection.band(SCORES, 0.6, 0.2)
+
+
+@pytest.mark.parametrize("policy", ["softmax", "linear", "coverage"])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, 1e300])
+def test_policies_that_need_a_range_refuse_infinite_scores(policy, bad):
+    """As forgetting of what was never learned has them: their weights would be NaN, their strata one."""
+    scores = np.append(np.arange(20.0), bad)
+    with pytest.raises(UserError, match="1 scores are infinite"):
+        selection.POLICIES[policy](scores, 5)
+    assert len(selection.POLICIES[policy](rank(scores), 5)) == 5
+    assert (20 in selection.top(scores, 1)) == (bad > 0)
+
+
+def test_numpys_numbers_are_shares_and_counts():
+    half, five = (x[0] for x in (np.array([0.5], np.float32), np.array([5])))
+    assert len(selection.top(SCORES, half)) == len(selection.top(SCORES, 0.5))
+    assert len(selection.top(SCORES, five)) == 5
+    with pytest.raises(UserError, match="beyond all"):
+        selection.gumbel_top_k([0.0, np.inf], 1)
 
 
 def test_repetition_keeps_more_strata_the_more_is_seen():

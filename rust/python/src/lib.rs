@@ -13,6 +13,7 @@ mod ops;
 mod optim;
 mod packed;
 mod quantizer;
+mod ranks;
 mod scores;
 mod statistics;
 
@@ -30,5 +31,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     packed::register(m)?;
     methods::register(m)?;
     fit::register(m)?;
-    scores::register(m)
+    scores::register(m)?;
+    ranks::register(m)
 }

@@ -1,12 +1,9 @@
 //! Example scores. Arrays are addresses that `dither.scores.engine` has checked.
 
 use dither_scores::dynamics::{Histories, Record, Refused, Rest, Visits, update};
-use dither_scores::kendall::{self, Row};
 use dither_scores::logits::{Outputs, Rows, score};
 use dither_scores::ngrams::Documents;
-use dither_scores::ranks::rank;
 use dither_scores::sketch::{Matrix, Sketch};
-use dither_scores::sort::{Number, Sorter};
 use dither_scores::values::Values;
 use dither_scores::{duplicates, shapley, subsets, vog};
 use pyo3::buffer::{Element, PyBuffer};
@@ -14,7 +11,7 @@ use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError};
 use pyo3::prelude::*;
 
 /// Address and dtype word.
-type Array = (usize, String);
+pub type Array = (usize, String);
 /// Address and number of elements.
 type Span = (usize, usize);
 
@@ -30,20 +27,20 @@ fn values((address, dtype): &Array) -> PyResult<Values> {
 
 /// # Safety
 /// The address is that of `len` elements that live, and are written by nobody else, as long as the slice.
-unsafe fn slice<'a, T>((address, len): Span) -> &'a [T] {
+pub unsafe fn slice<'a, T>((address, len): Span) -> &'a [T] {
     // SAFETY: the caller's contract.
     unsafe { std::slice::from_raw_parts(address as *const T, len) }
 }
 
 /// # Safety
 /// As for [`slice`], and nobody else reads them.
-unsafe fn slice_mut<'a, T>((address, len): Span) -> &'a mut [T] {
+pub unsafe fn slice_mut<'a, T>((address, len): Span) -> &'a mut [T] {
     // SAFETY: the caller's contract.
     unsafe { std::slice::from_raw_parts_mut(address as *mut T, len) }
 }
 
 /// Run `work` without the GIL; what a signal handler raises takes the place of the result.
-fn run<R: Send>(py: Python<'_>, work: impl FnOnce(&dyn Fn() -> bool) -> Option<R> + Send) -> PyResult<R> {
+pub fn run<R: Send>(py: Python<'_>, work: impl FnOnce(&dyn Fn() -> bool) -> Option<R> + Send) -> PyResult<R> {
     let signalled = || Python::attach(|py| py.check_signals().is_err());
     py.detach(|| work(&signalled)).ok_or_else(|| PyKeyboardInterrupt::new_err(()))
 }
@@ -130,66 +127,6 @@ fn score_visit(
         Refused::Outside(place) => (place, "outside"),
         Refused::Twice(place) => (place, "twice"),
         Refused::NotFinite(place) => (place, "finite"),
-    })
-}
-
-/// Ranks of every row of fp32 or fp64, without NaN, into rows of fp64; `centred`: less their mean, into rows of fp32.
-#[pyfunction]
-fn score_ranks(
-    py: Python<'_>,
-    x: Array,
-    rows: usize,
-    n: usize,
-    out: usize,
-    centred: bool,
-    threads: usize,
-) -> PyResult<()> {
-    let narrow = x.1 == "fp32";
-    run(py, |give_up| {
-        let one = |row: usize| {
-            // SAFETY: the engine has checked the arrays; a row belongs to one thread.
-            unsafe {
-                if narrow {
-                    rank_row(slice::<f32>((x.0 + row * n * 4, n)), out, row, centred);
-                } else {
-                    rank_row(slice::<f64>((x.0 + row * n * 8, n)), out, row, centred);
-                }
-            }
-        };
-        dither_cpu::threads::for_each(rows, threads, give_up, one).then_some(())
-    })
-}
-
-/// # Safety
-/// `out` is an array of rows as long as `x`, of fp32 if centred, else of fp64; this one belongs to the caller.
-unsafe fn rank_row<T: Number>(x: &[T], out: usize, row: usize, centred: bool) {
-    thread_local! {
-        /// Its memory serves all rows of a thread.
-        static SORTER: std::cell::RefCell<Sorter> = const { std::cell::RefCell::new(Sorter::new()) };
-    }
-    let n = x.len();
-    SORTER.with_borrow_mut(|sorter| {
-        if centred {
-            // SAFETY: the caller's contract.
-            let out = unsafe { slice_mut::<f32>((out + row * n * 4, n)) };
-            let mean = (n + 1) as f64 / 2.0;
-            rank(x, sorter, |i, rank| out[i] = (rank - mean) as f32);
-        } else {
-            // SAFETY: as above.
-            let out = unsafe { slice_mut::<f64>((out + row * n * 8, n)) };
-            rank(x, sorter, |i, rank| out[i] = rank);
-        }
-    });
-}
-
-/// tau-b of all pairs of rows of fp64 without NaN: i < j, row by row.
-#[pyfunction]
-fn score_kendall(py: Python<'_>, x: usize, rows: usize, n: usize, threads: usize) -> PyResult<Vec<f64>> {
-    run(py, |give_up| {
-        let mut sorter = Sorter::default();
-        // SAFETY: the engine has checked the array.
-        let rows: Vec<Row> = (0..rows).map(|i| Row::new(unsafe { slice((x + i * n * 8, n)) }, &mut sorter)).collect();
-        kendall::pairs(&rows, threads, give_up)
     })
 }
 
@@ -348,8 +285,6 @@ fn score_subsets(
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(score_logits, m)?)?;
     m.add_function(wrap_pyfunction!(score_visit, m)?)?;
-    m.add_function(wrap_pyfunction!(score_ranks, m)?)?;
-    m.add_function(wrap_pyfunction!(score_kendall, m)?)?;
     m.add_function(wrap_pyfunction!(score_duplicates, m)?)?;
     m.add_function(wrap_pyfunction!(score_shapley, m)?)?;
     m.add_function(wrap_pyfunction!(score_project, m)?)?;

@@ -5,7 +5,8 @@
 //! before every bucket of places in two levels: a question costs two loads and a few population counts, an answer two
 //! additions of vectors, where merging needs log n unpredictable branches.
 
-use crate::sort::{Sorter, position, runs};
+use crate::order::{Nan, Order};
+use crate::sort::Sorter;
 use dither_cpu::dispatch;
 use dither_cpu::threads::for_each;
 
@@ -24,24 +25,30 @@ pub struct Row {
 }
 
 impl Row {
-    /// No element is NaN.
-    pub fn new(x: &[f64], sorter: &mut Sorter) -> Row {
-        let sorted = sorter.sort(x);
-        let order: Vec<u32> = sorted.iter().map(|item| position(*item) as u32).collect();
-        let (mut place, mut last, mut ends, mut ties) = (vec![0; x.len()], vec![0; x.len()], Vec::new(), 0);
-        runs(sorted, x, |start, end| {
-            let count = (end - start) as u64;
-            ties += count * (count - 1) / 2;
-            ends.push(end as u32);
-            for (at, element) in order.iter().enumerate().take(end).skip(start) {
-                place[*element as usize] = at as u32;
-                last[*element as usize] = end as u32 - 1;
-            }
-        });
-        if ties == 0 {
-            (ends, last) = (Vec::new(), Vec::new());
+    pub fn new(x: &[f64], sorter: &mut Sorter) -> Result<Row, Nan> {
+        let mut sorted = Order::default();
+        sorter.sort(x, &mut sorted)?;
+        let Order { positions: order, ties } = sorted;
+        let mut place = vec![0; x.len()];
+        for (at, element) in order.iter().enumerate() {
+            place[*element as usize] = at as u32;
         }
-        Row { order, ends, place, last, ties }
+        let (mut last, mut ends, mut pairs) = (Vec::new(), Vec::new(), 0);
+        if !ties.is_empty() {
+            last.clone_from(&place);
+        }
+        for (start, end) in &ties {
+            let count = u64::from(end - start);
+            pairs += count * (count - 1) / 2;
+            // Between runs, every element is one.
+            ends.extend(ends.last().copied().unwrap_or(0) + 1..=*start);
+            ends.push(*end);
+            order[*start as usize..*end as usize].iter().for_each(|element| last[*element as usize] = end - 1);
+        }
+        if let Some(end) = ends.last().copied() {
+            ends.extend(end + 1..=x.len() as u32);
+        }
+        Ok(Row { order, ends, place, last, ties: pairs })
     }
 
     fn last(&self) -> &[u32] {
@@ -194,7 +201,7 @@ mod tests {
         };
         for (n, values) in [(2, 5), (3, 2), (64, 1000), (65, 3), (257, 20), (700, 1 << 30), (1500, 40)] {
             let data: Vec<Vec<f64>> = (0..3).map(|_| (0..n).map(|_| next(values) as f64).collect()).collect();
-            let rows: Vec<Row> = data.iter().map(|x| Row::new(x, &mut Sorter::default())).collect();
+            let rows: Vec<Row> = data.iter().map(|x| Row::new(x, &mut Sorter::default()).unwrap()).collect();
             let taus = pairs(&rows, 2, &|| false).unwrap();
             for (tau, (i, j)) in taus.iter().zip([(0, 1), (0, 2), (1, 2)]) {
                 let expected = definition(&data[i], &data[j]);

@@ -8,11 +8,12 @@
 //!
 //! A value differs from the next one's only where u does. So the rarer kind alone (those with the test's label, or those
 //! without; "marks" below) is sorted, every other example asks how many marks come before it, and all that lie between
-//! two marks, in a gap, have one value. That is a table look-up an example, where sorting all is two passes of scattered
-//! writes and a chain of dependent additions. Where marks are not few, sorting all is the quicker way.
+//! two marks, in a gap, have one value. That is a table look-up an example, where sorting all is scattered writes and a
+//! chain of dependent additions. Where marks are not few, sorting all is the quicker way.
 
-use crate::gaps::Gaps;
-use crate::sort::{Sorter, position};
+use crate::gaps::{Gaps, Marks};
+use crate::order::Order;
+use crate::sort::Sorter;
 use dither_cpu::dispatch;
 use dither_cpu::threads::for_each;
 use std::sync::Mutex;
@@ -21,9 +22,9 @@ use std::sync::Mutex;
 /// asked for seldom.
 const CHUNK: usize = 64;
 
-/// Marks are few where they are at most this part of the examples (measured: gaps take 5 to 8 ns an example up to a
-/// tenth, 22 at a half, sorting all 10).
-const FEW: usize = 8;
+/// Marks are few where they are at most this part of the examples (measured, an example: 3 to 5 ns up to a tenth, 7 at a
+/// fifth; 8 for sorting all).
+const FEW: usize = 4;
 
 /// Add to `values` (examples) the sum over the test examples of each one's Shapley value.
 ///
@@ -45,15 +46,17 @@ pub fn add(
     let sums: Vec<Mutex<Vec<f64>>> = (0..chunks).map(|_| Mutex::default()).collect();
     let complete = for_each(chunks, threads, give_up, |chunk| {
         let (mut sum, mut right) = (vec![0.0; n], vec![0; n]);
-        let (mut gaps, mut sorter) = (Gaps::default(), Sorter::default());
+        let (mut gaps, mut sorter, mut order) = (Gaps::default(), Sorter::default(), Order::default());
         let first = chunk * CHUNK;
         for (row, test) in distances[first * n..].chunks_exact(n).zip(&tests[first..]).take(CHUNK) {
             let code = codes.code(*test);
-            if codes.marks(code) > n / FEW {
-                compare(&codes.labels, code, &mut right);
-                in_order(sorter.sort(row), &right, &worth, &mut sum);
-            } else {
-                gaps.add(row, &codes.labels, (code, codes.same(code)), &worth, &mut sum);
+            match codes.marks(code) {
+                Some(marks) => gaps.add(row, &codes.labels, marks, &worth, &mut sum),
+                None => {
+                    compare(&codes.labels, code, &mut right);
+                    sorter.sort(row, &mut order).expect("no distance is NaN");
+                    in_order(&order.positions, &right, &worth, &mut sum);
+                }
             }
         }
         *sums[chunk].lock().unwrap_or_else(|e| e.into_inner()) = sum;
@@ -65,11 +68,14 @@ pub fn add(
     complete
 }
 
-/// Labels as small numbers, which are compared with every test's, and how often each occurs.
+/// Labels as small numbers, which are compared with every test's, and where each occurs.
 struct Codes {
     labels: Vec<u32>,
     known: Vec<i64>,
-    counts: Vec<usize>,
+    /// The positions of every label.
+    with: Vec<Vec<u32>>,
+    /// The positions without a label that few are without.
+    without: Option<(u32, Vec<u32>)>,
 }
 
 impl Codes {
@@ -77,9 +83,16 @@ impl Codes {
         let mut known = labels.to_vec();
         known.sort_unstable();
         known.dedup();
-        let mut codes = Codes { labels: Vec::new(), counts: vec![0; known.len()], known };
+        let with = vec![Vec::new(); known.len()];
+        let mut codes = Codes { labels: Vec::new(), known, with, without: None };
         codes.labels = labels.iter().map(|label| codes.code(*label)).collect();
-        codes.labels.iter().for_each(|code| codes.counts[*code as usize] += 1);
+        for (i, code) in (0..).zip(&codes.labels) {
+            codes.with[*code as usize].push(i);
+        }
+        let frequent = (0..).zip(&codes.with).find(|(_, with)| labels.len() - with.len() <= labels.len() / FEW);
+        codes.without = frequent.map(|(code, _)| {
+            (code, (0..).zip(&codes.labels).filter(|(_, own)| **own != code).map(|(i, _)| i).collect())
+        });
         codes
     }
 
@@ -88,14 +101,15 @@ impl Codes {
         self.known.binary_search(&label).map_or(u32::MAX, |place| place as u32)
     }
 
-    /// How many have this label.
-    fn same(&self, code: u32) -> usize {
-        self.counts.get(code as usize).copied().unwrap_or(0)
-    }
-
-    /// How many have it, or have it not: the rarer.
-    fn marks(&self, code: u32) -> usize {
-        self.same(code).min(self.labels.len() - self.same(code))
+    /// Those that have the label, or those that have it not, where they are few.
+    fn marks(&self, label: u32) -> Option<Marks<'_>> {
+        let with = self.with.get(label as usize).map_or(&[][..], |with| with);
+        let without = self.without.as_ref().filter(|(code, _)| *code == label);
+        match without {
+            Some((_, positions)) => Some(Marks { positions, label, right: false }),
+            None if with.len() <= self.labels.len() / FEW => Some(Marks { positions: with, label, right: true }),
+            None => None,
+        }
     }
 }
 
@@ -112,12 +126,13 @@ dispatch! {
 }
 
 /// The recursion over all examples, from the farthest on. `right`: whether an example has the test's label.
-fn in_order(sorted: &[u64], right: &[u8], worth: &[f64], sum: &mut [f64]) {
+fn in_order(sorted: &[u32], right: &[u8], worth: &[f64], sum: &mut [f64]) {
     let (mut s, mut next) = (0.0, 0.0);
     assert!(right.len() == sorted.len() && sum.len() == sorted.len());
-    for (item, worth) in sorted.iter().zip(worth).rev() {
-        // SAFETY: items are the positions of as many numbers.
-        let (right, sum) = unsafe { (right.get_unchecked(position(*item)), sum.get_unchecked_mut(position(*item))) };
+    for (position, worth) in sorted.iter().zip(worth).rev() {
+        let position = *position as usize;
+        // SAFETY: these are the positions of as many numbers.
+        let (right, sum) = unsafe { (right.get_unchecked(position), sum.get_unchecked_mut(position)) };
         let this = f64::from(*right);
         s += (this - next) * worth;
         next = this;
@@ -176,7 +191,7 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 11) as f32 / (1u64 << 53) as f32
         };
-        for n in [1, 2, 3, 17, 100, 3000] {
+        for n in [1, 2, 3, 17, 100, 255, 256, 257, 3000] {
             let even: Vec<f32> = (0..n).map(|_| next() - 0.5).collect();
             let kinds: [Vec<f32>; 6] = [
                 even.clone(),
@@ -186,7 +201,7 @@ mod tests {
                 even.iter().map(|x| x * 1e-42).collect(), // subnormal
                 vec![2.5; n],
             ];
-            for classes in [1, 2, 10, 1000] {
+            for classes in [1, 2, 4, 10, 1000] {
                 let labels: Vec<i64> = (0..n).map(|_| (next() * classes as f32) as i64 - 3).collect();
                 for (x, k) in kinds.iter().zip([1, 2, 5, 10, 10, n]) {
                     for test in [labels[0], -3, 77] {

@@ -1,305 +1,255 @@
-//! Positions in the order of their numbers, by radix sort. No number is NaN; both zeros are equal.
+//! Numbers in order, by buckets. Both zeros are equal.
 //!
-//! Most arrays are spread evenly enough over their range: a number's place in it, of 22 bits, sorts in two passes. Else
-//! the upper 32 bits of a number are its key: all of an fp32 number, and nearly always enough to order fp64. Numbers
-//! that share a place or a key are ordered among themselves afterwards.
+//! Most arrays are spread evenly enough over their range: a number's place in it says which of some hundred buckets it
+//! goes to, and [`crate::buckets`] orders each in the nearest cache. Else numbers are sorted by their upper 32 bits
+//! ([`crate::keys`]). Numbers that share a place or a key are ordered among themselves afterwards.
 
+use crate::buckets::{Item, Room};
+use crate::keys::{Keys, begin, put};
+use crate::order::{Listener, Nan, Order, Teller};
+use crate::places::{Found, Number, places};
 use dither_cpu::dispatch;
 
-/// Bits that one pass sorts by, and the passes that 32 bits need.
-const DIGIT: u32 = 11;
-const BUCKETS: usize = 1 << DIGIT;
-const PASSES: usize = 3;
+/// Numbers of a bucket if all hold as many, and the most buckets, as powers of two: a bucket lies in the nearest cache,
+/// and so do the ends of all, where they are written.
+const FULL: u32 = 8;
+const MOST: u32 = 11;
 
-/// The greatest place in the range.
-const LAST: f32 = ((1u32 << (2 * DIGIT)) - 1) as f32;
-
-/// Arrays are sorted by place if no 2048th of their range holds more than one of so many numbers.
-const CROWD: usize = 16;
-
-/// Numbers that can be sorted.
-pub trait Number: Copy + PartialOrd {
-    /// An integer of the same order, but for numbers too near to tell apart.
-    fn key(self) -> u32;
-    /// Whether numbers of one key are equal.
-    const EXACT: bool;
-    /// The least and the greatest number, and what stretches their distance to LAST; None where it is not finite.
-    fn range(x: &[Self]) -> Option<(Self, Self)>;
-    /// Where the number lies in the range that starts at `low`; numbers in order have places in order.
-    ///
-    /// # Safety
-    /// `low` and `scale` are those of [`Number::range`] of numbers that this one is among.
-    unsafe fn place(self, low: Self, scale: Self) -> u32;
-}
-
-macro_rules! places {
-    ($kind:ty) => {
-        #[inline(always)]
-        fn range(x: &[$kind]) -> Option<($kind, $kind)> {
-            const LANES: usize = 16;
-            let (mut low, mut high) = ([<$kind>::INFINITY; LANES], [<$kind>::NEG_INFINITY; LANES]);
-            for chunk in x.chunks(LANES) {
-                // The last ones stand for the lanes that are left.
-                let mut last = [chunk[0]; LANES];
-                let all: &[$kind; LANES] = match chunk.try_into() {
-                    Ok(all) => all,
-                    Err(_) => {
-                        last[..chunk.len()].copy_from_slice(chunk);
-                        &last
-                    }
-                };
-                for i in 0..LANES {
-                    low[i] = if all[i] < low[i] { all[i] } else { low[i] };
-                    high[i] = if all[i] > high[i] { all[i] } else { high[i] };
-                }
-            }
-            let low = low.iter().fold(<$kind>::INFINITY, |a, b| a.min(*b));
-            let scale = <$kind>::from(LAST) / (high.iter().fold(<$kind>::NEG_INFINITY, |a, b| a.max(*b)) - low);
-            (scale > 0.0 && scale.is_finite()).then_some((low, scale))
-        }
-
-        #[inline(always)]
-        unsafe fn place(self, low: $kind, scale: $kind) -> u32 {
-            // SAFETY: the product lies between 0 and LAST, give or take a rounding.
-            unsafe { ((self - low) * scale).to_int_unchecked::<i32>() as u32 }
-        }
-    };
-}
-
-impl Number for f32 {
-    places!(f32);
-    const EXACT: bool = true;
-    #[inline(always)]
-    fn key(self) -> u32 {
-        let bits = (self + 0.0).to_bits();
-        bits ^ if bits >> 31 == 1 { u32::MAX } else { 1 << 31 }
-    }
-}
-
-impl Number for f64 {
-    places!(f64);
-    const EXACT: bool = false;
-    #[inline(always)]
-    fn key(self) -> u32 {
-        let bits = (self + 0.0).to_bits();
-        ((bits ^ if bits >> 63 == 1 { u64::MAX } else { 1 << 63 }) >> 32) as u32
-    }
-}
-
-/// A key above a position.
-#[inline(always)]
-fn digit(item: u64, pass: usize) -> usize {
-    (item >> (32 + pass as u32 * DIGIT)) as usize % BUCKETS
-}
-
-/// The position of a sorted item.
-#[inline(always)]
-pub fn position(item: u64) -> usize {
-    item as u32 as usize
-}
-
-#[inline(always)]
-fn places_body<T: Number>(x: &[T], out: &mut [u32]) -> bool {
-    let Some((low, scale)) = T::range(x) else { return false };
-    for (place, x) in out.iter_mut().zip(x) {
-        // SAFETY: range and scale are those of x.
-        *place = unsafe { x.place(low, scale) };
-    }
-    true
-}
-
-dispatch! {
-    /// The places of numbers in their range. False where that is not finite, or nothing.
-    fn places[T: Number](x: &[T], out: &mut [u32]) -> bool = places_body;
-}
-
-/// The counts of a digit become the places where its items begin.
-fn begin(counts: &mut [u32; BUCKETS]) {
-    let mut place = 0;
-    for count in counts {
-        place += std::mem::replace(count, place);
-    }
-}
-
-/// # Safety
-/// `begins` are those of as many items as `out` has, this one among them.
-#[inline(always)]
-unsafe fn put(item: u64, pass: usize, begins: &mut [u32; BUCKETS], out: &mut [u64]) {
-    let place = &mut begins[digit(item, pass)];
-    // SAFETY: every item that was counted has a place of its own in `out`.
-    unsafe { *out.get_unchecked_mut(*place as usize) = item };
-    *place += 1;
-}
+/// A bucket that holds more than one of so many numbers should be spread better itself: of a sample of so many numbers,
+/// no part of its range may hold as many of those in it.
+const CROWD: usize = 4;
+const SAMPLE: usize = 512;
 
 /// Memory of a sort, kept from one array to the next.
 #[derive(Default)]
 pub struct Sorter {
-    items: Vec<u64>,
-    spare: Vec<u64>,
     places: Vec<u32>,
+    narrow: Buckets<u32>,
+    wide: Buckets<u64>,
+    keys: Keys,
+    shared: Vec<u32>,
 }
 
 impl Sorter {
-    pub const fn new() -> Sorter {
-        Sorter { items: Vec::new(), spare: Vec::new(), places: Vec::new() }
+    /// The order of at most 2^31 numbers.
+    pub fn sort<T: Number>(&mut self, x: &[T], order: &mut Order) -> Result<(), Nan> {
+        order.positions.resize(x.len(), 0);
+        order.ties.clear();
+        self.tell(x, order)?;
+        order.ties.sort_unstable();
+        Ok(())
     }
 
-    /// Items in ascending order, equal numbers by position; [`position`] tells where each is. At most 2^32 numbers.
-    pub fn sort<T: Number>(&mut self, x: &[T]) -> &[u64] {
-        self.spare.resize(x.len(), 0);
-        if self.by_place(x) || !self.by_key(x) {
-            self.order_within(x);
-        }
-        &self.items
-    }
-
-    /// Sort by the place in the range. False, and nothing was done, where too many numbers crowd in one.
-    fn by_place<T: Number>(&mut self, x: &[T]) -> bool {
+    /// Tell where each of at most 2^31 numbers is.
+    pub fn tell<T: Number>(&mut self, x: &[T], listener: &mut impl Listener) -> Result<(), Nan> {
         self.places.resize(x.len(), 0);
-        if !places(x, &mut self.places) {
-            return false;
+        let even = match places(x, &mut self.places) {
+            Found::Nan => return Err(Nan),
+            Found::NoRange => false,
+            Found::Places if x.len() <= 1 << 16 => self.narrow.take(&self.places),
+            Found::Places => self.wide.take(&self.places),
+        };
+        let mut teller = Teller { x, positions: &mut self.shared, listener };
+        match even {
+            false => teller.sorted(self.keys.sort(x), 0),
+            true if x.len() <= 1 << 16 => self.narrow.tell(&mut teller),
+            true => self.wide.tell(&mut teller),
         }
-        let [mut low, mut high] = [[0u32; BUCKETS]; 2];
-        for place in &self.places {
-            low[*place as usize % BUCKETS] += 1;
-            high[(*place >> DIGIT) as usize % BUCKETS] += 1;
-        }
-        if high.iter().any(|count| *count as usize > x.len() / CROWD) {
-            return false;
-        }
-        begin(&mut low);
-        begin(&mut high);
-        self.items.resize(x.len(), 0);
-        for (i, place) in self.places.iter().enumerate() {
-            // SAFETY: `spare` is as long as the places, whose digits were counted.
-            unsafe { put(u64::from(*place) << 32 | i as u64, 0, &mut low, &mut self.spare) };
-        }
-        for item in &self.spare {
-            // SAFETY: as above, for the items.
-            unsafe { put(*item, 1, &mut high, &mut self.items) };
-        }
-        true
+        Ok(())
+    }
+}
+
+/// Items by bucket.
+struct Buckets<I> {
+    items: Vec<I>,
+    ends: Vec<u32>,
+    room: Room<I>,
+}
+
+impl<I> Default for Buckets<I> {
+    fn default() -> Buckets<I> {
+        Buckets { items: Vec::new(), ends: Vec::new(), room: Room::default() }
+    }
+}
+
+impl<I: Item> Buckets<I> {
+    /// Put numbers of these places into buckets. False, and nothing was done, where too many crowd in one.
+    fn take(&mut self, places: &[u32]) -> bool {
+        self.items.resize(places.len(), I::LEAST);
+        fill(places, &mut self.items, &mut self.ends)
     }
 
-    /// Sort by key. Says whether numbers of one key are equal.
-    fn by_key<T: Number>(&mut self, x: &[T]) -> bool {
-        let mut counts = [[0u32; BUCKETS]; PASSES];
-        self.items.clear();
-        self.items.extend(x.iter().enumerate().map(|(i, x)| u64::from(x.key()) << 32 | i as u64));
-        for item in &self.items {
-            for (pass, counts) in counts.iter_mut().enumerate() {
-                counts[digit(*item, pass)] += 1;
-            }
-        }
-        for (pass, counts) in counts.iter_mut().enumerate() {
-            if counts.iter().any(|c| *c as usize == x.len()) {
-                continue; // all share this digit
-            }
-            begin(counts);
-            for item in &self.items {
-                // SAFETY: `spare` is as long as the items, whose digits were counted.
-                unsafe { put(*item, pass, counts, &mut self.spare) };
-            }
-            std::mem::swap(&mut self.items, &mut self.spare);
-        }
-        T::EXACT
-    }
-
-    /// Put the numbers that share a place or a key in order.
-    fn order_within<T: Number>(&mut self, x: &[T]) {
-        let value = |item: &u64| x[position(*item)];
+    fn tell<T: Number>(&mut self, teller: &mut Teller<'_, T, impl Listener>) {
         let mut start = 0;
-        while let Some(found) = shared(&self.items, start) {
-            let key = self.items[found] >> 32;
-            let more = self.items[found..].iter().take_while(|item| **item >> 32 == key).count();
-            let near = &mut self.items[found..found + more];
-            if let [a, b] = near {
-                if value(b) < value(a) {
-                    std::mem::swap(a, b);
+        for end in &self.ends {
+            let bucket = &self.items[start as usize..*end as usize];
+            match bucket {
+                [] => {}
+                [item] => teller.listener.one(item.position(), start),
+                _ if self.room.take(bucket) => {
+                    for (position, rank) in self.room.ranked() {
+                        teller.listener.one(position, start + rank);
+                    }
+                    for (positions, rank) in self.room.shared() {
+                        teller.shared(positions, start + rank);
+                    }
                 }
-            } else {
-                near.sort_by(|a, b| value(a).partial_cmp(&value(b)).expect("no NaN"));
+                _ => teller.sorted(self.room.sorted(), start),
             }
-            start = found + more;
+            start = *end;
         }
     }
 }
 
 #[inline(always)]
-fn shared_body(items: &[u64], start: usize) -> Option<usize> {
-    const BLOCK: usize = 16;
-    let same = |i: usize| (items[i] ^ items[i + 1]) >> 32 == 0;
-    let mut i = start;
-    while i + BLOCK < items.len() {
-        let (block, next) = (&items[i..i + BLOCK], &items[i + 1..i + 1 + BLOCK]);
-        let mut any = false;
-        for (a, b) in block.iter().zip(next) {
-            any |= (a ^ b) >> 32 == 0;
-        }
-        if any {
-            break;
-        }
-        i += BLOCK;
+fn fill_body<I: Item>(places: &[u32], items: &mut [I], ends: &mut Vec<u32>) -> bool {
+    let n = places.len();
+    let bits = (usize::BITS - n.leading_zeros()).saturating_sub(FULL).clamp(1, MOST);
+    let bucket = |place: u32| (place >> (32 - bits)) as usize % (1 << MOST);
+    // Neighbours count apart: of numbers that are alike, one would wait for the other.
+    let mut counts = [[0u32; 1 << MOST]; 2];
+    let pairs = places.chunks_exact(2);
+    pairs.remainder().iter().for_each(|place| counts[0][bucket(*place)] += 1);
+    for pair in pairs {
+        counts[0][bucket(pair[0])] += 1;
+        counts[1][bucket(pair[1])] += 1;
     }
-    (i..items.len().max(1) - 1).find(|i| same(*i))
+    let [mut counts, others] = counts;
+    for (count, other) in counts.iter_mut().zip(others).take(1 << bits) {
+        *count += other;
+    }
+    let most = (0..1 << bits).max_by_key(|bucket| counts[*bucket]).expect("some bucket");
+    if counts[most] as usize > n / CROWD {
+        let sample = places.iter().step_by(n.div_ceil(SAMPLE)).filter(|place| bucket(**place) == most);
+        if crowded(sample.map(|place| place << bits)) {
+            return false;
+        }
+    }
+    begin(&mut counts[..1 << bits], 0);
+    for (i, place) in places.iter().enumerate() {
+        // SAFETY: there are as many items as places, whose buckets were counted.
+        unsafe { put(I::new(place << bits, i as u32), &mut counts[bucket(*place)], items) };
+    }
+    ends.clear();
+    ends.extend_from_slice(&counts[..1 << bits]);
+    true
+}
+
+/// Whether too many places lie in one of 256 parts of their range.
+fn crowded(places: impl Iterator<Item = u32>) -> bool {
+    let (mut counts, mut all) = ([0usize; 256], 0);
+    for place in places {
+        counts[(place >> 24) as usize] += 1;
+        all += 1;
+    }
+    counts.iter().any(|count| *count > all / CROWD + 1)
 }
 
 dispatch! {
-    /// The first item from `start` on whose upper half the next item has too.
-    fn shared(items: &[u64], start: usize) -> Option<usize> = shared_body;
-}
-
-/// Call `f(start, end)` for every run of equal numbers among the sorted items of `x`.
-pub fn runs<T: Number>(sorted: &[u64], x: &[T], mut f: impl FnMut(usize, usize)) {
-    let mut start = 0;
-    // Equal numbers share a place or a key: only of those that do are the numbers fetched.
-    let apart = |a: u64, b: u64| (a ^ b) >> 32 != 0 || x[position(a)] != x[position(b)];
-    for end in 1..=sorted.len() {
-        if end == sorted.len() || apart(sorted[end], sorted[start]) {
-            f(start, end);
-            start = end;
-        }
-    }
+    /// Items by bucket, and where each ends. False, and no items, where too many crowd in one.
+    fn fill[I: Item](places: &[u32], items: &mut [I], ends: &mut Vec<u32>) -> bool = fill_body;
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Number, Sorter, position};
+    use super::{Nan, Number, Order, Sorter};
+    use dither_cpu::simd::{Level, limit};
 
     /// Positions as the library's stable sort has them.
     fn check<T: Number>(x: &[T]) {
         let mut expected: Vec<usize> = (0..x.len()).collect();
         expected.sort_by(|a, b| x[*a].partial_cmp(&x[*b]).expect("no NaN"));
-        let mut sorter = Sorter::new();
-        let found: Vec<usize> = sorter.sort(x).iter().map(|item| position(*item)).collect();
+        let mut order = Order::default();
+        Sorter::default().sort(x, &mut order).expect("no NaN");
+        let found: Vec<usize> = order.positions.iter().map(|position| *position as usize).collect();
         assert_eq!(found, expected);
+        let mut ties = Vec::new();
+        for start in 0..x.len() {
+            let end = (start..x.len()).take_while(|i| x[found[*i]] == x[found[start]]).count() + start;
+            if end > start + 1 && (start == 0 || x[found[start - 1]] != x[found[start]]) {
+                ties.push((start as u32, end as u32));
+            }
+        }
+        assert_eq!(order.ties, ties);
+    }
+
+    fn numbers() -> impl FnMut() -> f64 {
+        let mut state = 1u64;
+        move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 11) as f64 / (1u64 << 53) as f64
+        }
+    }
+
+    fn check_kinds(even: &[f64]) {
+        let kinds: [Vec<f64>; 9] = [
+            even.to_vec(),
+            even.iter().map(|x| (x * 9.0).round()).collect(), // many equal
+            even.iter().map(|x| (x * 60.0).exp()).collect(),  // crowded at one end
+            even.iter().map(|x| 1.0 + x * 1e-13).collect(),   // nearly equal
+            even.iter().map(|x| (x * 3e3).round() / 3e3).collect(), // even, with equals
+            even.iter().map(|x| x.floor() * 1e4 + x).collect(), // two crowds far apart
+            even.iter().map(|x| if *x > 0.49 { x * 1e9 } else { *x }).collect(), // few that are far
+            even.iter().map(|x| if *x > 0.4 { f64::INFINITY } else { *x }).collect(),
+            even.iter().map(|x| x * 1e-310).collect(), // subnormal
+        ];
+        for x in kinds {
+            check(&x);
+            check(&x.iter().map(|x| *x as f32).collect::<Vec<_>>());
+        }
     }
 
     #[test]
     fn arrays_of_every_kind_are_sorted_stably() {
-        let mut state = 1u64;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 11) as f64 / (1u64 << 53) as f64
-        };
-        for n in [0, 1, 2, 15, 16, 17, 100, 5000] {
-            let even: Vec<f64> = (0..n).map(|_| next() - 0.5).collect();
-            let kinds: [Vec<f64>; 6] = [
-                even.clone(),
-                even.iter().map(|x| (x * 9.0).round()).collect(), // many equal
-                even.iter().map(|x| (x * 60.0).exp()).collect(),  // crowded at one end
-                even.iter().map(|x| 1.0 + x * 1e-13).collect(),   // nearly equal
-                even.iter().map(|x| (x * 3e3).round() / 3e3).collect(), // even, with equals
-                even.iter().map(|x| if *x > 0.4 { f64::INFINITY } else { *x }).collect(),
-            ];
-            for x in kinds {
-                check(&x);
-                check(&x.iter().map(|x| *x as f32).collect::<Vec<_>>());
-            }
+        let mut next = numbers();
+        for n in [0, 1, 2, 3, 15, 16, 17, 100, 255, 256, 257, 511, 512, 513, 5000, 40_000] {
+            check_kinds(&(0..n).map(|_| next() - 0.5).collect::<Vec<_>>());
         }
         check(&[0.0, -0.0, 1.0, -0.0, 0.0]);
         check(&[f64::MAX, -f64::MAX, 0.0]);
         check(&[5e-324, 0.0, 1e-323]);
         check(&[1e-45f32, 0.0]);
+        check(&[f64::NEG_INFINITY, f64::INFINITY, f64::NEG_INFINITY, 1.0]);
+    }
+
+    #[test]
+    fn positions_beyond_16_bits_are_told() {
+        let mut next = numbers();
+        for n in [(1 << 16) - 1, 1 << 16, (1 << 16) + 1, 300_000] {
+            let even: Vec<f64> = (0..n).map(|_| next()).collect();
+            check(&even);
+            check(&even.iter().map(|x| (x * 2e4).round()).collect::<Vec<_>>());
+        }
+    }
+
+    /// Order that a place follows, or its opposite, and places so that one part after another holds nearly all.
+    #[test]
+    fn orders_made_to_be_bad_are_sorted() {
+        let n = 30_000;
+        check(&(0..n).map(f64::from).collect::<Vec<_>>());
+        check(&(0..n).rev().map(f64::from).collect::<Vec<_>>());
+        check(&(0..n).map(|i| f64::from(i % 100) * (-f64::from(i % 64)).exp2()).collect::<Vec<_>>());
+        check(&(0..n).map(|i| f64::from(u32::from(i % 97 == 0)) + f64::from(i * 7919 % n) * 1e-12).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_order() {
+        let mut next = numbers();
+        let even: Vec<f64> = (0..20_000).map(|_| next() - 0.5).collect();
+        for level in [Level::Baseline, Level::Avx2, Level::Avx512] {
+            limit(level);
+            check_kinds(&even);
+        }
+    }
+
+    #[test]
+    fn nan_has_no_place() {
+        for n in [1, 2, 17, 1000] {
+            for at in [0, n / 2, n - 1] {
+                let mut x = vec![1.0f32; n];
+                x[at] = -f32::NAN;
+                assert_eq!(Sorter::default().sort(&x, &mut Order::default()), Err(Nan));
+            }
+        }
     }
 }
