@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,36 @@ from dither.laws.engine import Floats
 
 
 def read(path: str | Path) -> dict[str, list[Any]]:
-    """The columns of a .csv, .jsonl or .parquet file. UserError where it cannot be read."""
+    """The columns of a .csv, .jsonl or .parquet file. UserError where it cannot be read and where it has no
+    rows."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     kind = path.suffix.lower()
     if kind == ".parquet":
-        return require("pyarrow.parquet", "laws").read_table(path).to_pydict()
+        table = require("pyarrow.parquet", "laws").read_table(path)
+        _refuse_empty(path, len(table), table.column_names)
+        return table.to_pydict()
     if kind not in (".csv", ".jsonl"):
         raise UserError(f"{path}: a table is a .csv, .jsonl or .parquet file")
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            records = (
-                list(csv.DictReader(file))
-                if kind == ".csv"
-                else [json.loads(line) for line in file if line.strip()]
-            )
+            if kind == ".csv":
+                reader = csv.DictReader(file)
+                records, header = list(reader), reader.fieldnames or ()
+            else:
+                records, header = [json.loads(line) for line in file if line.strip()], ()
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: {error}") from error
+    _refuse_empty(path, len(records), header)
     names = dict.fromkeys(name for record in records for name in record)
     return {name: [record.get(name) for record in records] for name in names}
+
+
+def _refuse_empty(path: Path, rows: int, header: Sequence[str]) -> None:
+    if rows == 0:
+        has = f"has a header ({', '.join(header)}) and no rows" if header else "is empty"
+        raise UserError(f"{path} {has}")
 
 
 def columns(data: Any) -> list[str]:

@@ -116,16 +116,17 @@ def _is_plain(x: np.ndarray) -> bool:
     return flags.c_contiguous and flags.aligned
 
 
-def integers(x: Any, what: str, n: int | None = None) -> Ints:
+def integers(x: Any, what: str, n: int | None = None, masks: bool = True) -> Ints:
     """`x` as contiguous int64, copied only where it is not. UserError where it has another length than
-    `n`."""
+    `n`. masks: whether False and True are 0 and 1 (as positions they would be the first two)."""
     if n is None and type(x) is np.ndarray and x.dtype is _INT64 and x.ndim == 1 and _is_plain(x):
         return x  # the common case, a thousand times a second: a dtype is compared by identity
     array = to_numpy(x, what)
     if array.ndim != 1:
         raise UserError(f"{what} has one axis, not the shape {array.shape}")
-    if array.size and array.dtype.kind not in "iub":
-        raise TypeError(f"{what} holds integers, not {array.dtype}")
+    if array.size and array.dtype.kind not in ("iub" if masks else "iu"):
+        hint = "; numpy.flatnonzero gives the positions of a mask" if array.dtype.kind == "b" else ""
+        raise TypeError(f"{what} holds integers, not {array.dtype}{hint}")
     if n is not None and len(array) != n:
         raise UserError(f"{what} has {len(array)} elements where {n} are needed")
     if array.dtype == np.uint64 and array.size and int(array.max()) >= 1 << 63:

@@ -150,9 +150,7 @@ def _detectable(interval: Interval) -> float:
 
 
 def _positions(name: str, positions: Any, n: int) -> Ints:
-    if getattr(getattr(positions, "dtype", None), "kind", None) == "b":
-        raise UserError(f"the selection {name!r} is a mask; give positions, as np.flatnonzero(mask)")
-    found = np.sort(integers(positions, f"the selection {name}"))
+    found = np.sort(integers(positions, f"the selection {name}", masks=False))
     if not len(found) or found[0] < 0 or found[-1] >= n or (np.diff(found) == 0).any():
         raise UserError(f"the selection {name!r} holds different positions of {n} examples, at least one")
     return found

@@ -107,6 +107,8 @@ def _numbers(logits: np.ndarray, path: Path) -> np.ndarray:
             f"{path}: logits are (n, classes) or (sequences, tokens, vocabulary), not of "
             f"the shape {logits.shape}"
         )
+    if len(logits) == 0:
+        raise UserError(f"{path} holds no examples: logits of the shape {logits.shape}")
     return logits
 
 

@@ -97,7 +97,7 @@ class Tracker:
         or other than before, logits without probabilities (NaN), another number of classes than before;
         nothing is taken then.
         """
-        places = integers(index, "index")
+        places = integers(index, "index", masks=False)
         wanted = tuple(dict.fromkeys((*self._columns, *self._last)))
         found = logit_scores(logits, labels, wanted)
         classes = int(logits.shape[1])
@@ -152,7 +152,7 @@ class Tracker:
                     if step is not None:
                         self.step = int(step)
                     return
-        places = integers(index, "index")
+        places = integers(index, "index", masks=False)
         if self._from_logits:
             raise UserError(f"{self._from_logits[0]} comes from logits: use update()")
         n, columns = len(places), []

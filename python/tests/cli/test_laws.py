@@ -145,6 +145,20 @@ def test_runs_that_cannot_be_read(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", "params,tokens,loss\n", "x.csv has a header (params, tokens, loss) and no rows"),
+        ("x.csv", "", "x.csv is empty"),
+        ("x.jsonl", "\n", "x.jsonl is empty"),
+    ],
+)
+def test_tables_without_rows_are_said_to_be_that(name, content, message, tmp_path, capsys):
+    (tmp_path / name).write_text(content)
+    assert main(["fit", "chinchilla", str(tmp_path / name)]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("fit", "chinchila", "T"), "did you mean 'chinchilla'"),

@@ -118,7 +118,6 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         (good, {"confidence": 1.0}, "between 0 and 1"),
         (good, {"seeds": [-1, 2]}, "not negative"),
         (good, {"seeds": [0.5, 2]}, "not negative"),
-        ({"a": VALUE > 0}, {}, "is a mask"),
         ({"a": lambda seed: np.arange(1 + seed)}, {}, "as many examples for every seed"),
         (good, {"record": tmp_path}, "a folder that exists"),
         (good, {"record": tmp_path / "none" / "x.jsonl"}, "a folder that exists"),
@@ -128,6 +127,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
             retrain(noisy(1.0), choices, N, **more)
     with pytest.raises(UserError, match="gave nan"):
         retrain(lambda kept, seed: float("nan"), good, N)
+    with pytest.raises(TypeError, match="positions of a mask"):
+        retrain(noisy(1.0), {"a": VALUE > 0}, N)
     with pytest.raises(UserError, match="gave None"):
         retrain(lambda kept, seed: None, good, N)  # pyright: ignore[reportArgumentType]
     (tmp_path / "x.jsonl").write_text("no json\n")

@@ -84,6 +84,7 @@ def test_sequences_and_logits_without_labels(tmp_path):
     [
         (lambda f: np.save(f / "x.npy", np.array(["a"])), "real numbers"),
         (lambda f: np.save(f / "x.npy", np.zeros(5, np.float32)), "not of the shape"),
+        (lambda f: np.save(f / "x.npy", np.zeros((0, 4), np.float32)), "x.npy holds no examples"),
         (lambda f: np.save(f / "x.npy", np.full((60, 4), np.nan, np.float32)), "x.npy.*row 0"),
         (lambda f: np.save(f / "x.npy", np.zeros((60, 2), np.float32)), "outside the 2 classes"),
         (lambda f: np.save(f / "x.npy", np.zeros((7, 4), np.float32)), "x.npy.*60 elements where 7"),

@@ -204,6 +204,9 @@ def test_bad_batches_leave_nothing_behind():
     for message, (index, logits, labels) in refusals.items():
         with pytest.raises(UserError, match=message):
             tracker.update(index, logits, labels)
+    for mask in ([True, False], np.array([False, True])):
+        with pytest.raises(TypeError, match="positions of a mask"):
+            tracker.update(mask, z[0, :2], y[:2])
     assert tracker.table().fingerprint() == before
     tracker.update([], np.empty((0, 5), np.float32), [])
     assert tracker.table().fingerprint() == before
