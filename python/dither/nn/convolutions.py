@@ -17,12 +17,13 @@ With groups there is one such product a group. A transposed convolution multipli
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dither.nn.convolved import How, convolved, rows_of
+from dither.nn.convolved import How, convolved, weight_rows
 from dither.nn.layers import Quantized
 from dither.nn.patches import Patches, folded
 from dither.nn.products import linear, product
@@ -41,7 +42,8 @@ class _Convolution(Quantized):
         if self.groups == 1:
             return linear(x, weight, bias, *self.part(), patches)
         y = product(x, weight, True, *self.part(), patches)
-        y = y.unflatten(1, (x.shape[0], -1)).permute(1, 2, 0, 3).flatten(2)
+        length = prod(patches.positions(x.shape[2:]))
+        y = y.unflatten(1, (x.shape[0], length)).permute(1, 2, 0, 3).flatten(2)
         return y if bias is None else y + bias.to(y.dtype)
 
     def _convolved(self, x: Tensor, how: How) -> Tensor:
@@ -69,7 +71,7 @@ class _Forward(_Convolution):
             how = How(self.stride, padding[::-2], self.dilation, False, (0,) * len(self.stride), self.groups)
             return self._convolved(x, how)
         patches = Patches(self.kernel_size, self.stride, self.dilation, padding, self.groups)
-        y = self._multiplied(x, patches, rows_of(self.weight, self.groups, False), self.bias)
+        y = self._multiplied(x, patches, weight_rows(self.weight, self.groups, False), self.bias)
         return y.transpose(1, 2).unflatten(2, patches.positions(x.shape[2:])).contiguous()
 
 
@@ -88,7 +90,7 @@ class _Transposed(_Convolution):
         positions = x.shape[2:]
         ones = (1,) * len(positions)
         patches = Patches(ones, ones, ones, (0, 0) * len(positions), self.groups)
-        y = self._multiplied(x, patches, rows_of(self.weight, self.groups, True), None)
+        y = self._multiplied(x, patches, weight_rows(self.weight, self.groups, True), None)
         cols = y.transpose(1, 2).unflatten(2, positions)
         cols = cols.unflatten(1, (-1, *self.kernel_size))  # (B, O, *taps, *positions)
         n = len(self.kernel_size)

@@ -26,7 +26,7 @@ class How(NamedTuple):
     groups: int
 
 
-def rows_of(weight: Tensor, groups: int, transposed: bool) -> Tensor:
+def weight_rows(weight: Tensor, groups: int, transposed: bool) -> Tensor:
     """The weight with one output, or output and tap, a row and its inputs along the last axis: (N, K), with
     groups (G, N / G, K / G)."""
     if not transposed:
@@ -83,7 +83,9 @@ def _rounded(
     how: How,
 ) -> Tensor:
     """The weight under fprop_w, in its own shape."""
-    rows = factor(0, rows_of(weight, how.groups, how.transposed), operands, FPROP_W, -1, rng, scales, dtype)
+    rows = factor(
+        0, weight_rows(weight, how.groups, how.transposed), operands, FPROP_W, -1, rng, scales, dtype
+    )
     return (rows.transpose(-1, -2) if how.transposed else rows).reshape(weight.shape)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import dither.nn as dnn
 from dither.nn import ops, twin
-from dither.nn.convolved import rows_of
+from dither.nn.convolved import weight_rows
 from dither.nn.ready import FPROP_W, Operands
 from dither.nn.streams import OPERANDS
 from dither.quantizer import Quantizer
@@ -81,6 +81,17 @@ def test_autocast_gives_the_dtype_of_torchs(kind, options, recipe):
     assert all(t.grad is not None and t.grad.dtype == torch.float32 for t in (x, *layer.parameters()))
 
 
+@pytest.mark.parametrize("recipe", ["mxfp8", "mxfp4_rht_sr", "int4"])
+@pytest.mark.parametrize(("kind", "options"), LAYERS, ids=lambda v: getattr(v, "__name__", None))
+def test_no_images_at_all(kind, options, recipe):
+    layer = kind(8, 16, **options)
+    x = torch.randn(0, 8, *[7] * (layer.weight.dim() - 2), requires_grad=True)
+    shape = layer(x).shape
+    y = dnn.prepare_(layer, recipe)(x)
+    y.sum().backward()
+    assert y.shape == shape and x.grad is not None and not layer.weight.grad.any()
+
+
 def fq(t, name, axis):
     return twin.fake_quant(t, Quantizer(SIX[name]), axis)
 
@@ -138,7 +149,7 @@ def test_where_the_weight_alone_is_quantized_torch_convolves(kind, options, spec
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
     operands, rng, _ = layer.part()
     transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-    rows = rows_of(layer.weight.detach(), layer.groups, transposed)
+    rows = weight_rows(layer.weight.detach(), layer.groups, transposed)
     wq = ops.fake_quant(rows, spec, rng=None if rng is None else rng[FPROP_W])
     wq = (wq.transpose(-1, -2) if transposed else wq).reshape(layer.weight.shape)
     assert not torch.equal(wq, layer.weight) and operands.weight_alone
