@@ -7,8 +7,8 @@ and E_x, E_y are the floors of the laws that each loss follows by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from dither.laws import table
 from dither.laws.engine import Floats
 from dither.laws.fitting import Fit, fit
 from dither.laws.joint_map import JointFit, joint_fit
+from dither.laws.propagation import Mapped, through
 
 SAME = 1e-6
 """Relative difference up to which sizes and tokens of two runs count as equal."""
@@ -72,7 +73,8 @@ class LossMap:
     """L_y = K (L_x - E_x)^kappa + E_y.
 
     r2: of L_y over the pairs. cautions: what a reader must know, in words. fit_x, fit_y: the laws that gave
-    the floors (None where they were given). joint: of a joint fit, its certificate and intervals.
+    the floors (None where they were given). joint: of a joint fit, its certificate and intervals. refit: the
+    same map of other pairs at given floors; floors that are fitted with the map stay free.
     """
 
     kappa: float
@@ -85,6 +87,7 @@ class LossMap:
     fit_x: Fit | None = field(repr=False, default=None)
     fit_y: Fit | None = field(repr=False, default=None)
     joint: JointFit | None = field(repr=False, default=None)
+    refit: Callable[[Pairs, float, float], LossMap] = field(repr=False, default=None)  # pyright: ignore[reportAssignmentType]
 
     def predict(self, loss_x: Any) -> Floats:
         """L_y at L_x. UserError where a loss lies below E_x: the map has no value there."""
@@ -92,6 +95,25 @@ class LossMap:
         if not (x > self.E_x).all():
             raise UserError(f"the map starts at E_x = {self.E_x:.6g}; {x.min():.6g} lies below it")
         return self.K * (x - self.E_x) ** self.kappa + self.E_y
+
+    def interval(
+        self,
+        loss_x: float | None = None,
+        *,
+        at: Mapping[str, float] | None = None,
+        source: Fit | None = None,
+        level: float = 0.95,
+        n: int = 300,
+        seed: int = 0,
+        far: bool = False,
+    ) -> Mapped:
+        """The loss of y for one run to come with its interval: at a measured `loss_x`, or at the loss that
+        the law of x (`source`; default: that of E_x) says of a run `at`, with the uncertainty of that law.
+
+        Runs are resampled, and with them the law of x, both floors and the map; what scatters about the map
+        is added. UserError where most resamples have no map.
+        """
+        return through(self, loss_x, at=at, source=source, level=level, n=n, seed=seed, far=far)
 
     def translate(self, params: Mapping[str, float]) -> dict[str, float]:
         """The law of y from a kaplan_e law of x: a shifted power of one is one again (2411.12925, section 4).
@@ -166,12 +188,17 @@ def loss_to_loss(
         f.params["E"] if f is not None else None if floor == "free" else float(floor or 0.0)
         for f, floor in zip(fits, given, strict=True)
     ]
-    if errors == "both" and None in floors:
-        return _joint_map(pairs, floors[0], floors[1], ratio, fits[0], fits[1])
-    assert floors[0] is not None
-    if floors[1] is None:
-        return _free_map(pairs, floors[0], fits[0])
-    return _fit_map(pairs, floors[0], floors[1], errors, fits[0], fits[1])
+
+    def made(pairs: Pairs, e_x: float | None, e_y: float | None) -> LossMap:
+        e_x, e_y = (None if free else e for e, free in ((e_x, E_x == "free"), (e_y, E_y == "free")))
+        if errors == "both" and None in (e_x, e_y):
+            return _joint_map(pairs, e_x, e_y, ratio, fits[0], fits[1])
+        assert e_x is not None
+        if e_y is None:
+            return _free_map(pairs, e_x, fits[0])
+        return _fit_map(pairs, e_x, e_y, errors, fits[0], fits[1])
+
+    return replace(made(pairs, *floors), refit=made)
 
 
 def _joint_map(
