@@ -68,6 +68,11 @@ def cast_weight(
     grid; `rounding` and `seed` as for `cast_weights`."""
     if rounding not in ROUNDINGS:
         raise UserError(f"unknown rounding {rounding!r} for a cast; use one of {', '.join(ROUNDINGS)}")
+    if hasattr(weight, "full_tensor"):
+        raise UserError(
+            f"{target.name} is sharded over processes (FSDP2): load the full state dict into a plain model, "
+            "and cast its weights"
+        )
     key: dict[str, Any] = {}
     if rounding == "stochastic":
         if seed is None:

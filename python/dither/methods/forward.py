@@ -111,15 +111,16 @@ class Forward(Method):
                 ]
 
     def detach(self) -> None:
+        modules = [(target.name, module) for target in self.found for module in target.modules]
+        for name, module in modules:
+            if type(module) not in _made.values():
+                raise UserError(f"{name} ({type(module).__name__}): {_OUT_OF_ORDER}")
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for target in self.found:
-            for module in target.modules:
-                if not isinstance(module, _Seen):
-                    raise UserError(f"{target.name}: {_OUT_OF_ORDER}")
-                del module.dither_seen
-                module.__class__ = type(module).__bases__[1]
+        for _, module in modules:
+            del module.dither_seen
+            module.__class__ = type(module).__bases__[1]
 
     def set_step(self, step: int, microbatch: int = 0) -> None:
         self.step, self.microbatch = step, microbatch
@@ -175,7 +176,8 @@ class _After:
 
 
 _OUT_OF_ORDER = (
-    "the recipe below the method was taken away first; call method.detach() before dither.nn.restore_(model)"
+    "its class was changed since the method was attached: call method.detach() before "
+    "dither.nn.restore_(model), and attach a method after fully_shard"
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 import dither.nn as dnn
@@ -213,3 +214,29 @@ def test_weights_that_are_no_parameters_are_named(name):
         assert type(model[0]) is nn.Linear
         if name not in ("lotion", "eco"):  # whose optimizer knows it
             methods.get(name)(model, "int4_g32", exempt=["1"], **options)
+
+
+@pytest.mark.parametrize("order", ["method first", "shards first"])
+def test_sharded_weights_are_trained_and_not_deployed(order):
+    """Under FSDP2, here of one process: the forward and the gradients of a plain model."""
+    plain, model = (nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 8)) for _ in range(2))
+    model.load_state_dict(plain.state_dict())
+    methods.Qat(plain, "int4_row")
+    x = torch.randn(4, 32)
+    store = torch.distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        made = [methods.Qat(model, "int4_row")] if order == "method first" else []
+        for layer in (*model, model):
+            fully_shard(layer)
+        method = made[0] if made else methods.Qat(model, "int4_row")
+        for net in (plain, model):
+            net(x).square().sum().backward()
+        torch.testing.assert_close(model(x), plain(x))
+        for mine, other in zip(model.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad.full_tensor(), other.grad)  # type: ignore[union-attr]
+        with pytest.raises(UserError, match=r"after fully_shard|sharded over processes"), method.deployed():
+            pass
+        torch.testing.assert_close(model(x), plain(x))  # a refusal leaves the method in force
+    finally:
+        torch.distributed.destroy_process_group()
