@@ -133,6 +133,11 @@ class Forward(Method):
     def _check_recipe(self) -> None:
         for target in self.found:
             for module in target.modules:
+                if isinstance(module, _Seen):
+                    raise UserError(
+                        f"{target.name} is in the hands of a method already: call its detach() first, or "
+                        "exempt it"
+                    )
                 if getattr(module, "max_norm", None) is not None:
                     raise UserError(f"{target.name} is renormalised in place (max_norm); exempt it")
                 if self.activations is not None and not target.sees_inputs:

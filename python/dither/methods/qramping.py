@@ -66,6 +66,8 @@ class Qramping(Qat):
 
     @torch.no_grad()
     def after_step_(self, step: int, lr: float) -> None:
+        if not self._before:
+            raise UserError(f"{self.label}: call adjust_grad_({step}) before the optimizer's step")
         for target in self.found:
             before = self._before.pop(target.name)
             if step % self.every < self.probe:

@@ -10,10 +10,12 @@ of QAT.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from dither.errors import UserError
 from dither.methods.qat import Qat
 from dither.nn.philox import random_bits
 from dither.nn.streams import signed
@@ -27,19 +29,20 @@ class RandomScaling(Qat):
     """
 
     name = "random_scaling"
+    _before: Sequence[tuple[Tensor, Tensor]] = ()
 
     @torch.no_grad()
     def adjust_grad_(self, step: int) -> None:
-        self._before: list[tuple[Tensor, Tensor]] = [
-            (p.detach(), p.detach().clone()) for p in self.model.parameters() if p.requires_grad
-        ]
+        self._before = [(p.detach(), p.detach().clone()) for p in self.model.parameters() if p.requires_grad]
 
     @torch.no_grad()
     def after_step_(self, step: int, lr: float) -> None:
         length = self.length(step)
+        if not self._before:
+            raise UserError(f"{self.label}: call adjust_grad_({step}) before the optimizer's step")
         for parameter, before in self._before:
             parameter.copy_(before + (parameter - before) * length)
-        self._before = []
+        self._before = ()
 
     def length(self, step: int) -> float:
         """The factor of that step: -log(u), u uniform in (0, 1)."""

@@ -13,7 +13,7 @@ from dither.nn.packed import PackedTensor
 from dither.nn.recipe import SITES
 from dither.nn.sites import candidates, matching
 
-WEIGHT_SITES = tuple(site for site in SITES if site != "attention")
+WEIGHT_SITES = tuple(site for site in SITES if site not in ("attention", "product", "output", "residual"))
 
 
 @dataclass(frozen=True)

@@ -57,3 +57,25 @@ def test_a_quantizer_that_breaks_an_assumption_is_refused_before_anything_change
     assert all(type(layer) is nn.Linear and not layer._forward_pre_hooks for layer in (model[0], model[2]))
     assert torch.equal(model(x), before)
     methods.Qat(model, "int4_g32")  # another method finds nothing in its way
+
+
+def test_a_second_method_is_refused_and_the_first_stays() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(48, 64), nn.GELU(), nn.Linear(64, 40))
+    x = torch.randn(3, 48)
+    first = methods.Qat(model, "int4_g32")
+    seen = model(x)
+    with pytest.raises(UserError, match=r"0\.weight is in the hands of a method already.*detach"):
+        methods.Lsq(model, "int3_row")
+    assert torch.equal(model(x), seen)
+    first.detach()
+    methods.Lsq(model, "int3_row")
+
+
+@pytest.mark.parametrize("name", ["random_scaling", "qramping"])
+def test_a_loop_that_leaves_out_a_call_is_told_which(name: str) -> None:
+    method = methods.get(name)(nn.Sequential(nn.Linear(32, 32)), "int4_g32")
+    with pytest.raises(UserError, match=r"call adjust_grad_\(3\) before the optimizer"):
+        method.after_step_(3, 1e-3)
+    method.adjust_grad_(3)
+    method.after_step_(3, 1e-3)
