@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dither.errors import UserError, require
-from dither.scores.engine import Floats, floats, to_numpy
+from dither.scores.borrowed import Floats, floats, to_numpy
 from dither.scores.gradients import per_example_gradients
 from dither.scores.projection import project
 from dither.scores.ranks import spearman

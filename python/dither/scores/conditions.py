@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.engine import integers
+from dither.scores.borrowed import integers
 from dither.scores.ranks import rank, spearman
 from dither.scores.reliability import _runs
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, require
-from dither.scores.engine import Ints, integers
+from dither.scores.borrowed import Ints, integers
 from dither.scores.neighbours import _matrix
 
 BLOCK = 1 << 22

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from dither.errors import UserError, suggest
-from dither.scores.engine import Floats
+from dither.scores.borrowed import Floats
 
 RESCALED: dict[str, dict[str, Callable[[Floats], Floats]]] = {
     "entropy": {"bits": lambda h: h / np.log(2.0)},

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.engine import Floats
+from dither.scores.borrowed import Floats
 
 NEVER = ("visits", "inf", "zero", "1000")
 """What forgetting counts for an example never learned: T visits (as the replica of scores.md), infinity

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, require
-from dither.scores.engine import Floats, integers, run_duplicates
+from dither.scores.borrowed import Floats, integers
+from dither.scores.engine import run_duplicates
 from dither.scores.neighbours import _matrix
 
 BLOCK = 2048

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, require
-from dither.scores.engine import Floats, to_numpy
+from dither.scores.borrowed import Floats, to_numpy
 from dither.scores.pointwise import logit_scores
 
 

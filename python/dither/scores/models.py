@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.engine import Floats, floats, to_numpy
+from dither.scores.borrowed import Floats, floats, to_numpy
 
 
 def learnability(loss: Any, held_out_loss: Any) -> Floats:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.engine import Floats, borrow, integers, run_shapley, to_numpy
+from dither.scores.borrowed import Floats, borrow, integers, to_numpy
+from dither.scores.engine import run_shapley
 
 BLOCK = 1 << 24
 """Distances held at a time."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dither.errors import UserError
+from dither.scores.borrowed import Floats
 from dither.scores.catalogue import SCORES
-from dither.scores.engine import Floats
 from dither.scores.reliability import Reliability, reliability
 from dither.scores.table import ScoreTable
 

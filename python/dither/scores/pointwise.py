@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, suggest
+from dither.scores.borrowed import Floats, Ints, borrow, integers
 from dither.scores.catalogue import POINTWISE
 from dither.scores.dialects import by_score, rescale
-from dither.scores.engine import Floats, Ints, borrow, integers, run_logits
+from dither.scores.engine import run_logits
 
 NAMES = tuple(score.name for score in POINTWISE)
 """In the order of the extension's outputs."""

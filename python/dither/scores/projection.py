@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from dither.checks import check_address
 from dither.errors import UserError
-from dither.scores.engine import borrow, run_project
+from dither.scores.borrowed import borrow
+from dither.scores.engine import run_project
 
 
 def project(

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.engine import Floats, borrow, run_kendall, run_ranks
+from dither.scores.borrowed import Floats, borrow
+from dither.scores.engine import run_kendall, run_ranks
 
 CHUNK = 4096
 """Columns multiplied in fp32 before sums go on in fp64."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.engine import Floats
+from dither.scores.borrowed import Floats
 from dither.scores.ranks import rank, spearman
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from dither.errors import UserError
 from dither.paired import Interval, paired_interval, student_quantile
-from dither.scores.engine import Ints, integers
+from dither.scores.borrowed import Ints, integers
 from dither.scores.selection import random
 
 Train = Callable[[Ints, int], float]

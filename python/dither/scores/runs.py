@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
+from dither.scores.borrowed import Ints
 from dither.scores.dynamics import DERIVED
-from dither.scores.engine import Ints
 
 LABEL = "label"
 """The column of the examples' labels. It is no score; it tells data apart."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.engine import Floats, Ints, floats, integers
+from dither.scores.borrowed import Floats, Ints, floats, integers
 
 
 def _scores(scores: Any) -> Floats:

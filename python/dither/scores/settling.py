@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dither.scores.engine import Ints, to_numpy
+from dither.scores.borrowed import Ints, to_numpy
 
 
 class Settling:

@@ -23,7 +23,7 @@ import numpy as np
 
 from dither.errors import UserError, require
 from dither.scores.arrow import view
-from dither.scores.engine import integers
+from dither.scores.borrowed import integers
 from dither.scores.pointwise import DEFAULT, LABEL_FREE, NAMES, logit_scores, sequence_scores
 from dither.scores.runs import LABEL
 from dither.scores.table import ScoreTable

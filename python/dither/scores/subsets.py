@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dither.errors import UserError
-from dither.scores.engine import Floats, run_subsets, to_numpy
+from dither.scores.borrowed import Floats, to_numpy
+from dither.scores.engine import run_subsets
 
 
 def pack_bits(mask: Any) -> NDArray[np.uint64]:

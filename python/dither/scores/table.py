@@ -19,9 +19,9 @@ import numpy as np
 from dither.errors import UserError, require, suggest
 from dither.files import replacing
 from dither.scores import frames
+from dither.scores.borrowed import Floats, Ints, to_numpy
 from dither.scores.dialects import rescale
 from dither.scores.dynamics import DERIVED, derive
-from dither.scores.engine import Floats, Ints, to_numpy
 from dither.scores.ranks import rank
 from dither.scores.runs import RunScores, check_same_data, join, labels_of
 

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dither.errors import UserError
-from dither.scores.engine import Floats, Ints, run_ngram_count, run_ngram_weigh
+from dither.scores.borrowed import Floats, Ints
+from dither.scores.engine import run_ngram_count, run_ngram_weigh
 
 BUCKETS = 10_000
 FLOOR = 1e-8

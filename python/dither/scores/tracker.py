@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, suggest
+from dither.scores.borrowed import Floats, floats, integers
 from dither.scores.catalogue import DYNAMICS, POINTWISE
 from dither.scores.dynamics import DERIVED
-from dither.scores.engine import Floats, Histories, floats, integers
+from dither.scores.engine import Histories
 from dither.scores.pointwise import logit_scores
 from dither.scores.runs import LABEL
 from dither.scores.settling import Settling

@@ -15,15 +15,8 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, suggest
-from dither.scores.engine import (
-    Floats,
-    borrow,
-    integers,
-    run_vog_examples,
-    run_vog_reduce,
-    run_vog_update,
-    to_numpy,
-)
+from dither.scores.borrowed import Floats, borrow, integers, to_numpy
+from dither.scores.engine import run_vog_examples, run_vog_reduce, run_vog_update
 
 
 @dataclass(frozen=True)

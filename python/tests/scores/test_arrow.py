@@ -6,7 +6,7 @@ import pytest
 
 from dither.errors import UserError
 from dither.scores import Tracker, knn_shapley, logit_scores, rank
-from dither.scores.engine import borrow, floats, integers
+from dither.scores.borrowed import borrow, floats, integers
 
 RNG = np.random.default_rng(0)
 Z = RNG.standard_normal((20, 6)).astype(np.float32)
