@@ -7,6 +7,7 @@ table = tracker.table(run="seed-0")                                 # merge tabl
 """
 
 from dither.scores import selection
+from dither.scores.architectures import architecture_bias, fingerprints
 from dither.scores.attribution import (
     gradient_features,
     less,
@@ -36,9 +37,7 @@ from dither.scores.projection import project
 from dither.scores.ranks import kendall, rank, spearman
 from dither.scores.reliability import (
     Reliability,
-    architecture_bias,
     auc,
-    fingerprints,
     noise_curve,
     rank_pca,
     reliability,

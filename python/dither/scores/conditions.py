@@ -10,7 +10,7 @@ import numpy as np
 from dither.errors import UserError
 from dither.scores.borrowed import integers
 from dither.scores.ranks import rank, spearman
-from dither.scores.reliability import _runs
+from dither.scores.reliability import as_runs
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def condition_effect(a: Any, b: Any, *, paired: bool = False) -> Effect:
     on. paired: run i of both shares its seed; such pairs, which would flatter the agreement, are left out.
     UserError for fewer than two runs, and different examples or, where paired, different numbers of runs.
     """
-    x, y = _runs(a), _runs(b)
+    x, y = as_runs(a), as_runs(b)
     if x.shape[1] != y.shape[1] or (paired and len(x) != len(y)):
         raise UserError(f"the conditions have scores of the shapes {x.shape} and {y.shape}")
     whole = spearman(np.concatenate([x, y]))
@@ -52,7 +52,7 @@ def condition_effect(a: Any, b: Any, *, paired: bool = False) -> Effect:
 def class_share(values: Any, labels: Any) -> float:
     """The share of the variance of mean ranks that lies between classes, 0 to 1: near 1, choosing by the
     score is choosing classes (use `selection.with_class_floor`). values: (runs, n), labels: (n,)."""
-    ranks = rank(_runs(values, 1)).mean(axis=0)
+    ranks = rank(as_runs(values, 1)).mean(axis=0)
     if not len(ranks):
         raise UserError("there are no examples")
     y = integers(labels, "labels", len(ranks))

@@ -6,7 +6,7 @@ is not a ranking (Spearman .67 to .90 between two runs); averages over epochs ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from dither.scores.borrowed import Floats
 from dither.scores.ranks import rank, spearman
 
 
-def _runs(values: Any, least: int = 2) -> Floats:
+def as_runs(values: Any, least: int = 2) -> Floats:
+    """(runs, examples) in fp64, without NaN, of at least so many runs."""
     try:
         x = np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
@@ -31,7 +32,8 @@ def _runs(values: Any, least: int = 2) -> Floats:
     return x
 
 
-def _at_least_one(**counts: int) -> None:
+def at_least_one(**counts: int) -> None:
+    """UserError for a count below 1."""
     for name, count in counts.items():
         if count < 1:
             raise UserError(f"{name}={count} is at least 1")
@@ -72,10 +74,10 @@ def spearman_brown(r1: float, runs: float) -> float:
 def reliability(values: Any, *, target: float = 0.95, splits: int = 20, seed: int = 0) -> Reliability:
     """Of a score over runs, (runs, n). splits: random halves to measure. UserError for fewer than two
     runs."""
-    x = _runs(values)
+    x = as_runs(values)
     if not 0 < target < 1:
         raise UserError(f"target={target} lies between 0 and 1")
-    _at_least_one(splits=splits)
+    at_least_one(splits=splits)
     ranks = rank(x)
     runs = len(x)
     r1 = float(spearman(x)[np.triu_indices(runs, 1)].mean())
@@ -108,7 +110,7 @@ def _unique_share(row: Floats) -> float:
 
 def variance_components(values: Any) -> tuple[float, float]:
     """Variance between examples, and within an example over runs (one-way random effects, unbiased)."""
-    x = _runs(values)
+    x = as_runs(values)
     within = float(x.var(axis=0, ddof=1).mean())
     return max(float(x.mean(axis=0).var(ddof=1)) - within / len(x), 0.0), within
 
@@ -123,7 +125,7 @@ def score_correlations(values: Mapping[str, Any]) -> tuple[tuple[str, ...], Floa
     names = tuple(values)
     if not names:
         raise UserError("there is no score to correlate")
-    arrays = [_runs(values[name]) for name in names]
+    arrays = [as_runs(values[name]) for name in names]
     if len({a.shape for a in arrays}) > 1:
         raise UserError(
             f"scores have different shapes: { {n: a.shape for n, a in zip(names, arrays, strict=True)} }"
@@ -164,125 +166,6 @@ def rank_pca(values: Mapping[str, Any]) -> Components:
     return Components(names, eigenvalues[::-1] / len(names), loadings * signs[:, None])
 
 
-@dataclass(frozen=True)
-class Bias:
-    """difference: mean rank of group a minus group b for every example; p: two-sided permutation p-values;
-    significant: those that stand at the false discovery rate asked for (Benjamini-Hochberg)."""
-
-    difference: Floats
-    p: Floats
-    significant: np.ndarray
-    rate: float
-    permutations: int
-
-
-def architecture_bias(
-    a: Any, b: Any, *, rate: float = 0.05, permutations: int = 10_000, seed: int = 0
-) -> Bias:
-    """Which examples are harder for one architecture than for the other: a permutation test for every example
-    of its mean rank within runs. a, b: (runs, n) of two architectures.
-
-    All permutations are counted where there are few enough; the smallest p is then 1 over their number,
-    which is what limits small samples: 4 against 4 runs cannot fall below .0286.
-    """
-    x, y = rank(_runs(a)), rank(_runs(b))
-    if x.shape[1] != y.shape[1]:
-        raise UserError(f"the groups score {x.shape[1]} and {y.shape[1]} examples")
-    if not 0 < rate < 1:
-        raise UserError(f"rate={rate} lies between 0 and 1")
-    _at_least_one(permutations=permutations)
-    both, size = np.concatenate([x, y]), len(x)
-    groups, exact = _groups(len(both), size, permutations, seed)
-    weights = groups / size - (1 - groups) / (len(both) - size)
-    observed = x.mean(axis=0) - y.mean(axis=0)
-    as_extreme = np.zeros(both.shape[1])
-    for start in range(0, len(weights), 256):
-        found = weights[start : start + 256] @ both
-        as_extreme += (np.abs(found) >= np.abs(observed) * (1 - 1e-12) - 1e-12).sum(axis=0)
-    p = as_extreme / len(weights) if exact else (as_extreme + 1) / (len(weights) + 1)
-    return Bias(observed, p, benjamini_hochberg(p, rate), rate, len(weights))
-
-
-def _groups(total: int, size: int, permutations: int, seed: int) -> tuple[Floats, bool]:
-    """Rows of 0 and 1: every way to choose `size` of `total`, or that many random ones."""
-    from itertools import combinations
-    from math import comb
-
-    if comb(total, size) <= permutations:
-        rows = np.zeros((comb(total, size), total))
-        for i, chosen in enumerate(combinations(range(total), size)):
-            rows[i, list(chosen)] = 1
-        return rows, True
-    generator = np.random.Generator(np.random.Philox(seed))
-    rows = np.zeros((permutations, total))
-    rows[:, :size] = 1
-    return generator.permuted(rows, axis=1), False
-
-
-def benjamini_hochberg(p: Any, rate: float) -> np.ndarray:
-    """Which hypotheses are rejected at a false discovery rate."""
-    values = np.asarray(p, np.float64)
-    order = np.argsort(values, kind="stable")
-    below = values[order] <= rate * np.arange(1, len(values) + 1) / max(len(values), 1)
-    kept = np.zeros(len(values), bool)
-    if below.any():
-        kept[order[: int(np.flatnonzero(below)[-1]) + 1]] = True
-    return kept
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """accuracy[i]: share of held-out runs told apart with counts[i] examples, mean over splits; `chance` for
-    none."""
-
-    counts: tuple[int, ...]
-    accuracy: tuple[float, ...]
-    chance: float
-    splits: int
-
-
-def fingerprints(
-    a: Any, b: Any, counts: Sequence[int] = (1, 2, 4, 8, 16, 32, 64), *, splits: int = 10, seed: int = 0
-) -> Fingerprint:
-    """Can a handful of examples tell which architecture a run used? (2401.01867)
-
-    On half of the runs of each group the k examples with the largest |Welch t| are chosen, and a classifier
-    of diagonal covariance is fitted; the other half is classified, where a run between both counts half.
-    UserError for groups of fewer than four runs.
-    """
-    x, y = rank(_runs(a, 4)), rank(_runs(b, 4))
-    _at_least_one(splits=splits)
-    if x.shape[1] != y.shape[1] or not counts or not 1 <= min(counts) <= max(counts) <= x.shape[1]:
-        raise UserError(
-            f"the groups score {x.shape[1]} and {y.shape[1]} examples; "
-            f"counts= are from 1 to as many, not {tuple(counts)}"
-        )
-    generator = np.random.Generator(np.random.Philox(seed))
-    right, total = np.zeros(len(counts)), 0
-    for _ in range(splits):
-        train_x, test_x = _split(x, generator)
-        train_y, test_y = _split(y, generator)
-        means = train_x.mean(axis=0), train_y.mean(axis=0)
-        spread = train_x.var(axis=0, ddof=1) / len(train_x) + train_y.var(axis=0, ddof=1) / len(train_y)
-        pooled = (train_x.var(axis=0, ddof=1) + train_y.var(axis=0, ddof=1)) / 2
-        floor = max(float(pooled.mean()), 1e-12) * 1e-3
-        order = np.argsort(-np.abs(means[0] - means[1]) / np.sqrt(spread + floor), kind="stable")
-        for i, k in enumerate(counts):
-            chosen = order[:k]
-            gap = (means[0] - means[1])[chosen] / (pooled[chosen] + floor)
-            middle = (means[0] + means[1])[chosen] / 2
-            sides = (test_x[:, chosen] - middle) @ gap, (middle - test_y[:, chosen]) @ gap
-            right[i] += sum((np.sign(side) + 1).sum() / 2 for side in sides)
-        total += len(test_x) + len(test_y)
-    chance = max(len(x), len(y)) / (len(x) + len(y))
-    return Fingerprint(tuple(counts), tuple((right / total).tolist()), chance, splits)
-
-
-def _split(x: Floats, generator: np.random.Generator) -> tuple[Floats, Floats]:
-    order = generator.permutation(len(x))
-    return x[order[: len(x) // 2]], x[order[len(x) // 2 :]]
-
-
 def auc(scores: Any, positive: Any) -> float:
     """Area under the ROC curve: how often a positive example scores above another one (ties count half)."""
     s, mask = np.asarray(scores, np.float64), np.asarray(positive, bool)
@@ -297,6 +180,6 @@ def auc(scores: Any, positive: Any) -> float:
 def noise_curve(values: Any, planted: Any, direction: Callable[[Floats], Floats] = lambda s: s) -> Floats:
     """AUC for finding planted label noise with the mean rank of 1, 2, ... runs. values: (runs, n), high is
     hard after `direction`."""
-    x = _runs(values, 1)
+    x = as_runs(values, 1)
     ranks = np.atleast_2d(rank(direction(x)))
     return np.array([auc(ranks[:k].mean(axis=0), planted) for k in range(1, len(x) + 1)])

@@ -16,7 +16,8 @@ from dither.scores import (
     score_correlations,
     spearman_brown,
 )
-from dither.scores.reliability import benjamini_hochberg, variance_components
+from dither.scores.architectures import benjamini_hochberg
+from dither.scores.reliability import variance_components
 
 
 def runs(count: int, n: int, noise: float, seed: int = 0, truth: np.ndarray | None = None) -> np.ndarray:

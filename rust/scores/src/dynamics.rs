@@ -10,7 +10,10 @@
 //! 16 examples at a time: records to columns, one visit in vectors, columns to records
 //! ```
 
+mod marking;
+
 use dither_cpu::dispatch;
+use marking::mark;
 use std::mem::size_of;
 
 /// History of an example in one run. The layout is known to `dither.scores.engine`.
@@ -75,70 +78,8 @@ pub enum Refused {
     NotFinite(usize),
 }
 
-/// Records that are asked for before their turn.
-const AHEAD: usize = 32;
 /// Examples that are visited together.
 const TOGETHER: usize = 16;
-
-/// Ask for an element; it lies in one line of the cache.
-#[inline(always)]
-fn fetch<T>(elements: &[T], index: i64) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(element) = usize::try_from(index).ok().and_then(|i| elements.get(i)) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing, and the address is an element's.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast::<i8>()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (elements, index);
-}
-
-/// Whether all are finite, without a way out halfway: that is quicker.
-#[inline(always)]
-fn finite(x: &[f64]) -> bool {
-    const EXPONENT: u64 = 0x7ff << 52;
-    x.iter().fold(true, |all, x| all & (x.to_bits() & EXPONENT != EXPONENT))
-}
-
-/// Mark the examples of the batch, or say why it is refused. Whoever comes after finds their records in the cache.
-#[inline(always)]
-fn mark(histories: &mut Histories, visits: &Visits) -> Result<(), Refused> {
-    let others = visits.others.iter().any(Option::is_some);
-    let ask = |histories: &Histories, index: i64| {
-        fetch(histories.records, index);
-        if others {
-            fetch(histories.rest, index);
-        }
-    };
-    for index in visits.index.iter().take(AHEAD) {
-        ask(histories, *index);
-    }
-    let columns =
-        || [Some(visits.confidence), Some(visits.correct), visits.margin].into_iter().chain(visits.others).flatten();
-    if !columns().all(finite) {
-        let place = columns().find_map(|c| c.iter().position(|x| !x.is_finite()));
-        return Err(Refused::NotFinite(place.expect("one is not finite")));
-    }
-    for (place, index) in visits.index.iter().enumerate() {
-        if let Some(next) = visits.index.get(place + AHEAD) {
-            ask(histories, *next);
-        }
-        let record = usize::try_from(*index).ok().and_then(|i| histories.records.get_mut(i));
-        let why = match record {
-            None => Refused::Outside(place),
-            Some(record) if record.forgets & FLAG != 0 => Refused::Twice(place),
-            Some(record) => {
-                record.forgets |= FLAG;
-                continue;
-            }
-        };
-        for index in &visits.index[..place] {
-            histories.records[*index as usize].forgets &= !FLAG;
-        }
-        return Err(why);
-    }
-    Ok(())
-}
 
 /// The N values from `start` on.
 #[inline(always)]
@@ -163,7 +104,6 @@ fn visit<const N: usize>(histories: &mut Histories, visits: &Visits, start: usiz
     }
     let mut first = 0;
     for i in 0..N {
-        // Whether a visit is correct is a coin toss to the processor: no branch depends on it.
         // Whether a visit is correct is a coin toss to the processor: no branch depends on it.
         let now = u32::from(right[i] > 0.5);
         let visit = (visits[i] & !FLAG) + 1;
