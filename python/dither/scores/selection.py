@@ -32,7 +32,7 @@ def _finite(scores: Any, use: str) -> Floats:
     if len(s) and not np.abs(s).max() < 1e150:
         raise UserError(
             f"{int((~(np.abs(s) < 1e150)).sum())} scores are infinite or beyond 1e150, and {use}; "
-            "give dither.scores.rank(scores) instead, or choose by order (top, bottom, band, window)"
+            "rank them (dither.scores.rank, --reduce rank), or choose by order (top, bottom, band, window)"
         )
     return s
 
