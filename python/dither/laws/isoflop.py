@@ -38,6 +38,13 @@ class Approaches:
     parabolas: tuple[Parabola, ...]
     cautions: tuple[str, ...]
 
+    def __str__(self) -> str:
+        lines = [f"approach {name}: N* ~ C^{value:.4f}" for name, value in self.exponents.items()]
+        lines += [
+            f"  {p.C:.3g} FLOPs: N* {p.N:.4g}, loss {p.loss:.5g} ({p.runs} runs)" for p in self.parabolas
+        ]
+        return "\n".join(lines + [f"  ! {caution}" for caution in self.cautions])
+
 
 def budgets(C: Any) -> list[Any]:
     """The rows of each budget, smallest first: runs whose compute is the same but for rounding."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dither.errors import UserError
+from dither.laws.engine import Floats
 from dither.laws.scales import distinct, scales, size
 from dither.laws.sensitivity import lines, sensitivities
 from dither.laws.trends import Trend, alike, residual_trend
@@ -70,6 +71,16 @@ class HoldOut:
         )
 
 
+def naive(c: Floats, loss: Floats, c_held: Floats) -> dict[str, Floats]:
+    """What predicts losses without a law of size and data, from runs of compute c: the loss of the largest,
+    and a power law of compute."""
+    slope, level = (
+        np.polyfit(np.log(c), np.log(loss), 1) if np.ptp(np.log(c)) > 0 else (0.0, np.log(loss).mean())
+    )
+    last = np.full(len(c_held), loss[np.argmax(c)])
+    return {"last loss": last, "power law of C": np.exp(level + slope * np.log(c_held))}
+
+
 def hold_out(fit: Fit, seen: Any) -> HoldOut:
     """Fit to the runs `seen` (booleans), predict the others."""
     seen = np.asarray(seen, dtype=bool)
@@ -80,9 +91,7 @@ def hold_out(fit: Fit, seen: Any) -> HoldOut:
     c, c_held = size(part.arrays), size(held)
     relative = predicted / truth - 1
     floor = part.params.get("E", 0.0)
-    slope, level = np.polyfit(np.log(c), np.log(part.loss), 1) if np.ptp(np.log(c)) > 0 else (0.0, 0.0)
-    power = np.exp(level + slope * np.log(c_held))
-    last = part.loss[np.argmax(c)]
+    last, power = naive(c, part.loss, c_held).values()
     return HoldOut(
         int(seen.sum()),
         int((~seen).sum()),

@@ -15,8 +15,9 @@ import numpy as np
 
 from dither import laws
 from dither.errors import UserError
-from dither.laws import derived
+from dither.laws import derived, validation
 from dither.laws.engine import Floats
+from dither.laws.scales import size
 from dither.laws.validation import nested, uncalibrated
 from dither.studies.measure import Measurement, jackknife, proportion, resampled
 
@@ -133,14 +134,9 @@ def direct(one: Corpus, law: str = LAW, fixed: Mapping[str, float] | None = None
 
 def naive(one: Corpus) -> dict[str, Errors]:
     """The loss of the largest run seen; a power law of compute alone."""
-    c, c_held = one.fit["N"] * one.fit["D"], one.held["N"] * one.held["D"]
-    slope, level = np.polyfit(np.log(c), np.log(one.fit["loss"]), 1)
-    last = np.full(len(c_held), one.fit["loss"][np.argmax(c)])
     truth = one.held["loss"]
-    return {
-        "last loss": Errors(last - truth, truth, 0.0),
-        "power law of C": Errors(np.exp(level) * c_held**slope - truth, truth, 0.0),
-    }
+    said = validation.naive(size(one.fit), one.fit["loss"], size(one.held))
+    return {name: Errors(values - truth, truth, 0.0) for name, values in said.items()}
 
 
 def mapped(x: Corpus, y: Corpus) -> Errors:

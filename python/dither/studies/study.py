@@ -63,6 +63,11 @@ class Outcome:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
+def without_tables(study: Study, why: str, simulated: Mapping[str, Measurement], data: str) -> Outcome:
+    """What a study finds where its published tables are not there: the claims about simulated runs alone."""
+    return Outcome({claim.key: why for claim in study.claims} | dict(simulated), data)
+
+
 @dataclass(frozen=True)
 class Study:
     """name: as the file, with hyphens. protocol: what is done, a line a step. seeds: (full, quick)."""

@@ -73,7 +73,7 @@ def test_the_replication_of_chinchilla(tmp_path):
     assert (found["exponent"]["low"], found["exponent"]["high"]) == pytest.approx((0.4805, 0.5561), abs=2e-3)
     assert 5e5 < found["narrow"]["estimate"] < 7e5
     page = (tmp_path / "chinchilla-replication-quick" / "study.md").read_text()
-    for digits in ("477.826", "2143.42", "1.81722", "482.005", "2085.43", "1.81686", "0.001018274018"):
+    for digits in ("477.826", "2143.42", "1.81722", "482.006", "2085.44", "1.81686", "0.001018274018"):
         assert digits in page
     assert len(pictures("chinchilla-replication", tmp_path)) == 6
     assert min(pictures("chinchilla-replication", tmp_path)) > 20_000

@@ -12,10 +12,11 @@ import numpy as np
 from dither import laws
 from dither.errors import require
 from dither.laws import plots
+from dither.laws.derived import exponent
 from dither.laws.engine import Floats
 from dither.studies import tables
-from dither.studies.measure import Measurement, exact, over_seeds, resampled
-from dither.studies.study import Claim, Context, Outcome, Study, Table
+from dither.studies.measure import Measurement, exact, huber, over_seeds, resampled
+from dither.studies.study import Claim, Context, Outcome, Study, Table, without_tables
 
 TABLE = "chinchilla-epoch/svg_extracted_data.csv"
 BUDGET = 5.76e23
@@ -40,11 +41,6 @@ def runs(dropped: int = 5) -> dict[str, Floats]:
     n, c, loss = (tables.numbers(frame, name) for name in ("Model Size", "Training FLOP", "loss"))
     kept = loss < np.sort(loss)[-dropped] if dropped else np.ones(len(loss), dtype=bool)
     return {"N": n[kept], "D": (c / (6 * n))[kept], "loss": loss[kept]}
-
-
-def exponent(alpha: float, beta: float, **_: float) -> float:
-    """a of the optimal size N*(C) ~ C^a."""
-    return beta / (alpha + beta)
 
 
 def resamples(rows: int, n: int) -> Floats:
@@ -72,8 +68,7 @@ def stopped_early(data: dict[str, Floats], best: float, divide: int) -> float:
 
     def objective(theta: Floats) -> float:
         params = np.concatenate([np.exp(theta[:3]), theta[3:]])
-        r = np.abs(np.log(law.curve(params, {k: data[k] for k in "ND"})) - np.log(data["loss"]))
-        return float(np.where(r <= 1e-3, r * r / 2, 1e-3 * (r - 5e-4)).sum()) / divide
+        return float(huber(law.curve(params, {k: data[k] for k in "ND"}), data["loss"]).sum()) / divide
 
     start = [*np.log(list(HOFFMANN.values())[:3]), HOFFMANN["alpha"], HOFFMANN["beta"]]
     end = require("scipy.optimize", "laws").minimize(objective, start, method="L-BFGS-B")
@@ -92,8 +87,7 @@ def recovered(seed: int) -> float:
 def measure(context: Context) -> Outcome:
     simulated = over_seeds([recovered(seed) for seed in context.seeds])
     if why := tables.missing(TABLE):
-        found: dict[str, Measurement | str] = {claim.key: why for claim in STUDY.claims}
-        return Outcome(found | {"recovered": simulated}, "simulated runs only")
+        return without_tables(STUDY, why, {"recovered": simulated}, "simulated runs only")
     data, every = runs(), runs(0)
     fit, lad = laws.fit("chinchilla", data), laws.fit("chinchilla", data, objective="lad")
     counts = resamples(len(data["loss"]), 4000)
@@ -141,7 +135,7 @@ def dropped_rows(every: dict[str, Floats], n: int) -> Measurement:
     counts = resamples(len(kept), n)
     pair = [whole.bootstrap(weights=counts), part.bootstrap(weights=counts[:, kept])]
     both = pair[0].converged & pair[1].converged
-    a = [np.array([exponent(v[3], v[4]) for v in one.values[both]]) for one in pair]
+    a = [np.array([exponent(alpha=v[3], beta=v[4]) for v in one.values[both]]) for one in pair]
     return resampled(exponent(**whole.params) - exponent(**part.params), a[0] - a[1], len(kept))
 
 

@@ -16,8 +16,8 @@ from dither.laws import plots
 from dither.laws.plots.canvas import COLOURS, canvas, legend
 from dither.laws.profiles import rise
 from dither.studies import tables
-from dither.studies.measure import Measurement, exact, over_seeds, resampled
-from dither.studies.study import Claim, Context, Outcome, Study, Table
+from dither.studies.measure import exact, huber, over_seeds, resampled
+from dither.studies.study import Claim, Context, Outcome, Study, Table, without_tables
 
 TABLE = "data-constrained/runs.csv"
 HELD = dict(A=float(np.exp(6.255414)), B=float(np.exp(7.3049974)), E=float(np.exp(0.6254804)),
@@ -51,12 +51,6 @@ def predictions(data: Runs) -> Any:
     return np.concatenate(values)
 
 
-def huber(predicted: Any, loss: Any) -> Any:
-    """The objective's share of every run: Huber's, 1e-3, of log residuals."""
-    size = np.abs(np.log(predicted) - np.log(loss))
-    return np.where(size <= 1e-3, size**2 / 2, 1e-3 * (size - 5e-4))
-
-
 def explained(predicted: Any, loss: Any, weights: Any) -> Any:
     """R2 under weights of the runs."""
     mean = np.sum(weights * loss, axis=-1, keepdims=True) / np.sum(weights, axis=-1, keepdims=True)
@@ -88,8 +82,7 @@ def simulated(seed: int) -> float:
 def measure(context: Context) -> Outcome:
     design = over_seeds([simulated(seed) for seed in context.seeds])
     if why := tables.missing(TABLE):
-        found: dict[str, Measurement | str] = {claim.key: why for claim in STUDY.claims}
-        return Outcome(found | {"design": design}, "simulated runs only")
+        return without_tables(STUDY, why, {"design": design}, "simulated runs only")
     data = runs("fit_outliers_removed")
     size = len(data["loss"])
     fit = laws.fit("data_constrained", data, fixed=HELD)

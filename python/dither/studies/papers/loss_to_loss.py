@@ -17,7 +17,7 @@ from dither.laws.loss_to_loss import LossMap
 from dither.report.study import intervals
 from dither.studies import tables
 from dither.studies.measure import Measurement, exact, jackknife, over_seeds, proportion
-from dither.studies.study import Claim, Context, Outcome, Study, Table
+from dither.studies.study import Claim, Context, Outcome, Study, Table, without_tables
 
 SWEEP, BIG = "loss-to-loss/sweep.csv", "loss-to-loss/extrapolation.csv"
 CORPORA = {
@@ -67,8 +67,7 @@ def recovered(seed: int) -> float:
 def measure(context: Context) -> Outcome:
     simulated = over_seeds([recovered(seed) for seed in context.seeds])
     if why := tables.missing(SWEEP, BIG):
-        found: dict[str, Measurement | str] = {claim.key: why for claim in STUDY.claims}
-        return Outcome(found | {"recovered": simulated}, "simulated runs only")
+        return without_tables(STUDY, why, {"recovered": simulated}, "simulated runs only")
     runs, big = ({name: corpus(name, file=file) for name in CORPORA} for file in (SWEEP, BIG))
     fits = {form: {name: laws.fit(form, runs[name]) for name in CORPORA} for form in FORMS}
     own = {

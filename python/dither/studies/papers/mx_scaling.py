@@ -43,7 +43,7 @@ from dither.studies.mx_statistics import (
     share,
     slopes,
 )
-from dither.studies.study import Claim, Context, Outcome, Study, Table
+from dither.studies.study import Claim, Context, Outcome, Study, Table, without_tables
 
 LARGE = 4.5e18
 """FLOPs from which recipes part."""
@@ -61,8 +61,7 @@ MANTISSA = (("fp6_e2m3_fp6_e3m2", "fp6_e2m3_fp6_e2m3"), ("fp6_e3m2_fp6_e3m2", "f
 def measure(context: Context) -> Outcome:
     simulated = over_seeds([recovered(seed) for seed in context.seeds])
     if why := tables.missing(TABLE):
-        found: dict[str, Measurement | str] = {claim.key: why for claim in STUDY.claims}
-        return Outcome(found | {"recovered": simulated}, "simulated runs only")
+        return without_tables(STUDY, why, {"recovered": simulated}, "simulated runs only")
     runs, twice = mx_runs.read()
     noise = laws.rerun_noise([(np.log(a), np.log(b)) for a, b in twice])
     large = runs.of(runs.budget >= LARGE)

@@ -19,7 +19,7 @@ from dither.laws.plots.canvas import COLOURS, canvas, legend
 from dither.report.study import intervals
 from dither.studies import tables
 from dither.studies.measure import Measurement, exact, over_seeds, resampled
-from dither.studies.study import Claim, Context, Outcome, Study, Table
+from dither.studies.study import Claim, Context, Outcome, Study, Table, without_tables
 
 OPTIMA, POINTS, FITS = (
     f"resolving/{name}.csv" for name in ("isoflop_optima", "isoflop_points", "published_fits")
@@ -103,8 +103,7 @@ def simulated(seed: int) -> float:
 def measure(context: Context) -> Outcome:
     design = over_seeds([simulated(seed) for seed in context.seeds])
     if why := tables.missing(OPTIMA, POINTS, FITS):
-        found: dict[str, Measurement | str] = {claim.key: why for claim in STUDY.claims}
-        return Outcome(found | {"design": design}, "simulated curves only")
+        return without_tables(STUDY, why, {"design": design}, "simulated curves only")
     frame, raw, theirs = (tables.read(name) for name in (OPTIMA, POINTS, FITS))
     every = {(name, step): optima(frame, (name, *key)) for name in SETS for step, key in STEPS.items()}
     here = {key: slope(one["C"], one["N"]) for key, one in every.items()}
