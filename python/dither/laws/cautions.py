@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dither.laws import units
-from dither.laws.scales import distinct, scales
+from dither.laws.scales import distinct, scales, tied
 
 if TYPE_CHECKING:
     from dither.laws.fitting import Fit
@@ -133,6 +133,8 @@ def _design(fit: Fit) -> Iterator[str]:
             )
         elif span < SHORT and name in ("N", "D", "C"):
             yield f"{name} spans {span:.1f} decades; extrapolations beyond as much again are guesses"
+    if together := tied(fit.arrays):
+        yield f"{together}: their terms are not told apart, nor is an optimal D/N; add runs at other ratios"
     if {"N", "D"} <= set(fit.arrays) and scales(fit.arrays).max() == 0:
         yield (
             "all runs have one scale of compute (6 N D): nothing shows how the loss falls with it; add runs "

@@ -34,6 +34,14 @@ def scales(arrays: Mapping[str, Floats]) -> Any:
     return result
 
 
+def tied(arrays: Mapping[str, Floats]) -> str:
+    """That size and tokens grow together, in words; empty where they do not."""
+    if not {"N", "D"} <= set(arrays) or distinct(arrays["N"]) < 2:
+        return ""
+    ratio = arrays["D"] / arrays["N"]
+    return f"D/N is {np.median(ratio):.3g} in all runs" if ratio.max() < 1.05 * ratio.min() else ""
+
+
 def distinct(values: Floats) -> int:
     """How many values a variable has, up to a percent."""
     return len(np.unique(np.round(np.log(values), 2)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from dither.errors import UserError
 from dither.laws.engine import Floats
-from dither.laws.scales import distinct, scales, size
+from dither.laws.scales import distinct, scales, size, tied
 from dither.laws.sensitivity import lines, sensitivities
 from dither.laws.trends import Trend, alike, residual_trend
 from dither.laws.units import mixed
@@ -175,6 +175,8 @@ def uncalibrated(fit: Fit, by: Any = None) -> str:
     for name in ("N", "D"):
         if name in fit.arrays and (levels := distinct(fit.arrays[name])) < 3:
             return f"{name} has {levels} value{'s' * (levels > 1)} only"
+    if together := tied(fit.arrays):
+        return together
     count = int(scales(fit.arrays).max()) + 1
     if count < 4:
         return f"the runs have {count} scale{'s' * (count > 1)} of compute only"

@@ -113,6 +113,15 @@ def test_a_wrong_law_leaves_a_trend_and_no_calibrated_interval():
     assert not found.calibrated and "not calibrated" in str(found)
 
 
+def test_size_and_tokens_that_grow_together_are_named():
+    n = np.geomspace(1e8, 1e10, 24)
+    runs = laws.get("chinchilla").simulate(TRUTH, N=n, D=20 * n, noise=0.003, seed=1)
+    fit = laws.fit("chinchilla", runs)
+    assert "D/N is 20 in all runs: their terms are not told apart" in " ".join(fit.cautions)
+    assert validation.uncalibrated(fit) == "D/N is 20 in all runs"
+    assert "in all runs" not in " ".join(laws.fit("chinchilla", sweep()).cautions)
+
+
 def test_nested_laws():
     wrong = {one.name: one.rejected for one in validation.nested(laws.fit("chinchilla", sweep(0.002)))}
     assert wrong["E = 0"]
