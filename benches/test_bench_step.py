@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import dither.nn as dnn
 from dither.models.gpt import GPT, GPTConfig
-from dither.nn import kernels, ops, scratch, twin
+from dither.nn import kernels, ops, scratch, transforms, twin
 from goals import COMPILED, EAGER, STEPS, TINY
 from measure import cost, interleaved
 from table import Row, Times, record
@@ -118,19 +118,19 @@ def test_convolutions(recipe):
 
 @contextmanager
 def in_pure_torch():
-    """Inside the block every fake quantization is the pure-torch twin."""
+    """Inside the block every fake quantization and every rotation is the pure-torch twin."""
 
     def apply(x, spec, axis=-1, rng=None, out_dtype=None, offset=0, random=None):
         return twin.fake_quant(
             x, kernels.parse(spec), axis, rng=rng, offset=offset, random=random, out_dtype=out_dtype
         )
 
-    before = ops.apply, scratch.available
-    ops.apply, scratch.available = apply, lambda x: False
+    before = ops.apply, scratch.available, transforms.rotate
+    ops.apply, scratch.available, transforms.rotate = apply, lambda x: False, transforms.twin
     try:
         yield
     finally:
-        ops.apply, scratch.available = before
+        ops.apply, scratch.available, transforms.rotate = before
 
 
 def block(recipe: str) -> nn.Module:
@@ -153,7 +153,7 @@ def passed(model: Callable[[torch.Tensor], torch.Tensor], pure: bool) -> Callabl
     return run
 
 
-@pytest.mark.parametrize("recipe", ["mxfp8", "int4"])
+@pytest.mark.parametrize("recipe", ["mxfp8", "mxfp4_rht_sr", "int4"])
 def test_overhead_over_pure_torch(recipe):
     """The same recipe by our kernels and by torch's own operations, each over fp32 in the same mode."""
     torch._dynamo.reset()
