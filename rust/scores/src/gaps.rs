@@ -68,7 +68,7 @@ impl Gaps {
     /// Divide the range of the edges into parts. Returns its low end, and the parts in a unit of distance.
     fn divide(&mut self) -> (f32, f32) {
         let edges = &self.edges[..self.order.len()];
-        let parts = (PARTS * edges.len()).next_power_of_two().max(32);
+        let parts = (PARTS * edges.len()).next_power_of_two().clamp(32, MOST_PARTS);
         let (low, high) = edges.first().zip(edges.last()).map_or((0.0, 0.0), |(low, high)| (*low, *high));
         let scale = parts as f32 / (high - low);
         let scale = if scale.is_finite() && low.is_finite() { scale } else { 0.0 };
@@ -129,6 +129,9 @@ const BLOCK: usize = 1024;
 
 /// Parts of the range for every edge: few have more than one edge, and all have their bits in the nearest cache.
 const PARTS: usize = 16;
+
+/// fp32 tells all of so many parts apart.
+const MOST_PARTS: usize = 1 << 23;
 
 /// Edges that an example goes on to one by one before it bisects.
 const FURTHER: u32 = 8;

@@ -35,6 +35,19 @@ const KINDS: [Kind; 128] = {
     kinds
 };
 
+/// Word characters of ASCII in lower case; 0 for all other bytes.
+const LOWER: [u8; 256] = {
+    let mut lower = [0; 256];
+    let mut c = 0;
+    while c < 128 {
+        if matches!(KINDS[c], Kind::Word) {
+            lower[c] = (c as u8).to_ascii_lowercase();
+        }
+        c += 1;
+    }
+    lower
+};
+
 /// FNV-1a's offset basis and prime; a finisher spreads the result over all bits (splitmix64's).
 const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x0000_0100_0000_01b3;
@@ -72,6 +85,16 @@ fn features(text: &[u8], mut feature: impl FnMut(u64)) -> usize {
                 (kind, hash) = (this, BASIS);
             }
             hash = (hash ^ u64::from(byte.to_ascii_lowercase())).wrapping_mul(PRIME);
+            if this == Kind::Word {
+                // Most of a text: the rest of a word, where nothing but its end is to be looked for.
+                for byte in &text[at..] {
+                    if LOWER[usize::from(*byte)] == 0 {
+                        break;
+                    }
+                    hash = (hash ^ u64::from(LOWER[usize::from(*byte)])).wrapping_mul(PRIME);
+                    at += 1;
+                }
+            }
             continue;
         }
         let (character, size) = decode(&text[at..]);
@@ -193,6 +216,37 @@ mod tests {
             assert_eq!(tokens(text), count, "{text}");
         }
         assert_eq!(features(&[b'a', 0xff, b'b', 0xe6], |_| ()), 4);
+    }
+
+    /// Runs of characters of one kind, each hashed whole.
+    #[test]
+    fn hashes_are_those_of_the_runs() {
+        let kind = |c: char| match c {
+            c if c.is_alphanumeric() || c == '_' => Kind::Word,
+            c if c.is_whitespace() || ('\x1c'..='\x1f').contains(&c) => Kind::Space,
+            _ => Kind::Other,
+        };
+        let characters: Vec<char> = "abzAZ09_ \t\n.,!é日Ǆ\u{a0}€".chars().collect();
+        let mut state = 1u64;
+        for length in 0..300 {
+            let text: String = (0..length)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    characters[(state >> 33) as usize % characters.len()]
+                })
+                .collect();
+            let characters: Vec<char> = text.chars().collect();
+            let mut expected = Vec::new();
+            let mut before = None;
+            for run in characters.chunk_by(|a, b| kind(*a) == kind(*b)).filter(|run| kind(run[0]) != Kind::Space) {
+                let lower: String = run.iter().flat_map(|c| c.to_lowercase()).collect();
+                let token = finished(lower.bytes().fold(BASIS, |h, b| (h ^ u64::from(b)).wrapping_mul(PRIME)));
+                expected.push(token);
+                expected.extend(before.map(|before: u64| finished(token.wrapping_mul(PRIME) ^ before)));
+                before = Some(token);
+            }
+            assert_eq!(hashes(&text), expected, "{text:?}");
+        }
     }
 
     #[test]
