@@ -34,9 +34,9 @@ $(STAMP): pyproject.toml requirements.lock
 	@echo "setup: installing into $(VENV) (the first time downloads torch: about 3 GB on x86-64 Linux)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 # Without build isolation the sources among the dependencies (pychop) are built by this environment's setuptools;
-# those that come with Python 3.11 have no bdist_wheel.
+# those that come with Python 3.11 have no bdist_wheel. maturin is looked for on PATH.
 	$(BIN)/python -m pip install -q $(CONSTRAINTS) maturin 'setuptools>=70.1'
-	$(BIN)/python -m pip install -q $(CONSTRAINTS) --no-build-isolation -e '.[dev]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -q $(CONSTRAINTS) --no-build-isolation -e '.[dev]'
 	@touch -c $(MODULE) && touch $(STAMP)
 
 build: $(MODULE)  ## rebuild the Rust extension if a source changed
