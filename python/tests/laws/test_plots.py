@@ -245,5 +245,13 @@ def test_a_fit_draws_itself_and_its_page(fit, tmp_path):
         plots.contours(laws.fit("compute_power", {"C": [1e18, 1e19, 1e20], "loss": [3.0, 2.0, 1.5]}))
     written = page.write(fit, tmp_path / "fit", n=20, notes=("left out: a run",))
     text = written.read_text()
-    assert text.count("<img") == 9 == len(list((tmp_path / "fit").glob("*.png")))
+    assert text.count("<img") == 10 == len(list((tmp_path / "fit").glob("*.png")))
     assert "left out: a run" in text and "inf" not in text.split("<img")[0]
+
+
+def test_what_follows_from_a_fit_has_the_budgets_where_there_are_some(fit):
+    names = [name for name, _, _ in plots.of_fit(fit, n=5)]
+    assert names[0] == "residuals" and names[-1] == "isoflop"
+    n, d = np.geomspace(1e7, 1e9, 12), np.geomspace(1e12, 1e9, 12) ** 1.1  # every run has a budget of its own
+    alone = laws.fit("chinchilla", laws.get("chinchilla").simulate(TRUTH, N=n, D=d, noise=0.003, seed=1))
+    assert [name for name, _, _ in plots.of_fit(alone, n=5)][-1] == "tokens_per_parameter"

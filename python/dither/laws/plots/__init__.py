@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from dither.laws.isoflop import parabolas
 from dither.laws.plots.budgets import contours, envelope, isoflop, reducible, tokens_per_parameter
 from dither.laws.plots.checks import extrapolation, pairs, profiles, residuals, sensitivity, starts
 from dither.laws.plots.curves import bits, coverage, reward, schedule
@@ -57,3 +58,7 @@ def of_fit(fit: Fit, *, n: int = 200, by: Any = None) -> Iterator[tuple[str, str
         yield "reducible", "Reducible loss over compute", reducible(fit)
         figure = tokens_per_parameter(fit, n=min(n, 100), by=by)
         yield "tokens_per_parameter", "Optimal tokens a parameter over compute", figure
+        flops = 6 * fit.arrays["N"] * fit.arrays["D"]
+        if len(parabolas(fit.arrays["N"], flops, fit.loss)) >= 2:
+            caption = "Loss over size at each budget, without the law: minima of parabolas"
+            yield "isoflop", caption, isoflop(fit.arrays["N"], flops, fit.loss)
