@@ -56,14 +56,15 @@ def pair(keys_x: Floats, loss_x: Floats, keys_y: Floats, loss_y: Floats) -> Pair
             taken[j], matched = True, i
             index.append((i, j))
     at = np.array(index, dtype=np.int64).reshape(-1, 2)
-    unmatched_x = np.setdiff1d(np.arange(len(log_x)), at[:, 0])
+    alone = np.ones(len(log_x), dtype=bool)
+    alone[at[:, 0]] = False
     return Pairs(
         loss_x[at[:, 0]],
         loss_y[at[:, 1]],
         keys_x[at[:, 0]],
         at[:, 0],
         at[:, 1],
-        unmatched_x,
+        np.flatnonzero(alone),
         np.flatnonzero(~taken),
     )
 
