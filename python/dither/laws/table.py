@@ -20,25 +20,58 @@ def read(path: str | Path) -> dict[str, list[Any]]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no such file: {path}")
-    kind = path.suffix.lower()
-    if kind == ".parquet":
-        table = require("pyarrow.parquet", "laws").read_table(path)
-        _refuse_empty(path, len(table), table.column_names)
-        return table.to_pydict()
-    if kind not in (".csv", ".jsonl"):
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
         raise UserError(f"{path}: a table is a .csv, .jsonl or .parquet file")
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            if kind == ".csv":
-                reader = csv.DictReader(file)
-                records, header = list(reader), reader.fieldnames or ()
-            else:
-                records, header = [json.loads(line) for line in file if line.strip()], ()
-    except (ValueError, csv.Error) as error:
+        return reader(path)
+    except UserError:
+        raise
+    except (ValueError, csv.Error) as error:  # pyarrow's are ValueErrors
         raise UserError(f"{path}: {error}") from error
-    _refuse_empty(path, len(records), header)
-    names = dict.fromkeys(name for record in records for name in record)
-    return {name: [record.get(name) for record in records] for name in names}
+
+
+def _parquet(path: Path) -> dict[str, list[Any]]:
+    table = require("pyarrow.parquet", "laws").read_table(path)
+    _refuse_empty(path, len(table), table.column_names)
+    return table.to_pydict()
+
+
+def _csv(path: Path) -> dict[str, list[Any]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        header = reader.fieldnames or ()
+    _refuse_empty(path, len(rows), header)
+    for row in rows:
+        if None in row:
+            raise UserError(
+                f"{path}: a row has more cells than the header: {', '.join(map(str, row.values()))}"
+            )
+    return {name: [row[name] for row in rows] for name in header}
+
+
+def _jsonl(path: Path) -> dict[str, list[Any]]:
+    with path.open(encoding="utf-8") as file:
+        rows = [_object(path, at, line) for at, line in enumerate(file, start=1) if line.strip()]
+    _refuse_empty(path, len(rows), ())
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _object(path: Path, at: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{path}, line {at}: {error}") from error
+    if not isinstance(row, dict):
+        raise UserError(
+            f"{path}, line {at}: a row is an object with the names of its columns, not {line[:40]!r}"
+        )
+    return row
+
+
+READERS = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
 
 
 def _refuse_empty(path: Path, rows: int, header: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from dither import laws
 from dither.cli.main import main
 from dither.errors import UserError
+from dither.laws import table
 
 NAMES = {"N": "params", "D": "tokens", "loss": "val"}
 TRUTH = dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
@@ -72,3 +73,24 @@ def test_files_from_python_and_the_command_line(kind, columns, expected, tmp_pat
     assert main(["fit", "chinchilla", str(path), *named, "--out", str(card)]) == 0
     assert json.loads(card.read_text())["params"] == pytest.approx(expected, rel=1e-9)
     assert "over 25 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "N,D,loss\n1,2,3\n1,2,3,4\n", "more cells than the header"),
+        ("a.csv", "N,D,loss\n", r"a header \(N, D, loss\) and no rows"),
+        ("a.csv", "", "is empty"),
+        ("a.jsonl", '{"N": 1}\n\n[1, 2]\n', "line 3: a row is an object"),
+        ("a.jsonl", '{"N": 1}\nx\n', "line 2: Expecting value"),
+        ("a.jsonl", "\n", "is empty"),
+        ("a.parquet", "hi", "a.parquet: "),
+        ("a.txt", "N", "a table is a .csv, .jsonl or .parquet file"),
+    ],
+)
+def test_damaged_files_are_named(name, content, said, tmp_path):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(UserError, match=said) as caught:
+        table.read(path)
+    assert str(caught.value).startswith(str(path)) and f"{path}: {path}" not in str(caught.value)
