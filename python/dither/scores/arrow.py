@@ -19,7 +19,8 @@ def is_arrow(x: Any) -> bool:
 
 def view(x: Any, what: str) -> np.ndarray:
     """`x` where it lies: numbers as (n,), fixed-size lists, lists that happen to have one length, and tensors
-    of a fixed shape as (n, length). Copied: columns of several chunks, and booleans, which Arrow packs.
+    of a fixed shape as (n, length), lists of lists as (n, length, length of those). Copied: columns of
+    several chunks, and booleans, which Arrow packs.
 
     Raises UserError for nulls, lists of different lengths, and types that are no numbers.
     """
@@ -31,7 +32,8 @@ def view(x: Any, what: str) -> np.ndarray:
     if not hasattr(x, "flatten") or not hasattr(x.type, "value_type"):
         return _numbers(x, what)
     lengths = x.type.list_size if hasattr(x.type, "list_size") else _length(x, what)
-    return view(x.flatten(), what).reshape(len(x), lengths)
+    inner = view(x.flatten(), what)
+    return inner.reshape(len(x), lengths, *inner.shape[1:])
 
 
 def _length(x: Any, what: str) -> int:

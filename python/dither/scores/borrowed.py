@@ -48,11 +48,16 @@ def _is_torch(x: Any) -> bool:
 
 
 def to_numpy(x: Any, what: str = "the array") -> np.ndarray:
-    """`x` as numpy where numpy has the dtype."""
+    """`x` as numpy: where it lies, but for torch's bf16, which becomes fp32 (numpy has no such dtype)."""
     if _is_torch(x):
         x = x.detach().cpu()
-        return x.numpy(force=True)
+        return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy(force=True)
     return view(x, what) if is_arrow(x) else np.asarray(x)
+
+
+def shaped(x: Any, what: str) -> Any:
+    """`x` itself where it has a shape, as numpy where it has none (Arrow arrays, lists)."""
+    return x if hasattr(x, "shape") else to_numpy(x, what)
 
 
 def borrow(x: Any, ndim: int, what: str) -> Borrowed:

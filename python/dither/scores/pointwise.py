@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, suggest
-from dither.scores.borrowed import Floats, Ints, borrow, integers
+from dither.scores.borrowed import Floats, Ints, borrow, integers, shaped
 from dither.scores.catalogue import POINTWISE
 from dither.scores.dialects import by_score, rescale
 from dither.scores.engine import run_logits
@@ -137,6 +137,7 @@ def sequence_scores(
     any.
     Raises UserError for shapes that do not agree and as `logit_scores` does.
     """
+    logits, labels = shaped(logits, "logits"), shaped(labels, "labels")
     shape = tuple(logits.shape)
     if len(shape) != 3:
         raise UserError(f"logits have the axes sequences, tokens, vocabulary, not the shape {shape}")
@@ -147,6 +148,7 @@ def sequence_scores(
     flat = integers(labels.reshape(-1), "labels")
     counts = np.ones(flat.size, bool) if ignore_index is None else flat != ignore_index
     if mask is not None:
+        mask = shaped(mask, "the mask")
         if tuple(mask.shape) != (sequences, tokens):
             raise UserError(
                 f"the mask has the shape {tuple(mask.shape)} where labels have {(sequences, tokens)}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.borrowed import Floats, borrow
+from dither.scores.borrowed import Floats, borrow, to_numpy
 from dither.scores.engine import run_kendall, run_ranks
 
 CHUNK = 4096
@@ -35,7 +35,7 @@ def _matrix(x: Any) -> np.ndarray:
     if ndim not in (1, 2):
         raise UserError(f"ranks are taken of one vector or of rows, not of the shape {np.shape(x)}")
     borrowed = borrow(x, ndim, "the scores")
-    array = borrowed.owner if isinstance(borrowed.owner, np.ndarray) else np.asarray(x)
+    array = borrowed.owner if isinstance(borrowed.owner, np.ndarray) else to_numpy(x)
     if array.shape[-1] >= MOST:
         raise UserError(f"ranks are taken of fewer than {MOST} elements, not {array.shape[-1]}")
     array = np.ascontiguousarray(array, np.float32 if borrowed.word != "fp64" else np.float64)

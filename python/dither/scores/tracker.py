@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, suggest
-from dither.scores.borrowed import Floats, floats, integers
+from dither.scores.borrowed import Floats, floats, integers, shaped
 from dither.scores.catalogue import DYNAMICS, POINTWISE
 from dither.scores.dynamics import DERIVED
 from dither.scores.engine import Histories
@@ -99,6 +99,7 @@ class Tracker:
         nothing is taken then.
         """
         places = integers(index, "index", masks=False)
+        logits = shaped(logits, "logits")
         wanted = tuple(dict.fromkeys((*self._columns, *self._last)))
         found = logit_scores(logits, labels, wanted)
         classes = int(logits.shape[1])

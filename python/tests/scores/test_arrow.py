@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from dither.errors import UserError
-from dither.scores import Tracker, knn_shapley, logit_scores, rank
+from dither.scores import Tracker, knn_shapley, logit_scores, rank, sequence_scores, vog
 from dither.scores.borrowed import borrow, floats, integers
 
 RNG = np.random.default_rng(0)
@@ -64,6 +64,26 @@ def test_columns_of_numbers():
     np.testing.assert_array_equal(tracker.table().values("correctness"), [[np.nan, 1, 0]])
     values = knn_shapley(rows(Z), pa.array(Y), rows(Z[:4]), pa.array(Y[:4]), 3)
     np.testing.assert_array_equal(values, knn_shapley(Z, Y, Z[:4], Y[:4], 3))
+
+
+def test_trackers_and_sequences_take_arrow_and_lists():
+    tables = []
+    for give in (lambda x: x, lambda x: rows(x) if x.ndim > 1 else pa.array(x), lambda x: x.tolist()):
+        tracker = Tracker(20, ["el2n", "aum", "settled"])
+        for index in np.array_split(RNG.permutation(20), 3):
+            tracker.update(give(index), give(Z[index]), give(Y[index]))
+        tables.append(tracker.table().fingerprint())
+    assert len(set(tables)) == 1
+    z, y, mask = Z.reshape(4, 5, 6), Y.reshape(4, 5), np.arange(20).reshape(4, 5) % 3 > 0
+    nested = pa.FixedSizeListArray.from_arrays(rows(Z), 5)
+    expected = sequence_scores(z, y, mask=mask)
+    assert borrow(nested, 3, "logits").shape == z.shape
+    assert borrow(nested, 3, "logits").ptr == nested.values.values.buffers()[1].address
+    for given in ((nested, rows(y), pa.array(mask.tolist())), (z.tolist(), y.tolist(), mask.tolist())):
+        found = sequence_scores(given[0], given[1], mask=given[2])
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name])
+    np.testing.assert_array_equal(vog(nested, how="kwok"), vog(z, how="kwok"))
 
 
 def test_nulls_and_other_types_are_refused():

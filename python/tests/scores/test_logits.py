@@ -14,6 +14,7 @@ from score_reference import reference
 import dither
 from dither.errors import UserError
 from dither.scores import SCORES, logit_scores, sequence_scores
+from dither.scores.borrowed import borrow
 from dither.scores.pointwise import LABEL_FREE, NAMES
 
 WIDTHS = (1, 2, 3, 4, 5, 7, 8, 10, 16, 33, 64, 100, 255, 256, 257, 1000, 1023, 1024, 1025, 2049)
@@ -81,6 +82,17 @@ def test_dtypes_are_read_exactly(dtype, classes, library):
     again = logit_scores(narrow.astype(np.float32), y, NAMES)
     for name in NAMES:
         np.testing.assert_array_equal(found[name], again[name], err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_logits_are_not_copied(dtype):
+    wide = torch.zeros(9, 12).to(getattr(torch, dtype)).requires_grad_(True)
+    plain = np.zeros((9, 12), ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    for x, address in ((wide, wide.data_ptr()), (plain, plain.ctypes.data)):
+        for part in (x, x[:, :7], x[2:, :7]):  # rows may lie apart
+            start = 2 * 12 * plain.itemsize if len(part) == 7 else 0
+            assert borrow(part, 2, "logits").ptr == address + start
+            assert borrow(part, 2, "logits").stride == 12
 
 
 def test_all_of_fp16_is_read():

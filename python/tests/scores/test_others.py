@@ -4,12 +4,14 @@ import itertools
 import math
 import warnings
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
 
 from dither.errors import UserError
 from dither.scores import (
+    ScoreTable,
     confident_joint,
     disagreement,
     duplicates,
@@ -24,6 +26,8 @@ from dither.scores import (
     prototypes,
     prototypes_kmeans,
     pvi,
+    rank,
+    spearman,
     tracin_self,
     vote_entropy,
 )
@@ -168,6 +172,29 @@ def test_models():
     np.testing.assert_array_equal(learnability([3.0, 1.0], [1.0, 2.0]), [2.0, -1.0])
     with pytest.raises(UserError, match="2 are needed"):
         learnability([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_tensors_are_read_exactly(dtype):
+    x = torch.from_numpy(RNG.standard_normal((40, 5))).to(dtype).requires_grad_(True)
+    wide, y = x.detach().float().numpy(), RNG.integers(0, 3, 40)
+    p = x.detach().view(2, 4, 25)[:, :, :5].abs() / 8
+    for found, expected in (
+        (prototypes(x, y), prototypes(wide, y)),
+        (prototypes_kmeans(x, 3), prototypes_kmeans(wide, 3)),
+        (duplicates(x, y), duplicates(wide, y)),
+        (knn_shapley(x, y, x[:7], y[:7], 3), knn_shapley(wide, y, wide[:7], y[:7], 3)),
+        (grand_last_layer(x, y, x), grand_last_layer(wide, y, wide)),
+        (disagreement(p), disagreement(p.float().numpy())),
+        (learnability(x[:, 0], x[:, 1]), learnability(wide[:, 0], wide[:, 1])),
+        (rank(x), rank(wide)),
+        (spearman(x[:4]), spearman(wide[:4])),
+    ):
+        np.testing.assert_array_equal(found, expected)
+    column = wide[:, 0].astype(ml_dtypes.bfloat16 if dtype == torch.bfloat16 else np.float16)
+    for values in (x[:, 0], column):
+        table = ScoreTable.of_run("r", {"loss": values})
+        np.testing.assert_array_equal(table.values("loss")[0], wide[:, 0])
 
 
 def test_confident_learning_finds_planted_flips():
