@@ -59,44 +59,79 @@ def labels_of(runs: Iterable[RunScores], ids: np.ndarray) -> Ints:
 
 
 def join(name: str, a: RunScores, b: RunScores) -> RunScores:
-    """Two shards of a run, or the same twice. UserError where they contradict each other."""
+    """Two shards of a run, or the same twice: examples that one of them never visited are those of the other.
+    UserError where they contradict each other."""
+    scores = a.scores if a.scores == b.scores else tuple(sorted({*a.scores, *b.scores}))
     if a.same(b):
-        return a
+        return RunScores(a.ids, a.columns, scores, _provenance(a, b))
     if a.ids.dtype.kind != b.ids.dtype.kind:
         raise UserError(f"run {name!r} has integers as ids in one table and strings in the other")
-    both = np.intersect1d(a.ids, b.ids, assume_unique=True)
-    if len(both):
-        raise UserError(
-            f"both tables have run {name!r} with different values for {len(both)} examples, "
-            f"{both.tolist()[0]!r} among them; give the runs different names"
-        )
     if set(a.columns) != set(b.columns):
         raise UserError(
             f"the shards of run {name!r} have different columns: {sorted(a.columns)} and {sorted(b.columns)}"
         )
-    ids = np.concatenate([a.ids, b.ids])
+    both, of_a, of_b = np.intersect1d(a.ids, b.ids, assume_unique=True, return_indices=True)
+    equal = _equal_rows(a.columns, of_a, b.columns, of_b)
+    unseen_by_a, unseen_by_b = _unseen(a.columns, of_a), _unseen(b.columns, of_b)
+    if not (equal | unseen_by_a | unseen_by_b).all():
+        apart = both[~(equal | unseen_by_a | unseen_by_b)]
+        raise UserError(
+            f"both tables have run {name!r} with different values for {len(apart)} examples, "
+            f"{apart.tolist()[0]!r} among them; give the runs different names"
+        )
+    from_a, from_b = np.ones(len(a.ids), bool), np.ones(len(b.ids), bool)
+    from_a[of_a] = ~unseen_by_a | unseen_by_b
+    from_b[of_b] = ~from_a[of_a]
+    ids = np.concatenate([a.ids[from_a], b.ids[from_b]])
     order = np.argsort(ids, kind="stable")
-    columns = {c: np.concatenate([a.columns[c], b.columns[c]])[order] for c in sorted(a.columns)}
-    provenance = (
-        dict(a.provenance)
-        if a.provenance == b.provenance
-        else {"shards": sorted((_shards(a) + _shards(b)), key=lambda p: json.dumps(p, sort_keys=True))}
-    )
-    return RunScores(ids[order], columns, tuple(sorted({*a.scores, *b.scores})), provenance)
+    columns = {
+        c: np.concatenate([a.columns[c][from_a], b.columns[c][from_b]])[order] for c in sorted(a.columns)
+    }
+    return RunScores(ids[order], columns, scores, _provenance(a, b))
 
 
-def _shards(run: RunScores) -> list[Any]:
+def _equal_rows(
+    a: Mapping[str, np.ndarray], of_a: np.ndarray, b: Mapping[str, np.ndarray], of_b: np.ndarray
+) -> np.ndarray:
+    """Which rows `of_a` of one shard are those `of_b` of another, to the last bit."""
+    equal = np.ones(len(of_a), bool)
+    for c, values in a.items():
+        x, y = values[of_a], b[c][of_b]
+        equal &= (x == y) | ((x != x) & (y != y))  # NaN is NaN
+    return equal
+
+
+def _unseen(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Which of these rows the shard only holds a place for: no visit, and no number but counts."""
+    if "visits" not in columns:
+        return np.zeros(len(rows), bool)
+    empty = columns["visits"][rows] == 0
+    for values in columns.values():
+        if values.dtype.kind == "f":
+            empty &= np.isnan(values[rows])
+    return empty
+
+
+def _provenance(a: RunScores, b: RunScores) -> dict[str, Any]:
+    """Of a run of several shards: every different one once, in an order of their own; an empty one is no
+    more than unknown (frames of pandas carry none)."""
+    different = {json.dumps(p, sort_keys=True): p for p in (*_shards(a), *_shards(b)) if p}
+    found = [different[key] for key in sorted(different)]
+    return {"shards": found} if len(found) > 1 else found[0] if found else {}
+
+
+def _shards(run: RunScores) -> list[dict[str, Any]]:
     return list(run.provenance["shards"]) if "shards" in run.provenance else [dict(run.provenance)]
 
 
 def check_same_data(runs: Mapping[str, RunScores]) -> None:
     """UserError where two runs have other labels of an example, or other numbers of classes."""
-    counted = {name: run.provenance["classes"] for name, run in runs.items() if run.provenance.get("classes")}
-    for name, classes in counted.items():
-        first = next(iter(counted))
-        if classes != counted[first]:
+    counted = [(n, p["classes"]) for n, run in runs.items() for p in _shards(run) if p.get("classes")]
+    for name, classes in counted:
+        first, expected = counted[0]
+        if classes != expected:
             raise UserError(
-                f"runs {first!r} and {name!r} have {counted[first]} and {classes} classes: they are not of "
+                f"runs {first!r} and {name!r} have {expected} and {classes} classes: they are not of "
                 f"the same data; keep them in two tables"
             )
     labelled = {name: run for name, run in runs.items() if LABEL in run.columns}

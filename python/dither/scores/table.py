@@ -19,7 +19,7 @@ import numpy as np
 from dither.errors import UserError, require, suggest
 from dither.files import replacing
 from dither.scores import frames
-from dither.scores.borrowed import Floats, Ints, to_numpy
+from dither.scores.borrowed import Floats, Ints, integers, to_numpy
 from dither.scores.dialects import rescale
 from dither.scores.dynamics import DERIVED, derive
 from dither.scores.ranks import rank
@@ -134,9 +134,10 @@ class ScoreTable:
     def merge(self, *others: ScoreTable) -> ScoreTable:
         """Runs and shards of both. Shards of a run hold different examples; what both hold must be equal.
 
-        The result does not depend on the order. UserError for tables of different data (named so, or with
-        other labels of the same ids, or other classes), ids of different kinds, or a run that both have with
-        different values.
+        An example that a shard never visited is the other's, so that each of several processes may track its
+        share of the data by the same ids. The result does not depend on the order. UserError for tables of
+        different data (named so, or with other labels of the same ids, or other classes), ids of different
+        kinds, or a run that both have with different values.
         """
         merged, data = dict(self.runs), self.data
         for other in others:
@@ -261,16 +262,20 @@ def mean_of_ranks(values: Floats) -> Floats:
 def _ids(ids: Any, n: int) -> np.ndarray:
     array = to_numpy(ids)
     if array.dtype == object:
-        array = np.asarray([str(i) for i in array.tolist()])
+        items = array.tolist()
+        if any(i is None or i != i for i in items):
+            raise UserError("ids have empty cells: every example needs one")
+        array = np.asarray([str(i) for i in items])
     if array.ndim != 1 or len(array) != n or array.dtype.kind not in "iuU":
         raise UserError(f"ids are {n} integers or strings, not {array.dtype} of the shape {array.shape}")
-    return array if array.dtype.kind == "U" else array.astype(np.int64)
+    return array if array.dtype.kind == "U" else integers(array, "the ids (give them as strings)")
 
 
 def _column(name: str, values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind not in "fiub":
+    kind = "f" if values.dtype.name == "bfloat16" else values.dtype.kind
+    if kind not in "fiub":
         raise TypeError(f"the column {name!r} holds numbers, not {values.dtype}")
-    return values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
+    return values.astype(np.float64 if kind == "f" else np.int64)
 
 
 def _read(name: str, run: RunScores, score: str, dialect: str | None) -> Floats:

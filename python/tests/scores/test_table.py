@@ -48,6 +48,44 @@ def test_merging_groups_as_it_likes_and_twice():
     np.testing.assert_array_equal(left.ids, np.arange(10))
 
 
+def test_shards_that_overlap_are_joined_where_they_agree():
+    p = parts()
+    whole = p[0].merge(p[1]).merge(p[2])
+    for again in (p[0], p[2], p[1].merge(p[2]), whole):
+        assert whole.merge(again).fingerprint() == again.merge(whole).fingerprint() == whole.fingerprint()
+    run = whole.runs["a"]
+    other = {c: np.where(np.arange(10) == 4, v + 1, v) for c, v in run.columns.items()}
+    with pytest.raises(UserError, match="different values for 1 examples, 4 among them"):
+        whole.merge(ScoreTable.of_run("a", other, ids=run.ids))
+
+
+def test_where_a_run_of_shards_comes_from_does_not_depend_on_the_order():
+    shards = [
+        ScoreTable.of_run("a", {"loss": np.arange(2.0) + i}, ids=[2 * i, 2 * i + 1], provenance=about)
+        for i, about in enumerate(({"p": 1}, {"p": 1}, {"p": 2}, {}))
+    ]
+    found = [order[0].merge(*order[1:]) for order in itertools.permutations(shards)]
+    found += [found[0].merge(found[5]), shards[0].merge(shards[1].merge(shards[2]), shards[3])]
+    for merged in found:
+        assert merged.runs["a"].provenance == {"shards": [{"p": 1}, {"p": 2}]}
+        assert merged.fingerprint() == found[0].fingerprint()
+    assert shards[0].merge(shards[1]).runs["a"].provenance == {"p": 1}
+    five = ScoreTable.of_run("a", {"loss": [1.0]}, ids=[9], provenance={"classes": 5, "rank": 0})
+    four = ScoreTable.of_run("a", {"loss": [1.0]}, ids=[8], provenance={"classes": 4, "rank": 1})
+    with pytest.raises(UserError, match="4 and 5 classes"):
+        five.merge(four)
+
+
+def test_ids_that_are_missing_or_do_not_fit_are_refused():
+    for ids in (np.array([1, None], object), np.array(["a", np.nan], object)):
+        with pytest.raises(UserError, match="ids have empty cells"):
+            ScoreTable.of_run("r", {"loss": [1.0, 2.0]}, ids=ids)
+    with pytest.raises(UserError, match="ids have empty cells"):
+        ScoreTable.from_frame(pa.table({"id": pa.array([1, None]), "loss": [1.0, 2.0]}))
+    with pytest.raises(UserError, match="beyond int64"):
+        ScoreTable.of_run("r", {"loss": [1.0, 2.0]}, ids=np.array([1 << 63, 1], np.uint64))
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 50), unique=True, min_size=2, max_size=20), st.integers(1, 19), st.randoms())
 def test_any_cut_into_shards_is_the_whole(ids, cut, random):

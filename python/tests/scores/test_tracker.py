@@ -1,5 +1,6 @@
 """Training dynamics against their definitions over whole histories, and the published conventions."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -269,6 +270,32 @@ def test_memory_and_names():
     assert isinstance(table, ScoreTable) and "forgetting" in table.scores
     with pytest.raises(UserError, match="aum"):
         table.values("aum")
+
+
+def test_processes_that_track_their_share_of_the_data_give_the_table_of_one():
+    z, y = history()
+    shares = np.array_split(np.random.default_rng(3).permutation(N), 4)[:3]  # some are never visited
+    scores = (*ALL, "el2n")
+    alone, ranks = Tracker(N, scores), [Tracker(N, scores) for _ in shares]
+    for t in range(T):
+        for tracker, share in zip(ranks, shares, strict=True):
+            for one in (tracker, alone):
+                one.update(share, z[t, share], y[share], step=t)
+    tables = [tracker.table("seed-0") for tracker in ranks]
+    for order in itertools.permutations(tables):
+        merged = order[0].merge(*order[1:])
+        assert merged.fingerprint() == alone.table("seed-0").fingerprint()
+        assert merged.merge(order[0]).fingerprint() == merged.fingerprint()
+        assert merged.runs["seed-0"].provenance == {"step": T - 1, "classes": CLASSES}
+    ranks[0].update(shares[1][:2], z[0, shares[1][:2]], y[shares[1][:2]])
+    with pytest.raises(UserError, match="different values for 2 examples"):
+        ranks[0].table("seed-0").merge(tables[1])
+    # A number beside no visits is not thrown away.
+    seen = tables[0].with_scores("seed-0", {"vog": np.arange(N)})
+    with pytest.raises(UserError, match="different columns"):
+        seen.merge(tables[1])
+    with pytest.raises(UserError, match="different values"):
+        seen.merge(tables[1].with_scores("seed-0", {"vog": np.zeros(N)}))
 
 
 def test_runs_of_other_data_do_not_merge():
