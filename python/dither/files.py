@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def _make_aside(path: Path) -> Path:
         raise UserError(
             f"{path} is {'a folder' if path.is_dir() else 'no regular file'}: give the name of a file"
         )
-    aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    aside = path.with_name(f"{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
     try:
         aside.touch()
     except OSError as error:

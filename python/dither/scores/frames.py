@@ -15,6 +15,7 @@ import numpy as np
 
 from dither.errors import UserError, require
 from dither.scores.dynamics import derivable
+from dither.scores.runs import LABEL
 
 VERSION = 1
 METADATA = b"dither.scores"
@@ -68,7 +69,7 @@ def from_frame(frame: Any) -> tuple[dict[str, dict[str, Any]], str | None]:
         if missing := sorted(set(said["columns"]) - set(present)):
             raise UserError(f"run {name!r} lacks the columns {', '.join(missing)}")
         parts[name] = {
-            "columns": {c: rows.column(c).to_numpy(zero_copy_only=False) for c in said["columns"]},
+            "columns": {c: _values(c, rows.column(c)) for c in said["columns"]},
             "ids": np.asarray(rows.column("id").to_pylist()),
             "scores": said.get("scores", ()),
             "provenance": said.get("provenance"),
@@ -76,13 +77,28 @@ def from_frame(frame: Any) -> tuple[dict[str, dict[str, Any]], str | None]:
     return parts, about.get("data")
 
 
+def _values(name: str, column: Any) -> np.ndarray:
+    """A column as numpy. Counts are integers, also where pandas made them fp64 for the empty cells of other
+    runs."""
+    values = column.to_numpy(zero_copy_only=False)
+    counts = name in ("visits", LABEL) or name.startswith("sum_")
+    if counts and values.dtype.kind == "f" and (np.abs(values) < 1 << 53).all() and (values % 1 == 0).all():
+        return values.astype(np.int64)
+    return values
+
+
 def _arrow(frame: Any, pa: Any) -> Any:
+    if isinstance(frame, pa.RecordBatch):
+        return pa.Table.from_batches([frame])
     if isinstance(frame, pa.Table):
         return frame
+    if hasattr(frame, "collect"):  # lazy frames of polars
+        frame = frame.collect()
     if hasattr(frame, "to_arrow"):  # polars
         return frame.to_arrow()
     if type(frame).__module__.partition(".")[0] == "pandas":
-        return pa.Table.from_pandas(frame, preserve_index=False)
+        named = {"run", "id"} & set(frame.index.names)
+        return pa.Table.from_pandas(frame.reset_index(list(named)) if named else frame, preserve_index=False)
     return pa.table(dict(frame))
 
 

@@ -248,7 +248,10 @@ class ScoreTable:
                 arrow = read(file)
             except (OSError, ValueError) as error:
                 raise UserError(f"{file} is no Parquet file that can be read: {error}") from error
-            one = cls.from_frame(arrow)
+            try:
+                one = cls.from_frame(arrow)
+            except UserError as error:
+                raise UserError(f"{file}: {error}") from error
             table = one if table is None else table.merge(one)
         assert table is not None
         return table
@@ -274,7 +277,7 @@ def _ids(ids: Any, n: int) -> np.ndarray:
 def _column(name: str, values: np.ndarray) -> np.ndarray:
     kind = "f" if values.dtype.name == "bfloat16" else values.dtype.kind
     if kind not in "fiub":
-        raise TypeError(f"the column {name!r} holds numbers, not {values.dtype}")
+        raise UserError(f"the column {name!r} holds numbers, not {values.dtype}; leave it out")
     return values.astype(np.float64 if kind == "f" else np.int64)
 
 

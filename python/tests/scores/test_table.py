@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -157,6 +158,16 @@ def test_frames(tmp_path):
     assert ScoreTable.from_frame(t.to_arrow()).fingerprint() == t.fingerprint()
     plain = ScoreTable.from_frame(pandas.DataFrame({"id": [4, 2], "loss": [1.0, 2.0]}))
     np.testing.assert_array_equal(plain.values("loss"), [[2.0, 1.0]])
+    indexed = ScoreTable.from_frame(frame.set_index(["run", "id"]))
+    lazy, batch = t.to_polars().lazy(), t.to_arrow().combine_chunks().to_batches()[0]
+    for other in (indexed, ScoreTable.from_frame(lazy), ScoreTable.from_frame(batch)):
+        assert other.fingerprint() == t.fingerprint()
+    # pandas makes integers fp64 where another run has none
+    mixed = t.merge(ScoreTable.of_run("d", {"loss": [1.0], "label": [7]}, ids=[2]))
+    for other in (mixed.to_pandas(), mixed.to_polars(), mixed.to_arrow()):
+        assert ScoreTable.from_frame(other).fingerprint() == mixed.fingerprint()
+    with pytest.raises(UserError, match="'text' holds numbers, not object; leave it out"):
+        ScoreTable.from_frame(pandas.DataFrame({"id": [1], "loss": [1.0], "text": ["a"]}))
     with pytest.raises(UserError, match="column 'id'"):
         ScoreTable.from_frame({"loss": [1.0]})
 
@@ -187,6 +198,15 @@ def test_processes_may_append_at_once(tmp_path):
         parts = range(k, 16, 4)
         np.testing.assert_array_equal(run.ids, np.concatenate([[2 * i, 2 * i + 1] for i in parts]))
         np.testing.assert_array_equal(run.columns["loss"], np.concatenate([[i, i + 0.5] for i in parts]))
+
+
+def test_threads_may_append_the_same_table_at_once(tmp_path):
+    t = ScoreTable.of_run("r", {"loss": np.arange(100_000.0)})
+    for k in range(3):  # all write before one has renamed its file
+        with ThreadPoolExecutor(4) as pool:
+            assert len(set(pool.map(t.append, [tmp_path / str(k)] * 4))) == 1
+        assert len(list((tmp_path / str(k)).iterdir())) == 1
+        assert ScoreTable.load(tmp_path / str(k)).fingerprint() == t.fingerprint()
 
 
 def test_killed_while_writing_leaves_whole_files(tmp_path):
@@ -228,5 +248,5 @@ def test_damaged_files_are_refused(tmp_path):
         ScoreTable.load(path)
     lying = {"version": 1, "runs": {"run": {"columns": ["loss"]}}}
     pq.write_table(arrow.replace_schema_metadata({b"dither.scores": json.dumps(lying).encode()}), path)
-    with pytest.raises(UserError, match="lacks the columns loss"):
+    with pytest.raises(UserError, match=r"t\.parquet: run 'run' lacks the columns loss"):
         ScoreTable.load(path)
