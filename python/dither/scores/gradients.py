@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dither.errors import UserError, require
+from dither.errors import UserError, require, suggest
 from dither.scores.borrowed import Floats, to_numpy
 from dither.scores.pointwise import logit_scores
 
@@ -84,18 +84,48 @@ def tracin_self(
     return total
 
 
-def class_gradients(model: Any, inputs: Any, labels: Any, output: str = "logit") -> Any:
-    """d z_y / d x (or d p_y / d x) of every example, shaped as the inputs: what VoG reduces over checkpoints.
+def class_gradients(
+    model: Any, inputs: Any, labels: Any, output: str = "logit", layer: str | None = None
+) -> Any:
+    """d z_y / d x (or d p_y / d x) of every example, shaped as x: what VoG reduces over checkpoints.
 
-    output: "logit" or "prob". The model must not mix examples.
+    output: "logit" or "prob". x: the inputs, or the output of the module of the name `layer`: the embedding
+    of a model of token ids, (n, tokens, dimensions). The model must not mix examples. Raises UserError for
+    inputs that are integers, and for a layer that is not called once.
     """
     torch = require("torch", "torch")
     if output not in ("logit", "prob"):
         raise UserError(f"output= is 'logit' or 'prob', not {output!r}")
-    x = inputs.detach().clone().requires_grad_(True)
+    if layer is None and not inputs.is_floating_point():
+        raise UserError(f"inputs of {inputs.dtype} have no gradient: name the embedding, layer=")
     with torch.enable_grad():
-        z = model(x)
+        if layer is None:
+            x = inputs.detach().clone().requires_grad_(True)
+            z = model(x)
+        else:
+            z, x = _from_layer(model, inputs, layer)
         z = z if output == "logit" else z.softmax(dim=-1)
         picked = z.gather(1, labels.view(-1, 1)).sum()
         (gradient,) = torch.autograd.grad(picked, x)
     return gradient.detach()
+
+
+def _from_layer(model: Any, inputs: Any, layer: str) -> tuple[Any, Any]:
+    """What the model makes of the inputs, and the output of `layer` as the leaf that it is made from."""
+    modules = dict(model.named_modules())
+    if layer not in modules:
+        raise UserError(f"the model has no layer {layer!r}{suggest(layer, modules)}")
+    leaves = []
+
+    def cut(module: Any, arguments: Any, found: Any) -> Any:
+        leaves.append(found.detach().clone().requires_grad_(True))
+        return leaves[-1]
+
+    hook = modules[layer].register_forward_hook(cut)
+    try:
+        z = model(inputs)
+    finally:
+        hook.remove()
+    if len(leaves) != 1:
+        raise UserError(f"the layer {layer!r} was called {len(leaves)} times in a forward pass, not once")
+    return z, leaves[0]

@@ -61,17 +61,23 @@ class VoG:
     State is two fp32 arrays of examples x elements (Welford), whatever the number of checkpoints.
     """
 
-    def __init__(self, examples: int, elements: int, how: str | Dialect = "agarwal") -> None:
+    def __init__(
+        self, examples: int, elements: int, how: str | Dialect = "agarwal", mask: Any = None
+    ) -> None:
+        """mask: as `vog` takes it."""
         self.how = dialect(how)
         if self.how.stage is not None:
             raise UserError("a stage of the checkpoints is taken of all their gradients: use vog()")
         self.checkpoints = 0
         self._mean = np.zeros((examples, elements), np.float32)
         self._squares = np.zeros((examples, elements), np.float32)
+        self._mask = None if mask is None else _counting(mask, (examples, elements))
 
     def update(self, gradients: Any) -> None:
         """Take in one checkpoint's gradients, (examples, elements) of fp32, bf16, fp16 or fp64."""
         x = borrow(gradients, 2, "the gradients")
+        if self._mask is not None and x.shape == self._mask.shape:
+            x = borrow(np.where(self._mask, to_numpy(gradients), 0), 2, "the gradients")
         if x.shape != self._mean.shape:
             raise UserError(f"gradients have the shape {x.shape} where {self._mean.shape} is expected")
         if x.shape[0] > 1 and x.stride != x.shape[1]:
@@ -83,16 +89,40 @@ class VoG:
         """VoG of every example so far; `labels` for the normalisation within classes."""
         _enough(self.checkpoints, self.how)
         raw = run_vog_reduce(self._squares, self.checkpoints, self.how.stat == "std", self.how.ddof)
-        return normalise(raw, self.how.norm, labels)
+        return normalise(_of_counting(raw, self._mask), self.how.norm, labels)
 
 
-def vog(gradients: Any, labels: Any = None, how: str | Dialect = "agarwal") -> Floats:
-    """VoG from gradients of examples x checkpoints x elements at once, without state."""
+def vog(gradients: Any, labels: Any = None, how: str | Dialect = "agarwal", mask: Any = None) -> Floats:
+    """VoG from gradients of examples x checkpoints x elements at once, without state.
+
+    mask: (examples, elements) of booleans, which elements the mean is taken over; leave out the padding of
+    texts, which would make short ones look easy. Default all. Raises UserError for an example of which none
+    counts."""
     d, x = dialect(how), borrow(gradients, 3, "the gradients")
+    counting = None if mask is None else _counting(mask, (x.shape[0], x.shape[2]))
+    if counting is not None:
+        gradients = np.where(counting[:, None], to_numpy(gradients), 0)
+        x = borrow(gradients, 3, "the gradients")
     if d.stage is not None:
-        return normalise(_of_stage(to_numpy(gradients), *d.stage), d.norm, labels)
-    _enough(x.shape[1], d)
-    return normalise(run_vog_examples(x, d.stat == "std", d.ddof), d.norm, labels)
+        raw = _of_stage(to_numpy(gradients), *d.stage)
+    else:
+        _enough(x.shape[1], d)
+        raw = run_vog_examples(x, d.stat == "std", d.ddof)
+    return normalise(_of_counting(raw, counting), d.norm, labels)
+
+
+def _counting(mask: Any, shape: tuple[int, int]) -> np.ndarray:
+    counting = to_numpy(mask)
+    if counting.dtype.kind != "b" or counting.shape != shape:
+        raise UserError(f"mask= holds booleans of {shape}, not {counting.dtype} of {counting.shape}")
+    if not (some := counting.any(axis=1)).all():
+        raise UserError(f"no element of example {int((~some).argmax())} counts: the mask leaves it nothing")
+    return counting
+
+
+def _of_counting(raw: Floats, counting: np.ndarray | None) -> Floats:
+    """The mean over what counts: gradients of the rest were made 0, which vary by 0."""
+    return raw if counting is None else raw * (counting.shape[1] / counting.sum(axis=1))
 
 
 def _of_stage(gradients: np.ndarray, start: int, end: int | None) -> Floats:

@@ -6,7 +6,7 @@ import torch
 
 from dither.errors import UserError
 from dither.scores import VoG, class_gradients, vog
-from dither.scores.vog import DIALECTS, Dialect
+from dither.scores.vog import DIALECTS, Dialect, normalise
 
 N, K = 29, 7
 
@@ -58,6 +58,68 @@ def test_gradients_of_a_model_are_autograds():
             z = model(one) if output == "logit" else model(one).softmax(0)
             np.testing.assert_allclose(found[i], torch.autograd.grad(z[y[i]], one)[0], rtol=1e-5, atol=1e-7)
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["agarwal", "emnlp-dataset", "kwok", "agarwal-toy-early"])
+def test_padding_does_not_count(name):
+    """Whatever stands in the padding, VoG is that of the elements that count, each example by itself."""
+    g, lengths = gradients(24), np.random.default_rng(0).integers(1, 25, N)
+    mask = np.arange(24) < lengths[:, None]
+    g[~np.broadcast_to(mask[:, None], g.shape)] = np.nan
+    raw = Dialect(
+        DIALECTS[name].output, DIALECTS[name].stat, DIALECTS[name].ddof, "none", DIALECTS[name].stage
+    )
+    alone = np.array([vog(g[i : i + 1, :, :n], how=raw)[0] for i, n in enumerate(lengths)])
+    expected = normalise(alone, DIALECTS[name].norm, np.arange(N) % 3)
+    np.testing.assert_allclose(vog(g, np.arange(N) % 3, name, mask), expected, rtol=1e-5, atol=1e-5)
+    if DIALECTS[name].stage is None:
+        stream = VoG(N, 24, name, mask)
+        for k in range(K):
+            stream.update(torch.from_numpy(g[:, k]))
+        np.testing.assert_allclose(stream.scores(np.arange(N) % 3), expected, rtol=1e-5, atol=1e-5)
+    mask[4] = False
+    with pytest.raises(UserError, match="no element of example 4 counts"):
+        vog(g, np.arange(N) % 3, name, mask)
+    with pytest.raises(UserError, match="mask= holds booleans"):
+        vog(g, np.arange(N) % 3, name, mask[:, :5])
+
+
+class Texts(torch.nn.Module):
+    """Token ids, a mean over what is not padding (0), classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = torch.nn.Embedding(11, 6), torch.nn.Linear(6, 4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.of_embedded(self.embed(ids), ids)
+
+    def of_embedded(self, e: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        known = (ids > 0).unsqueeze(2)
+        return self.head(torch.tanh((e * known).sum(1) / known.sum(1)))
+
+
+@pytest.mark.parametrize("output", ["logit", "prob"])
+def test_gradients_by_the_embedding_are_autograds(output):
+    torch.manual_seed(0)
+    model, ids = Texts(), torch.tensor([[3, 4, 0, 0], [9, 1, 2, 10]])
+    labels = torch.tensor([2, 0])
+    found = class_gradients(model, ids, labels, output, layer="embed")
+    e = model.embed(ids).detach().requires_grad_(True)
+    z = model.of_embedded(e, ids)
+    z = z.softmax(1) if output == "prob" else z
+    expected = torch.autograd.grad(z[[0, 1], labels].sum(), e)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert found.shape == (2, 4, 6) and not found[0, 2:].any() and found[1].any()
+    assert not model.embed._forward_hooks and all(p.grad is None for p in model.parameters())
+    with pytest.raises(UserError, match="name the embedding, layer="):
+        class_gradients(model, ids, labels)
+    with pytest.raises(UserError, match="did you mean 'embed'"):
+        class_gradients(model, ids, labels, layer="embde")
+    doubled = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.ReLU())
+    doubled.append(doubled[0])
+    with pytest.raises(UserError, match="called 2 times"):
+        class_gradients(doubled, torch.randn(2, 6), labels, layer="0")
 
 
 def test_refusals():
