@@ -31,6 +31,7 @@ def grand_last_layer(logits: Any, labels: Any, features: Any, *, bias: bool = Tr
 def _losses(model: Any, loss: Callable[[Any, Any], Any] | None) -> tuple[Any, Any, Any]:
     torch = require("torch", "torch")
     measure: Any = loss or torch.nn.functional.cross_entropy
+    _check_apart(torch, model)
     params = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     if not params:
         raise UserError("the model has no parameter that requires a gradient")
@@ -43,11 +44,22 @@ def _losses(model: Any, loss: Callable[[Any, Any], Any] | None) -> tuple[Any, An
     return torch, params, torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0), randomness="error")
 
 
+def _check_apart(torch: Any, model: Any) -> None:
+    """UserError where the gradient of an example depends on the others, or on chance."""
+    batch, dropout = torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd
+    for name, module in model.named_modules():
+        if module.training and (isinstance(module, batch) or (isinstance(module, dropout) and module.p > 0)):
+            raise UserError(
+                f"{name or 'the model'} ({type(module).__name__}) makes an example's gradient depend on the "
+                "batch or on chance: call model.eval() first"
+            )
+
+
 def per_example_gradients(model: Any, inputs: Any, labels: Any, loss: Any = None) -> dict[str, Any]:
     """The loss gradient of every example by `torch.func`: parameter name -> (n, *shape).
 
-    Layers that mix examples (batch normalisation in training mode) have none: put the model into eval()
-    first; dropout raises.
+    UserError for layers that mix examples or draw random numbers (batch normalisation and dropout in training
+    mode): put the model into eval() first.
     """
     _, params, gradient = _losses(model, loss)
     return gradient(params, inputs, labels)
@@ -96,6 +108,7 @@ def class_gradients(
     torch = require("torch", "torch")
     if output not in ("logit", "prob"):
         raise UserError(f"output= is 'logit' or 'prob', not {output!r}")
+    _check_apart(torch, model)
     if layer is None and not inputs.is_floating_point():
         raise UserError(f"inputs of {inputs.dtype} have no gradient: name the embedding, layer=")
     with torch.enable_grad():

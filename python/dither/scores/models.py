@@ -34,12 +34,19 @@ def disagreement(probabilities: Any, dialect: str | None = None) -> Floats:
     2.
 
     dialect: "symmetric-kl", the mean of KL(p, q) + KL(q, p), infinity where one model excludes a class that
-    the other does not."""
+    the other does not. Raises UserError for rows that are no probabilities."""
     if dialect not in (None, "symmetric-kl"):
         raise UserError(f"disagreement knows the dialect symmetric-kl, not {dialect!r}")
     p = to_numpy(probabilities).astype(np.float64)
     if p.ndim != 3 or len(p) < 2:
         raise UserError(f"probabilities are (at least 2 models, n, classes), not of the shape {p.shape}")
+    wrong = ~((p >= 0).all(axis=2) & (np.abs(p.sum(axis=2) - 1) < 1e-2))  # NaN too; bf16 sums to 1 in .4 %
+    if wrong.any():
+        model, row = np.argwhere(wrong)[0]
+        raise UserError(
+            f"example {row} under model {model} has no probabilities: they are not negative and sum to 1 "
+            "(pass softmax outputs)"
+        )
     total = np.zeros(p.shape[1])
     own = -_xlogx(p).sum(axis=2)
     for i in range(len(p)):

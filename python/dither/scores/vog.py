@@ -18,6 +18,8 @@ from dither.errors import UserError, suggest
 from dither.scores.borrowed import Floats, borrow, integers, to_numpy
 from dither.scores.engine import run_vog_examples, run_vog_reduce, run_vog_update
 
+NORMS = ("class", "dataset", "none")
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -30,6 +32,13 @@ class Dialect:
     ddof: int = 0
     norm: str = "class"
     stage: tuple[int, int | None] | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("output", ("logit", "prob")), ("stat", ("std", "var")), ("norm", NORMS)):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name}= is one of {', '.join(known)}, not {getattr(self, name)!r}")
+        if self.ddof < 0:
+            raise UserError(f"ddof= is 0 or more, not {self.ddof}")
 
 
 DIALECTS = {
@@ -143,7 +152,8 @@ def _enough(checkpoints: int, how: Dialect) -> None:
 def normalise(raw: Floats, norm: str, labels: Any = None) -> Floats:
     """(v - mean) / population std, within each class, over the data set, or not at all.
 
-    Where all of a class are equal (one example, say) they are 0. UserError for an unknown norm and for
+    Where all of a class are equal (one example, say) they are 0. An example without a finite VoG is NaN, and
+    the others are normalised without it. UserError for an unknown norm and for
     "class" without labels.
     """
     if norm == "none":
@@ -162,5 +172,8 @@ def normalise(raw: Floats, norm: str, labels: Any = None) -> Floats:
 
 
 def _standard(v: Floats) -> Floats:
-    spread = v.std() if len(v) else 0.0
-    return (v - v.mean()) / spread if spread > 0 else np.zeros_like(v)
+    result, finite = np.full_like(v, np.nan), np.isfinite(v)
+    known = v[finite]
+    spread = known.std() if len(known) else 0.0
+    result[finite] = (known - known.mean()) / spread if spread > 0 else 0.0
+    return result

@@ -165,6 +165,11 @@ def test_models():
         found = disagreement(one_class, "symmetric-kl")
     a, b = one_class[:, 0, :2]
     np.testing.assert_allclose(found, [kl(a, b) + kl(b, a), np.inf])
+    for bad in (np.nan, -0.2, 0.9):
+        wrong = p.copy()
+        wrong[2, 7, 1] = bad
+        with pytest.raises(UserError, match="example 7 under model 2 has no probabilities"):
+            disagreement(wrong)
     votes = np.array([[0, 1, 2], [0, 1, 1], [0, 2, 0]])
     h = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
     np.testing.assert_allclose(vote_entropy(votes), [0, h, math.log(3)], atol=1e-15)
@@ -178,7 +183,7 @@ def test_models():
 def test_narrow_tensors_are_read_exactly(dtype):
     x = torch.from_numpy(RNG.standard_normal((40, 5))).to(dtype).requires_grad_(True)
     wide, y = x.detach().float().numpy(), RNG.integers(0, 3, 40)
-    p = x.detach().view(2, 4, 25)[:, :, :5].abs() / 8
+    p = x.detach().view(2, 20, 5).softmax(dim=2)
     for found, expected in (
         (prototypes(x, y), prototypes(wide, y)),
         (prototypes_kmeans(x, 3), prototypes_kmeans(wide, 3)),

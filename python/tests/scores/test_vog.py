@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dither.errors import UserError
-from dither.scores import VoG, class_gradients, vog
+from dither.scores import VoG, class_gradients, per_example_gradients, vog
 from dither.scores.vog import DIALECTS, Dialect, normalise
 
 N, K = 29, 7
@@ -122,7 +122,37 @@ def test_gradients_by_the_embedding_are_autograds(output):
         class_gradients(doubled, torch.randn(2, 6), labels, layer="0")
 
 
+def test_a_gradient_of_nan_is_no_score_and_spoils_no_other():
+    g, labels = gradients(), np.arange(N) % 3
+    g[5, 2, 7], g[9, 0, 0] = np.nan, np.inf
+    rest = np.delete(np.arange(N), [5, 9])
+    for name in ("agarwal", "emnlp-dataset", "kwok"):
+        found = vog(g, labels, name)
+        assert not np.isfinite(found[[5, 9]]).any(), name
+        np.testing.assert_allclose(found[rest], vog(g[rest], labels[rest], name), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 4)],
+        [torch.nn.Linear(6, 4), torch.nn.Dropout(0.1)],
+    ],
+)
+def test_models_that_mix_examples_are_refused_until_they_are_evaluated(layers):
+    model, x, y = torch.nn.Sequential(*layers), torch.randn(5, 6), torch.arange(5) % 4
+    for gradient in (class_gradients, per_example_gradients):
+        model.train()
+        with pytest.raises(UserError, match=r"1 \((BatchNorm1d|Dropout)\) makes .*eval\(\) first"):
+            gradient(model, x, y)
+        model.eval()
+        gradient(model, x, y)
+
+
 def test_refusals():
+    for wrong in ({"stat": "sd"}, {"output": "logits"}, {"norm": "classes"}, {"ddof": -1}):
+        with pytest.raises(UserError, match=f"{next(iter(wrong))}= is"):
+            Dialect(**wrong)
     g = gradients()
     with pytest.raises(UserError, match="at least two"):
         vog(g[:, :1])
