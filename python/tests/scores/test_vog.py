@@ -1,5 +1,7 @@
 """Variance of gradients: streaming and at once against numpy, and the published dialects."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -150,7 +152,8 @@ def test_models_that_mix_examples_are_refused_until_they_are_evaluated(layers):
 
 
 def test_refusals():
-    for wrong in ({"stat": "sd"}, {"output": "logits"}, {"norm": "classes"}, {"ddof": -1}):
+    cases: list[dict[str, Any]] = [{"stat": "sd"}, {"output": "logits"}, {"norm": "classes"}, {"ddof": -1}]
+    for wrong in cases:
         with pytest.raises(UserError, match=f"{next(iter(wrong))}= is"):
             Dialect(**wrong)
     g = gradients()
