@@ -29,9 +29,9 @@ class Arguments:
 
     budget: size and tokens for --flops. target: the cheapest way to --loss_target, with --served tokens of
     inference after it. qat: the share of tokens for quantized training at --size, --tokens, --bits. critical:
-    tokens beyond which more training harms a model quantized to --bits (the gap by --gap_data or --gap).
-    memory: bits after training for --memory bytes and --tokens (the same). bits: bits of training for
-    --flops, with --size held where it is given. split: exponent and mantissa bits of a float of --bits.
+    tokens beyond which more training harms a model quantized to --bits (the gap by --gap_data, --gap or
+    published). memory: bits after training for --memory bytes and --tokens (the same). bits: bits of training
+    for --flops, with --size held where it is given. split: exponent and mantissa bits of a float of --bits.
     mixture: shares of the domains --domains that make the --loss of --data least. worth: is a cheaper method
     (--cheap, its cost divided by --speedup) better than --data at equal compute up to --flops. hyper:
     learning rate and batch for --flops.
@@ -117,15 +117,12 @@ def constants(a: Arguments, name: str) -> decisions.Constants:
 
 
 def gap(a: Arguments) -> decisions.Constants:
-    """What quantizing after training costs: of own measurements, or of the command line."""
+    """What quantizing after training costs: of own measurements, of the command line, or published."""
     law = laws.get("post_training")
-    if a.gap_data is None:
-        if not a.gap:
-            raise UserError(
-                f"dither plan {a.what} needs --gap_data, a table with N, D, P and gap (rise of the loss), or "
-                "--gap CT=...,gD=...,gN=...,rate=...; no published ones are known"
-            )
+    if a.gap_data is None and a.gap:
         return decisions.given(law, numbers(a.gap, "--gap"), "--gap")
+    if a.gap_data is None:
+        return decisions.of_publication(law)
     frame, _ = load((a.gap_data,), ())
     return decisions.own(laws.fit(law, frame, loss="gap"), n=a.bootstrap, seed=1)
 

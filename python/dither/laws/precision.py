@@ -19,6 +19,8 @@ def effective_size(
     return N * -np.expm1(-Pw / gw) * -np.expm1(-Pa / ga) * -np.expm1(-Pkv / gkv)
 
 
+CITED = "2411.04330, as cited by others, not checked in the paper"
+
 _BITS = {"Pw": "bits of weights", "Pa": "bits of activations", "Pkv": "bits of the key-value cache"}
 _SENSITIVITIES = {
     "gw": ("bits that weights need", (2.7,)),
@@ -43,7 +45,7 @@ PRECISION = function_law(
     ),
     "Kumar et al. 2024, 2411.04330, equation 3",
     published={
-        "2411.04330, as cited by others, not checked in the paper (beta taken as alpha)": dict(
+        CITED: dict(
             A=4299.0, B=1.806e4, E=2.7648, alpha=0.4965, beta=0.4965, gw=2.6745, ga=2.2102, gkv=0.9578
         )
     },
@@ -64,6 +66,7 @@ POST_TRAINING = straight(
     floor=None,
     response="increase of the loss (nats/token)",
     source="Kumar et al. 2024, 2411.04330, equation 2",
+    published={CITED: dict(CT=0.0598, gD=0.5068, gN=0.3439, rate=1 / 0.5907)},
 )
 
 QAT_SHARE = function_law(

@@ -173,7 +173,6 @@ def test_tables_without_rows_are_said_to_be_that(name, content, message, tmp_pat
         (("plan", "budgets", "--flops", "1e20"), "did you mean 'budget'"),
         (("plan", "budget"), "needs --flops"),
         (("plan", "budget", "--flops", "1e20", "--law", "gamma"), "no constants of gamma are known"),
-        (("plan", "critical", "--size", "1e9", "--bits", "4"), "needs --gap_data"),
         (("plan", "memory", "--memory", "1e9", "--tokens", "1e10", "--gap", "CT=1"), "needs a value of gD"),
         (("plan", "critical", "--size", "1e9", "--bits", "4", "--gap_data", "T"), "no column 'N'"),
         (("plan", "target", "--loss_target", "1.2"), "out of reach"),

@@ -88,6 +88,18 @@ def test_published_constants_are_named_and_have_an_interval_or_a_reason(what, tm
         assert "without that of post_training (--gap came without any)" in found["spread"]
 
 
+def test_the_published_gap_is_used_where_none_is_given(tmp_path, capsys):
+    """2411.04330's at 4 bits: .0091 of 1B parameters and 20B tokens, and .0664 of 1T."""
+    post = laws.get("post_training")
+    (params,) = post.published.values()
+    found = post.predict(params, N=1e9, D=np.array([2e10, 1e12]), P=4)
+    assert found.tolist() == pytest.approx([0.0091, 0.0664], abs=5e-5)
+    for what in ("critical --size 1e9 --bits 4", "memory --memory 1e9 --tokens 2e10"):
+        said, decision = decided(capsys, tmp_path, *what.split())
+        assert "2404.10102" in decision["basis"] and "2411.04330" in decision["basis"]
+        assert "without that of post_training (the uncertainty of these constants" in said
+
+
 def test_own_runs_give_every_decision_its_interval(table, tmp_path, capsys):
     own = ("--data", table, *COLUMNS)
     gap = ("--gap_data", gaps(tmp_path))
