@@ -205,6 +205,13 @@ class Method:
                 )
 
 
+def of_state(state: Mapping[str, Any], name: str) -> Any:
+    """A part of a saved state; UserError where it is missing."""
+    if name not in state:
+        raise UserError(f"the saved state lacks {name!r}: it is damaged, or of another model or version")
+    return state[name]
+
+
 def stored(target: Target, rows: PackedTensor) -> PackedTensor:
     """A weight that was packed as rows of inputs in the shape and dtype that its modules hold."""
     check_matrix(target)

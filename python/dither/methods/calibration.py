@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from dither.blocks import Layout
 from dither.errors import UserError
-from dither.methods.base import Method, stored
+from dither.methods.base import Method, of_state, stored
 from dither.methods.targets import Target
 from dither.nn.kernels import WORDS
 from dither.nn.packed import PackedTensor
@@ -120,7 +120,9 @@ class Calibrated(Method):
             if parts:
                 rows = target.rows(target.weight)
                 dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
-                layout = Layout(Quantizer(state[f"grid.{target.name}"]), tuple(rows.shape), rows.dim() - 1)
+                layout = Layout(
+                    Quantizer(of_state(state, f"grid.{target.name}")), tuple(rows.shape), rows.dim() - 1
+                )
                 self.results[target.name] = PackedTensor(layout, WORDS[dtype], dtype, parts)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError
+from dither.methods.base import of_state
 from dither.methods.grid import Grid, check_has_grid
 from dither.methods.qat import Qat
 from dither.methods.targets import Target
@@ -109,4 +110,4 @@ class Freeze(Qat):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         for name in self.oscillations:
-            self.oscillations[name] = {part: state[f"{part}.{name}"].clone() for part in _STATE}
+            self.oscillations[name] = {key: of_state(state, f"{key}.{name}").clone() for key in _STATE}

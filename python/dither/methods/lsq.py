@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError
-from dither.methods.base import refuse_rounding, stored
+from dither.methods.base import of_state, refuse_rounding, stored
 from dither.methods.blocks import check_along_inputs, join, split
 from dither.methods.casting import cast_weight
 from dither.methods.forward import Forward
@@ -129,7 +129,7 @@ class Lsq(Forward):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         for name, step in self.steps.items():
-            step.copy_(state[f"step.{name}"])
+            step.copy_(of_state(state, f"step.{name}"))
         self._seen_input = {name for name in self.input_steps if f"input_step.{name}" in state}
         for name in self._seen_input:
             self.input_steps[name].copy_(state[f"input_step.{name}"])

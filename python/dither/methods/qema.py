@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError
-from dither.methods.base import stored
+from dither.methods.base import of_state, stored
 from dither.methods.casting import ROUNDINGS
 from dither.methods.forward import Forward
 from dither.methods.grid import Grid
@@ -74,4 +74,4 @@ class Qema(Forward):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         for name, value in self.average.items():
-            value.copy_(state[f"average.{name}"])
+            value.copy_(of_state(state, f"average.{name}"))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.errors import UserError
+from dither.methods.base import of_state
 from dither.methods.forward import rounded
 from dither.methods.qat import Qat
 from dither.methods.targets import Target
@@ -104,4 +105,4 @@ class Qramping(Qat):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         for name, way in self.ways.items():
-            self.ways[name] = {part: state[f"{part}.{name}"].clone() for part in way}
+            self.ways[name] = {key: of_state(state, f"{key}.{name}").clone() for key in way}

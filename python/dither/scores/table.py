@@ -61,8 +61,7 @@ class ScoreTable:
         if n and (keys[1:] == keys[:-1]).any():
             raise UserError(f"the id {keys[1:][keys[1:] == keys[:-1]].tolist()[0]!r} occurs twice")
         kept = {name: _column(name, values)[order] for name, values in arrays.items()}
-        about = json.loads(json.dumps(dict(provenance or {}), allow_nan=False))
-        return cls({str(run): RunScores(keys, kept, tuple(scores), about)}, data)
+        return cls({str(run): RunScores(keys, kept, tuple(scores), _provenance(provenance))}, data)
 
     def __repr__(self) -> str:
         n = len(self.ids) if self.runs else 0
@@ -127,7 +126,7 @@ class ScoreTable:
                 same = name in old.columns and np.array_equal(old.columns[name], values, equal_nan=True)
                 if not same:
                     raise UserError(f"run {run!r} has {name} already, with different values")
-        about = {**old.provenance, **json.loads(json.dumps(dict(provenance or {}), allow_nan=False))}
+        about = {**old.provenance, **_provenance(provenance)}
         joined = RunScores(old.ids, {**old.columns, **new.columns}, old.scores, about)
         return ScoreTable({**self.runs, run: joined}, self.data)
 
@@ -272,6 +271,14 @@ def _ids(ids: Any, n: int) -> np.ndarray:
     if array.ndim != 1 or len(array) != n or array.dtype.kind not in "iuU":
         raise UserError(f"ids are {n} integers or strings, not {array.dtype} of the shape {array.shape}")
     return array if array.dtype.kind == "U" else integers(array, "the ids (give them as strings)")
+
+
+def _provenance(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """As a file gives it back; numbers of numpy are numbers."""
+    try:
+        return json.loads(json.dumps(dict(given or {}), allow_nan=False, default=lambda value: value.item()))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"provenance= holds texts, finite numbers, lists and mappings: {error}") from None
 
 
 def _column(name: str, values: np.ndarray) -> np.ndarray:

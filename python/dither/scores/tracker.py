@@ -3,9 +3,10 @@ order."""
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -88,7 +89,7 @@ class Tracker:
         more += () if self._settling is None else self._settling.state.values()
         return self._histories.nbytes + sum(values.nbytes for values in more)
 
-    def update(self, index: Any, logits: Any, labels: Any, *, step: int | None = None) -> None:
+    def update(self, index: Any, logits: Any, labels: Any, *, step: SupportsIndex | None = None) -> None:
         """One visit of each example of a batch.
 
         index: (b,) integers, places in the data set. logits: (b, classes), labels: (b,), as `logit_scores`
@@ -98,6 +99,7 @@ class Tracker:
         or other than before, logits without probabilities (NaN), another number of classes than before;
         nothing is taken then.
         """
+        step = _whole(step)
         places = integers(index, "index", masks=False)
         logits = shaped(logits, "logits")
         wanted = tuple(dict.fromkeys((*self._columns, *self._last)))
@@ -142,17 +144,18 @@ class Tracker:
         loss: Any = None,
         el2n: Any = None,
         entropy: Any = None,
-        step: int | None = None,
+        step: SupportsIndex | None = None,
     ) -> None:
         """The same from values that are at hand: p_y and whether the prediction was right, and what the
         tracked scores need beside them. Raises UserError where one is missing, and as `update` does."""
+        step = _whole(step)
         if not self._last and not self._from_logits:
             # A training step a visit: arrays that need no conversion go straight into the histories. What is
             # refused here is converted below, or refused there in words.
             with self._lock:
                 if self._visit(index, confidence, correct, margin, loss, el2n, entropy) is None:
                     if step is not None:
-                        self.step = int(step)
+                        self.step = step
                     return
         places = integers(index, "index", masks=False)
         if self._from_logits:
@@ -192,7 +195,7 @@ class Tracker:
         for name, last in self._last.items():
             last[places] = values[name]
         if step is not None:
-            self.step = int(step)
+            self.step = step
 
     def table(
         self,
@@ -241,7 +244,9 @@ class Tracker:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave. UserError where it belongs to other examples or scores."""
-        about = state["about"]
+        about = state.get("about")
+        if about is None:
+            raise UserError("this is no state of a tracker: it lacks 'about'")
         with self._lock:
             if tuple(about["scores"]) != self.scores or not self._histories.load_state(state):
                 raise UserError(
@@ -254,3 +259,11 @@ class Tracker:
             for name, values in () if self._settling is None else self._settling.state.items():
                 values[:] = state[name]
             self.classes, self.step = about["classes"], about["step"]
+
+
+def _whole(step: Any) -> int | None:
+    """UserError, before anything is taken, where a step is no whole number."""
+    try:
+        return None if step is None else operator.index(step)
+    except TypeError:
+        raise UserError(f"step= is a whole number, not {step!r}") from None

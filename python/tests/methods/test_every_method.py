@@ -167,3 +167,14 @@ def test_a_compiled_model_learns_the_same_bits(name):
         return train(run, optimizer, method, (x, y), range(4))
 
     assert losses(True) == losses(False)
+
+
+@pytest.mark.parametrize("name", ["lsq", "freeze", "qema", "qramping"])
+def test_a_damaged_state_is_named(name):
+    model, optimizer, batch = start("cnn")
+    method = build(name, model, optimizer)
+    train(model, optimizer, method, batch, range(2))
+    state = method.state_dict()
+    lost = next(key for key in state if key not in ("method", "quantizer") and not key.startswith("input"))
+    with pytest.raises(UserError, match=f"the saved state lacks '{lost}'"):
+        method.load_state_dict({key: value for key, value in state.items() if key != lost})

@@ -250,3 +250,11 @@ def test_damaged_files_are_refused(tmp_path):
     pq.write_table(arrow.replace_schema_metadata({b"dither.scores": json.dumps(lying).encode()}), path)
     with pytest.raises(UserError, match=r"t\.parquet: run 'run' lacks the columns loss"):
         ScoreTable.load(path)
+
+
+def test_provenance_takes_numbers_of_numpy_and_refuses_what_no_file_holds():
+    made = ScoreTable.of_run("a", {"x": [1.0]}, provenance={"lr": np.float32(0.5), "step": np.int64(3)})
+    assert made.runs["a"].provenance == {"lr": 0.5, "step": 3}
+    for wrong in (np.nan, np.float64("inf"), object(), {1, 2}):
+        with pytest.raises(UserError, match="provenance= holds"):
+            ScoreTable.of_run("a", {"x": [1.0]}, provenance={"lr": wrong})

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -335,3 +336,18 @@ def test_labels_are_compared_through_runs_that_know_only_some():
     for tables in ((a, b, c), (c, b, a), (b, a, c)):
         with pytest.raises(UserError, match="not of the same data"):
             tables[0].merge(*tables[1:])
+
+
+def test_a_step_that_is_none_leaves_nothing_behind_and_a_state_that_is_none_is_refused():
+    tracker = Tracker(4, scores=["aum"])
+    wrong: Any = ("x", 1.5, np.nan)
+    for step in wrong:
+        with pytest.raises(UserError, match="step= is a whole number"):
+            tracker.update([0, 1], np.zeros((2, 3)), [0, 1], step=step)
+        with pytest.raises(UserError, match="step= is a whole number"):
+            tracker.visit([0, 1], confidence=[0.5, 0.5], correct=[1, 1], margin=[0.1, 0.1], step=step)
+    assert not tracker.table().runs["run"].columns["visits"].any()
+    tracker.update([0, 1], np.zeros((2, 3)), [0, 1], step=np.int64(3))
+    assert tracker.step == 3 and type(tracker.step) is int
+    with pytest.raises(UserError, match="lacks 'about'"):
+        tracker.load_state_dict({})
