@@ -32,7 +32,7 @@ COMMANDS = {
     "select": ("choose examples by a score and write their ids", "pyarrow", "scores"),
     "fit": ("fit a scaling law to runs or a table, with intervals and checks", "numpy", "cli"),
     "plan": ("what a law says to do with a budget of compute, memory or tokens", "numpy", "cli"),
-    "study": ("run studies of papers small: claim against measurement", "torch", "train"),
+    "study": ("run studies of papers small: claim against measurement", "matplotlib", "laws"),
     "formats": ("show number formats and presets; with a name, its values", "numpy", "cli"),
     "conformance": ("test someone's quantizer against the standards, or write the vectors", "numpy", "cli"),
 }

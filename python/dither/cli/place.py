@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from dither.errors import UserError
-from dither.train.rundir import LOCK
 
 RUNS = Path("runs")
 
@@ -32,4 +31,6 @@ def choose(config: str | None, out: str | None, resume: bool) -> Path:
 
 def _holds_something(place: Path) -> bool:
     """A run that failed before it began leaves its lock file alone."""
+    from dither.train.rundir import LOCK  # here: commands that only take RUNS start without torch
+
     return place.is_file() or (place.is_dir() and any(path.name != LOCK for path in place.iterdir()))

@@ -13,7 +13,7 @@ from dither import studies
 from dither.cli.formats import plain_table
 from dither.cli.place import RUNS
 from dither.cli.terminal import console, parse
-from dither.errors import UserError
+from dither.errors import MissingExtraError, UserError
 from dither.report.study import measured
 
 
@@ -38,12 +38,20 @@ class Arguments:
     """the directory of the studies"""
 
 
+def title(name: str) -> str:
+    """What a study is about, or what must be installed to know."""
+    try:
+        return studies.get(name).title
+    except MissingExtraError as error:
+        return f"({error})"
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run `dither study`. Raises UserError for names that are no studies, or none."""
     a = parse("study", Arguments, arguments)
     if a.list:
         for name in studies.names():
-            print(f"{name:<22} {studies.get(name).title}")
+            print(f"{name:<22} {title(name)}")
         return 0
     if bool(a.names) == a.all:
         raise UserError("name studies or give --all; `dither study --list` names them")

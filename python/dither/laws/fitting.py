@@ -159,7 +159,7 @@ class Fit:
         c = self.certificate
         lines += [
             f"  {self.objective} = {self.value:.8g} over {len(self.loss)} rows; {c.ending}, "
-            f"{c.hit_rate:.0%} of {c.starts} starts reach it, {c.minima} minima within 1 %, "
+            f"{c.hit_rate:.0%} of {c.starts} starts reach it, minima within 1 %: {c.minima}, "
             f"condition {c.condition:.2g}"
         ]
         return "\n".join(lines + [f"  ! {caution}" for caution in self.cautions])

@@ -18,11 +18,19 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Study:
-    """The study of that name. UserError where there is none."""
+    """The study of that name.
+
+    Raises UserError where there is none, MissingExtraError where it trains models and torch is missing.
+    """
     if name not in names():
         raise UserError(
             f"there is no study {name!r}{suggest(name, names())}; `dither study --list` names them all"
         )
-    study = importlib.import_module(f"dither.studies.papers.{name.replace('-', '_')}").STUDY
+    try:
+        study = importlib.import_module(f"dither.studies.papers.{name.replace('-', '_')}").STUDY
+    except ImportError as error:  # a study of published tables needs no torch, one that trains does
+        if error.name == "torch":
+            require("torch", "train")  # says what to install
+        raise
     assert study.name == name, f"{study.name} stands in the file of {name}"
     return study

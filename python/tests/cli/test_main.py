@@ -1,6 +1,7 @@
 """The dispatcher: help, exit codes, and messages instead of tracebacks for what a user can cause."""
 
 import errno
+import os
 import subprocess
 import sys
 
@@ -99,6 +100,41 @@ def test_studies_without_matplotlib_say_what_to_install():
     code = "import sys; sys.modules['matplotlib'] = None; import dither.studies"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1].endswith("pip install 'dither[plot]'"), done.stderr
+
+
+def test_without_torch_studies_of_published_tables_run_and_those_that_train_say_what_to_install(tmp_path):
+    # A finder that knows no torch, since tyro takes a None among sys.modules for a torch that is loaded.
+    (tmp_path / "blocked.py").write_text(
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch':\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from dither.cli.main import main\n"
+        "sys.exit(main())\n"
+    )
+    command = [sys.executable, str(tmp_path / "blocked.py"), "study"]
+    listed = subprocess.run([*command, "--list"], capture_output=True, text=True)
+    lines = listed.stdout.splitlines()
+    assert listed.returncode == 0
+    assert "porian                 Why Kaplan and Chinchilla disagree" in lines
+    assert (
+        "pruning                (torch is not installed; install it with:  pip install 'dither[train]')"
+        in lines
+    )
+    refused = subprocess.run([*command, "porian", "pruning"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr == "dither: torch is not installed; install it with:  pip install 'dither[train]'\n"
+    without = {k: v for k, v in os.environ.items() if k != "DITHER_LAW_TABLES"}
+    ran = subprocess.run(
+        [*command, "over-training", "--quick", "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=without,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "over-training-quick" / "study.html").exists()
 
 
 def test_formats_starts_without_torch():
