@@ -68,6 +68,8 @@ class Arguments:
     """of runs: the evaluation that counts: full, recipe or cast"""
     cast: str | None = None
     """of runs: the quantizer of the cast"""
+    rounding: str = "nearest_even"
+    """of runs: how the weights of the cast were rounded: nearest_even, or stochastic"""
     out: Annotated[str | None, tyro.conf.arg(metavar="FILE.json")] = None
     """write the fit card here"""
     plot: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -93,11 +95,16 @@ def numbers(given: Sequence[str], option: str) -> dict[str, float]:
         raise UserError(f"{option}: {error}") from None
 
 
+def evaluation(a: Any) -> dict[str, Any]:
+    """The options of a command that choose the evaluation of a run, as `read_runs` takes them."""
+    return {name: getattr(a, name) for name in ("view", "cast", "rounding")}
+
+
 def load(
-    data: Sequence[str], only: Sequence[str], view: str = "full", cast: str | None = None, every: bool = False
+    data: Sequence[str], only: Sequence[str], every: bool = False, **of_runs: Any
 ) -> tuple[dict[str, list[Any]], list[str]]:
     """The table's rows that --only chooses, and what a user must know of them: runs that were left out,
-    others that are unlike. every: of runs, rows of the evaluations on the way too."""
+    others that are unlike. every: of runs, rows of the evaluations on the way too; of_runs: `evaluation`."""
     if not data:
         raise UserError("name a table (.csv, .jsonl, .parquet) or run directories")
     if not any(Path(path).is_dir() for path in data):
@@ -105,8 +112,10 @@ def load(
             raise UserError(
                 f"one table at a time, not {len(data)}; several arguments must be run directories"
             )
+        if of_runs.get("view", "full") != "full" or of_runs.get("cast"):
+            raise UserError("--view and --cast choose among a run's evaluations; of a table name --loss")
         return kept(table.read(data[0]), only), []
-    frame, left = runs.read_runs(data, view=view, cast=cast, every=every)
+    frame, left = runs.read_runs(data, every=every, **of_runs)
     frame = kept(frame, only)
     return frame, [*(f"left out: {reason}" for reason in left), *runs.unlike(frame)]
 
@@ -164,7 +173,7 @@ def chosen(
         if a.run or a.since < 1:
             raise UserError(f"checkpoints are told apart by their tokens D, which {law.name} has not")
         run = None
-    frame, notes = load(a.data, a.only, a.view, a.cast, every=run is not None and several)
+    frame, notes = load(a.data, a.only, run is not None and several, **evaluation(a))
     if run is None:
         if a.since < 1:
             raise UserError("--since needs --run: the table's column that names the run of a row")

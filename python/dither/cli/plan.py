@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import tyro
 
-from dither import laws
-from dither.cli.fit import Pairs, levels, load, mapping, numbers
+from dither.cli.fit import Pairs
+from dither.cli.plans import OWN, WHAT
 from dither.cli.terminal import parse
 from dither.errors import UserError, suggest
 from dither.files import write_text
-from dither.laws import decisions, planning
-from dither.laws.fitting import FARTHEST
-from dither.laws.precision import QAT_SHARE_ERROR
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,8 @@ class Arguments:
     for --flops, with --size held where it is given. split: exponent and mantissa bits of a float of --bits.
     mixture: shares of the domains --domains that make the --loss of --data least. worth: is a cheaper method
     (--cheap, its cost divided by --speedup) better than --data at equal compute up to --flops. hyper:
-    learning rate and batch for --flops.
+    learning rate and batch for --flops (and --size). bits, split and hyper without own runs say what other
+    publications say, and how far apart they are.
     """
 
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
@@ -51,6 +47,12 @@ class Arguments:
     """own runs: the rows alone whose column has that value, as corpus=9e8191e3f4e9"""
     constants: Pairs = ()
     """parameters of the law, in place of published ones, as A=400,B=2000,E=1.7,alpha=.35,beta=.37"""
+    view: str = "full"
+    """own runs: the evaluation that counts: full, recipe or cast"""
+    cast: str | None = None
+    """own runs: the quantizer of the cast"""
+    rounding: str = "nearest_even"
+    """own runs: how the weights of the cast were rounded: nearest_even, or stochastic"""
     gap: Pairs = ()
     """critical, memory: parameters of post_training, as CT=.06,gD=.5,gN=.5,rate=.5"""
     gap_data: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
@@ -73,6 +75,8 @@ class Arguments:
     """mixture: the table's columns of shares"""
     cheap: tuple[str, ...] = ()
     """worth: runs of the cheaper method"""
+    cheap_only: Pairs = ()
+    """worth: of --cheap, the rows alone whose column has that value, in place of --only"""
     speedup: float = 1.0
     """worth: how many times the FLOPs the cheaper method does at the same cost"""
     by: Annotated[str | None, tyro.conf.arg(metavar="GROUP")] = None
@@ -85,220 +89,30 @@ class Arguments:
     """write the decision here"""
 
 
-def need(a: Arguments, *names: str) -> list[float]:
-    missing = [name for name in names if getattr(a, name) is None]
-    if missing:
-        raise UserError(f"dither plan {a.what} needs " + ", ".join(f"--{name}" for name in missing))
-    values = [float(getattr(a, name)) for name in names]
-    for name, value in zip(names, values, strict=True):
-        if not 0 < value < math.inf:
-            raise UserError(f"--{name} must be positive and finite, not {value:g}")
-    return values
-
-
-def own(a: Arguments, law: laws.SumLaw | laws.FunctionLaw, data: Sequence[str]) -> tuple[laws.Fit, Any]:
-    """The law fitted to the user's runs, and what --by resamples; prints which of them were left out."""
-    frame, notes = load(data, a.only)
-    for note in notes:
-        print(f"! {note}")
-    fit = laws.fit(law, frame, loss=a.loss, **mapping(law, a.column))
-    return fit, None if a.by is None else levels(frame, a.by)
-
-
-def constants(a: Arguments, name: str) -> decisions.Constants:
-    """Of own runs, of the command line, or published."""
-    law = laws.get(name)
-    if a.data:
-        fit, by = own(a, law, a.data)
-        return decisions.own(fit, n=a.bootstrap, by=by)
-    if a.constants:
-        return decisions.given(law, numbers(a.constants, "--constants"), "--constants")
-    return decisions.of_publication(law, n=a.bootstrap)
-
-
-def gap(a: Arguments) -> decisions.Constants:
-    """What quantizing after training costs: of own measurements, of the command line, or published."""
-    law = laws.get("post_training")
-    if a.gap_data is None and a.gap:
-        return decisions.given(law, numbers(a.gap, "--gap"), "--gap")
-    if a.gap_data is None:
-        return decisions.of_publication(law)
-    frame, _ = load((a.gap_data,), ())
-    return decisions.own(laws.fit(law, frame, loss="gap"), n=a.bootstrap, seed=1)
-
-
-def decide(a: Arguments, name: str, what: Callable[..., dict[str, float]]) -> laws.Decision:
-    return decisions.judge(lambda params: what(**params), constants(a, name), far=a.far)
-
-
-def _budget(a: Arguments) -> laws.Decision:
-    (flops,) = need(a, "flops")
-    return decide(a, a.law, planning.budget(laws.get(a.law), flops))
-
-
-def _target(a: Arguments) -> laws.Decision:
-    (target,) = need(a, "loss_target")
-    found = decide(a, a.law, planning.for_loss(laws.get(a.law), target, a.served))
-    if found.values["N"] != found.values["N"]:
-        raise UserError(f"a loss of {target:g} is out of reach of {a.law}: it lies below its floor")
-    return found
-
-
-def _qat(a: Arguments) -> laws.Decision:
-    size, tokens, bits = need(a, "size", "tokens", "bits")
-    law = laws.get("qat_share")
-
-    def split(share: float) -> dict[str, float]:
-        return {"share": share, "tokens quantized": share * tokens, "tokens before": (1 - share) * tokens}
-
-    def what(**params: float) -> dict[str, float]:
-        return split(float(law.predict(params, N=size, D=tokens, bits=bits)))
-
-    found = decide(a, "qat_share", what)
-    if a.data or a.constants:
-        return found
-    # Nothing is published of the constant's uncertainty, but the rule's mean absolute error is.
-    half = 1.96 * np.sqrt(np.pi / 2) * QAT_SHARE_ERROR
-    low, high = (split(float(np.clip(found.values["share"] + side * half, 0, 1))) for side in (-1, 1))
-    ends = {name: (min(low[name], high[name]), max(low[name], high[name])) for name in low}
-    spread = f"normal errors of the rule's published mean absolute error of the share, {QAT_SHARE_ERROR:g}"
-    return replace(found, intervals=ends, spread=spread)
-
-
-def _critical(a: Arguments) -> laws.Decision:
-    size, bits = need(a, "size", "bits")
-
-    def what(p: dict[str, float], post: dict[str, float]) -> dict[str, float]:
-        return {"critical tokens": planning.critical_tokens(p["beta"], p["B"], post, size, bits)}
-
-    def where(values: dict[str, float]) -> dict[str, float]:
-        return {"N": size, "D": values["critical tokens"]}
-
-    return decisions.judge(what, constants(a, "chinchilla"), gap(a), far=a.far, where=where)
-
-
-def _memory(a: Arguments) -> laws.Decision:
-    memory, tokens = need(a, "memory", "tokens")
-    law = laws.get(a.law)
-
-    def what(p: dict[str, float], post: dict[str, float]) -> dict[str, float]:
-        return planning.bits_for_memory(law, post, memory, tokens)(**p)
-
-    def where(values: dict[str, float]) -> dict[str, float]:
-        return {"N": values["N"], "D": tokens}
-
-    return searched(decisions.judge(what, constants(a, a.law), gap(a), far=a.far, where=where))
-
-
-def _bits(a: Arguments) -> laws.Decision:
-    (flops,) = need(a, "flops")
-    size = None if a.size is None else need(a, "size")[0]
-    return searched(decide(a, "precision", planning.bits_for_compute(flops, size)))
-
-
-def searched(found: laws.Decision) -> laws.Decision:
-    """With a caution where the best bits are the fewest or the most that are looked at."""
-    ends = [end for end in planning.BITS if abs(found.values["bits"] / end - 1) < 1e-3]
-    said = tuple(f"{end:g} bits is the end of the search: the law has no optimum inside" for end in ends)
-    return replace(found, cautions=(*said, *found.cautions))
-
-
-def _split(a: Arguments) -> laws.Decision:
-    (bits,) = need(a, "bits")
-    return decide(a, "fp_training", planning.split_of_bits(bits))
-
-
-def _mixture(a: Arguments) -> laws.Decision:
-    if not a.data:
-        raise UserError("dither plan mixture needs --data: runs at several mixtures, a column a domain")
-    law = laws.mixing(a.domains)
-    fit, by = own(a, law, a.data)
-
-    def what(**params: float) -> dict[str, float]:
-        vector = law.vector(params)
-
-        def loss(shares: Any) -> float:
-            return float(law.curve(vector, dict(zip(law.variables, shares, strict=True))))
-
-        shares, value = laws.best_mixture(loss, len(law.variables))
-        return {**dict(zip(law.variables, map(float, shares), strict=True)), "loss": value}
-
-    return laws.decide(law, what, fit, n=min(a.bootstrap, 100), by=by)  # each of them is searched
-
-
-def _worth(a: Arguments) -> laws.Decision:
-    (flops,) = need(a, "flops")
-    if not (a.data and a.cheap):
-        raise UserError("dither plan worth needs --data and --cheap: runs of the plain and the cheap method")
-    law = laws.get(a.law)
-    planning.check_compute(law)
-    (plain, by), (cheap, cheap_by) = own(a, law, a.data), own(a, law, a.cheap)
-    for one in (plain, cheap):
-        most = float((6 * one.arrays["N"] * one.arrays["D"]).max())
-        if flops > FARTHEST * most and not a.far:
+def check(a: Arguments) -> None:
+    """UserError for what the plan does not know, does not read, or could only read in part."""
+    if a.what not in WHAT:
+        raise UserError(f"unknown plan {a.what!r}{suggest(a.what, WHAT)}; plans are {', '.join(WHAT)}")
+    read = f"what {WHAT[a.what][1]} {OWN}".split()
+    for one in fields(Arguments):
+        if one.name not in read and getattr(a, one.name) != one.default:
             raise UserError(
-                f"--flops {flops:g} is {flops / most:.3g} times the largest run; add larger ones, or give "
-                "--far if that is meant"
+                f"dither plan {a.what} does not read --{one.name}; it reads --{', --'.join(read[1:])}"
             )
-    least = min(float((6 * one.arrays["N"] * one.arrays["D"]).min()) for one in (plain, cheap))
-    if flops <= least:
-        raise UserError(f"--flops {flops:g} lies below the smallest run ({least:.3g} FLOPs)")
-    n = min(a.bootstrap, 300)  # each at nine budgets
-    found = laws.crossover(cheap, plain, a.speedup, np.geomspace(least, flops, 9), n=n, by=(cheap_by, by))
-    values = {"advantage at the smallest run": float(found.advantage[0])}
-    values["advantage at --flops"] = float(found.advantage[-1])
-    spans = zip(values, ((found.low[i], found.high[i]) for i in (0, -1)), strict=True)
-    intervals = {name: (float(low), float(high)) for name, (low, high) in spans}
-    if found.crossing is not None:
-        values["changes at FLOPs"] = found.crossing
-    cautions = (
-        found.verdict,
-        *(f"plain: {c}" for c in plain.cautions),
-        *(f"cheap: {c}" for c in cheap.cautions),
-    )
-    basis = f"{len(plain.loss)} and {len(cheap.loss)} own runs"
-    return laws.Decision(values, intervals, basis, f"{n} resamples of the runs of either method", cautions)
-
-
-def _hyper(a: Arguments) -> laws.Decision:
-    (flops,) = need(a, "flops")
-    law = laws.get("compute_power")
-    if a.data:
-        return decide(a, law.name, lambda **params: {a.loss: float(law.predict(params, C=flops))})
-    values = {}
-    for source, params in law.published.items():
-        paper, _, name = source.partition(", ")
-        if paper == "2401.02954" and name in ("learning rate", "batch in tokens"):
-            values[name] = float(law.predict(params, C=flops))
-    return laws.Decision(
-        values, {}, "published, 2401.02954 (DeepSeek); tuned for its models and schedule",
-        "none: the uncertainty of these constants is not published; a table of own best values has one "
-        "(--data, --loss its column of learning rates or batches, --column C=its FLOPs)",
-    )  # fmt: skip
-
-
-WHAT = {
-    "budget": _budget,
-    "target": _target,
-    "qat": _qat,
-    "critical": _critical,
-    "memory": _memory,
-    "bits": _bits,
-    "split": _split,
-    "mixture": _mixture,
-    "worth": _worth,
-    "hyper": _hyper,
-}
+    for one, other in (("data", "constants"), ("gap_data", "gap")):
+        if getattr(a, one) and getattr(a, other):
+            raise UserError(
+                f"give --{one} or --{other}, not both: they are two sources of the same constants"
+            )
+    if a.bootstrap < 1:
+        raise UserError(f"--bootstrap must be at least 1, not {a.bootstrap}: a decision has an interval")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run `dither plan`. Raises UserError for everything the user can cause."""
     a = parse("plan", Arguments, arguments)
-    if a.bootstrap < 1:
-        raise UserError(f"--bootstrap must be at least 1, not {a.bootstrap}: a decision has an interval")
-    if a.what not in WHAT:
-        raise UserError(f"unknown plan {a.what!r}{suggest(a.what, WHAT)}; plans are {', '.join(WHAT)}")
-    found = WHAT[a.what](a)
+    check(a)
+    found = WHAT[a.what][0](a)
     print(found)
     if a.out is not None:
         write_text(Path(a.out), json.dumps(asdict(found), indent=1) + "\n")

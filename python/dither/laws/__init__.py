@@ -8,7 +8,7 @@ from dither.laws.benchmarks import Observational, observational
 from dither.laws.catalogue import LAWS, names
 from dither.laws.certificate import Certificate
 from dither.laws.coverage import BetaBinomial, beta_binomial, pass_at_k
-from dither.laws.crossover import Crossover, crossover
+from dither.laws.crossover import Crossover, crossover, worth
 from dither.laws.decisions import Decision, decide
 from dither.laws.divergence import Logistic, logistic
 from dither.laws.engine import Objective
@@ -75,4 +75,5 @@ __all__ = [
     "rounded",
     "sensitivities",
     "validate",
+    "worth",
 ]

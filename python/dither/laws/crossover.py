@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
+from dither.laws.decisions import NOT_CALIBRATED, Decision
 from dither.laws.engine import Floats
-from dither.laws.fitting import Fit
-from dither.laws.planning import budget
+from dither.laws.fitting import FARTHEST, Fit
+from dither.laws.planning import budget, check_compute
+from dither.laws.scales import size
+from dither.laws.validation import uncalibrated
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,55 @@ def crossover(
         share = advantage[i] / (advantage[i] - advantage[i + 1])
         crossing = float(np.exp(np.log(points[i]) + share * np.log(points[i + 1] / points[i])))
     return Crossover(points, advantage, low, high, crossing)
+
+
+def worth(
+    cheap: Fit,
+    plain: Fit,
+    speedup: float,
+    flops: float,
+    *,
+    n: int = 300,
+    by: tuple[Any, Any] = (None, None),
+    far: bool = False,
+) -> Decision:
+    """Is the cheap method worth it, from the smallest run up to a budget: see `crossover`, which it reads.
+
+    UserError for a budget below the smallest run, and FARTHEST times beyond the largest of either method,
+    unless `far`.
+    """
+    check_compute(plain.law)
+    if both := _shared(cheap, plain):
+        raise UserError(
+            f"{both} runs are among those of the plain and of the cheap method alike, to the last digit: "
+            "give the runs of each method apart, in two folders or tables"
+        )
+    least = min(float(size(one.arrays).min()) for one in (plain, cheap))
+    beyond = max(flops / float(size(plain.arrays).max()), speedup * flops / float(size(cheap.arrays).max()))
+    if beyond > FARTHEST and not far:
+        raise UserError(
+            f"{flops:g} FLOPs are {beyond:.3g} times the largest run of a method; add larger ones, or pass "
+            "far=True (--far) if that is meant"
+        )
+    if flops <= least:
+        raise UserError(f"{flops:g} FLOPs lie below the smallest run ({least:.3g})")
+    found = crossover(cheap, plain, speedup, np.geomspace(least, flops, 9), n=n, by=by)
+    at = {"advantage at the smallest run": 0, "advantage at the budget": -1}
+    values = {name: float(found.advantage[i]) for name, i in at.items()}
+    intervals = {name: (float(found.low[i]), float(found.high[i])) for name, i in at.items()}
+    if found.crossing is not None:
+        values["changes at FLOPs"] = found.crossing
+    said = []
+    for name, one, groups in (("plain", plain, by[1]), ("cheap", cheap, by[0])):
+        why = uncalibrated(one, groups)
+        said += [f"{name}: {text}" for text in (*one.cautions, *([NOT_CALIBRATED + why] if why else ()))]
+    return Decision(
+        values, intervals, f"{len(plain.loss)} and {len(cheap.loss)} own runs",
+        f"{n} resamples of the runs of either method", (found.verdict, *said),
+    )  # fmt: skip
+
+
+def _shared(one: Fit, other: Fit) -> int:
+    """How many runs of one are the other's as well."""
+    rows = [{*zip(*(v.tolist() for v in (*f.arrays.values(), f.loss)), strict=True)} for f in (one, other)]
+    return len(rows[0] & rows[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,17 @@ from dither.laws.validation import uncalibrated
 
 Values = dict[str, float]
 
+NOT_CALIBRATED = "intervals are not calibrated: "
+"""Before the reason."""
+
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided: name -> value, and name -> (low, high) at 95 % where something is known of it.
+    """What was decided: name -> value, and name -> (low, high) where something is known of it.
 
     basis: what the constants are: the user's runs, a publication, or given ones. spread: what the intervals
-    stand on, or why there are none.
+    stand on, or why there are none. others: what other publications say, by their name; where there are any,
+    the intervals reach from the least to the most of all, else they are of 95 %.
     """
 
     values: Values
@@ -29,13 +33,17 @@ class Decision:
     basis: str
     spread: str
     cautions: tuple[str, ...] = ()
+    others: dict[str, Values] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [f"constants: {self.basis}", f"intervals: {self.spread}"]
         for name, value in self.values.items():
             interval = self.intervals.get(name)
-            span = "" if interval is None else f"   (95 % {interval[0]:.4g} .. {interval[1]:.4g})"
+            level = "" if self.others else "95 % "
+            span = "" if interval is None else f"   ({level}{interval[0]:.4g} .. {interval[1]:.4g})"
             lines.append(f"  {name:<22} {value:.5g}{span}")
+        for name, values in self.others.items():
+            lines.append(f"  by {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
         return "\n".join(lines + [f"  ! {caution}" for caution in self.cautions])
 
 
@@ -59,7 +67,7 @@ class Constants:
 def own(fit: Fit, *, n: int = 500, by: Any = None, seed: int = 0) -> Constants:
     """Of the user's runs; by: what is resampled, as `Fit.bootstrap` takes it."""
     drawn, why = fit.bootstrap(n, by=by, seed=seed), uncalibrated(fit, by)
-    said = (*fit.cautions, *([f"intervals are not calibrated: {why}"] if why else ()))
+    said = (*fit.cautions, *([NOT_CALIBRATED + why] if why else ()))
     return Constants(
         fit.law, fit.params, drawn.values[drawn.converged], f"{len(fit.loss)} own runs",
         f"{n} resamples of own runs", said, fit,

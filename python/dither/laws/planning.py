@@ -126,6 +126,21 @@ def bits_for_compute(flops: float, size: float | None = None) -> Callable[..., d
     return what
 
 
+def shared_tokens(share: float, tokens: float) -> dict[str, float]:
+    """Tokens of quantized training and those before it, by its share."""
+    return {"share": share, "tokens quantized": share * tokens, "tokens before": (1 - share) * tokens}
+
+
+def share_of_qat(size: float, tokens: float, bits: float) -> Callable[..., dict[str, float]]:
+    """The share of the tokens that quantized training should get (2509.22935)."""
+    from dither.laws.precision import QAT_SHARE
+
+    def what(**params: float) -> dict[str, float]:
+        return shared_tokens(float(QAT_SHARE.predict(params, N=size, D=tokens, bits=bits)), tokens)
+
+    return what
+
+
 def split_of_bits(bits: float) -> Callable[..., dict[str, float]]:
     """Exponent and mantissa bits of a float of `bits` bits, its sign among them, whose term in fp_training is
     least: (e + 1/2)^-delta (m + 1/2)^-nu with e + m = bits - 1 (2501.02423).
@@ -148,6 +163,18 @@ def split_of_bits(bits: float) -> Callable[..., dict[str, float]]:
         return found
 
     return what
+
+
+def room_of_split(bits: float, delta: float, nu: float) -> str:
+    """Between which delta / nu the best split of `split_of_bits` stays the best, in words."""
+    e = split_of_bits(bits)(delta=delta, nu=nu)["exponent bits"]
+    m = bits - 1 - e
+    low = np.log((m + 1.5) / (m + 0.5)) / np.log((e + 0.5) / (e - 0.5)) if e > 1 else 0.0
+    high = np.log((m + 0.5) / (m - 0.5)) / np.log((e + 1.5) / (e + 0.5)) if m > 1 else np.inf
+    return (
+        f"e{e:.0f}m{m:.0f} is the best of {bits:.0f} bits while delta / nu lies between {low:.3g} and "
+        f"{high:.3g}; here it is {delta / nu:.3g}"
+    )
 
 
 def bits_for_memory(

@@ -12,10 +12,16 @@ from typing import Any
 from dither.errors import UserError
 
 VIEWS = ("full", "recipe", "cast")
+ROUNDINGS = ("nearest_even", "stochastic")
 
 
 def read_runs(
-    paths: Iterable[str | Path], *, view: str = "full", cast: str | None = None, every: bool = False
+    paths: Iterable[str | Path],
+    *,
+    view: str = "full",
+    cast: str | None = None,
+    rounding: str = "nearest_even",
+    every: bool = False,
 ) -> tuple[dict[str, list[Any]], list[str]]:
     """A table of runs, and what was left out, in words.
 
@@ -23,7 +29,8 @@ def read_runs(
     them), D (training tokens seen), U (training tokens of the corpus: fewer than D where they repeat), C (6 N
     D), loss (nats/token, validation, at the end), bits_per_byte, corpus (the first letters of its hash),
     recipe, method, seed. `view`: how the end was evaluated: "full" precision, the run's own "recipe", or a
-    "cast" (then `cast` is its quantizer where there are several). `paths`: run directories, or folders of
+    "cast" (then `cast` is its quantizer where there are several, and `rounding` how the weights were rounded:
+    "nearest_even", or "stochastic", the mean of several draws). `paths`: run directories, or folders of
     them. every: a row for every evaluation on the way too, in the order of their tokens (see
     `dither.laws.checkpoints`).
 
@@ -31,10 +38,14 @@ def read_runs(
     """
     if view not in VIEWS:
         raise UserError(f"view must be one of {', '.join(VIEWS)}, not {view!r}")
+    if cast is not None and view != "cast":
+        raise UserError(f"a cast ({cast}) belongs to the view 'cast', not to {view!r}")
+    if rounding not in ROUNDINGS:
+        raise UserError(f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}")
     rows: list[dict[str, Any]] = []
     left: list[str] = []
     for path in _directories(paths):
-        found = _rows(path, view, cast, every)
+        found = _rows(path, view, cast, rounding, every)
         if isinstance(found, str):
             left.append(found)
         else:
@@ -58,6 +69,17 @@ def unlike(frame: Mapping[str, list[Any]]) -> list[str]:
     return said
 
 
+def check_same_text(one: Mapping[str, list[Any]], other: Mapping[str, list[Any]]) -> None:
+    """UserError where two tables of `read_runs` are of different corpora: their losses do not compare."""
+    both = [set(frame.get("corpus", ())) for frame in (one, other)]
+    if all(both) and both[0] != both[1]:
+        said = " and ".join(", ".join(sorted(map(str, corpora))) for corpora in both)
+        raise UserError(
+            f"the runs are of different corpora, {said}: their losses do not compare; choose those of one "
+            "(--only corpus=..., --cheap_only)"
+        )
+
+
 def is_run(path: str | Path) -> bool:
     return (Path(path) / "run.json").is_file()
 
@@ -73,7 +95,7 @@ def _directories(paths: Iterable[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _rows(path: Path, view: str, cast: str | None, every: bool) -> list[dict[str, Any]] | str:
+def _rows(path: Path, view: str, cast: str | None, rounding: str, every: bool) -> list[dict[str, Any]] | str:
     """The run's rows, or why it has none."""
     if not (path / "summary.json").is_file():
         return f"{path}: not finished"
@@ -84,10 +106,12 @@ def _rows(path: Path, view: str, cast: str | None, every: bool) -> list[dict[str
         ends = [row for row in summary["final"] if row["view"] == view]
         if cast is not None:
             ends = [row for row in ends if row.get("cast") == cast]
+        if view == "cast":
+            ends = [row for row in ends if row.get("rounding", rounding) == rounding]
         if not ends:
-            return f"{path}: its end was not evaluated as {cast or view}"
-        if len({(row.get("cast"), row.get("rounding")) for row in ends}) > 1:
-            return f"{path}: several casts were evaluated; name one (cast=)"
+            return f"{path}: its end was not evaluated as {cast or view}" + f", {rounding}" * (view == "cast")
+        if len(casts := {row.get("cast") for row in ends}) > 1:
+            return f"{path}: several casts were evaluated ({', '.join(sorted(casts))}); name one (cast=)"
         if ends[0]["loss"] is None:
             return f"{path}: it diverged, its final loss is no number"
         shared = {

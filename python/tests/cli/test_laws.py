@@ -66,6 +66,8 @@ def test_a_folder_of_runs(folder, capsys):
     assert fit.params == pytest.approx(TRUTH, rel=1e-4)
     cast, _ = laws.read_runs([folder], view="cast", cast="mxfp4")
     assert np.subtract(cast["loss"], frame["loss"]) == pytest.approx(0.1)
+    cast, _ = laws.read_runs([folder], view="cast", cast="mxfp4", rounding="stochastic")
+    assert np.subtract(cast["loss"], frame["loss"]) == pytest.approx(0.2)
 
 
 def test_checkpoints_and_counts_of_parameters_of_runs(folder, capsys):
@@ -138,7 +140,18 @@ def test_runs_that_no_one_law_holds_for(folder, capsys):
 
 def test_runs_that_cannot_be_read(folder, tmp_path, capsys):
     assert main(["fit", "chinchilla", str(folder), "--view", "cast"]) == 2
-    assert "several casts were evaluated" in capsys.readouterr().err
+    assert "several casts were evaluated (int4_g32, mxfp4)" in capsys.readouterr().err
+    for more, message in (
+        (["--cast", "mxfp4"], "a cast (mxfp4) belongs to the view 'cast', not to 'full'"),
+        (["--view", "cast", "--cast", "mxfp8"], "was not evaluated as mxfp8, nearest_even"),
+        (
+            ["--view", "cast", "--cast", "mxfp4", "--rounding", "up"],
+            "must be one of nearest_even, stochastic",
+        ),
+        (["--view", "casts"], "must be one of full, recipe, cast"),
+    ):
+        assert main(["fit", "chinchilla", str(folder), *more]) == 2
+        assert message in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert main(["fit", "chinchilla", str(tmp_path / "empty")]) == 2
     assert "no run directory" in capsys.readouterr().err
@@ -167,6 +180,7 @@ def test_tables_without_rows_are_said_to_be_that(name, content, message, tmp_pat
         (("fit", "chinchilla", "T"), "no column 'N'"),
         (("fit", "chinchilla", "T", "--column", "M=params"), "has the variables N, D"),
         (("fit", "chinchilla", "T", "--column", "N"), "give NAME=VALUE"),
+        (("fit", "chinchilla", "T", *COLUMNS, "--view", "cast"), "of a table name --loss"),
         (("fit", "chinchilla", "T", *COLUMNS, "--fix", "E=x"), "could not convert"),
         (("fit", "chinchilla", "T", *COLUMNS, "--by", "seed"), "no column 'seed'"),
         (("fit", "chinchilla", "T", *COLUMNS, "--predict", "N=1e15,D=1e13"), "far=True"),
@@ -187,6 +201,13 @@ def test_tables_without_rows_are_said_to_be_that(name, content, message, tmp_pat
         ),
         (("plan", "mixture", "--domains", "web", "code"), "needs --data"),
         (("plan", "worth", "--flops", "1e20"), "needs --data and --cheap"),
+        (("plan", "budget", "--flops", "1e20", "--bits", "4"), "plan budget does not read --bits; it reads"),
+        (("plan", "critical", "--law", "gamma"), "does not read --law"),
+        (
+            ("plan", "budget", "--flops", "1e20", "--data", "T", "--constants", "A=1"),
+            "give --data or --constants, not both",
+        ),
+        (("plan", "memory", "--gap", "CT=1", "--gap_data", "T"), "give --gap_data or --gap, not both"),
         (("plan", "qat", "--size", "-1", "--tokens", "1e10", "--bits", "4"), "must be positive"),
     ],
 )

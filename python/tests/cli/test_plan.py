@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from law_runs import COLUMNS, TRUTH, make_folder, make_table, write
+from law_runs import COLUMNS, TRUTH, make_folder, make_run, make_table, write
 
 from dither import laws
 from dither.cli.main import main
@@ -64,26 +64,29 @@ PUBLISHED = {
     "qat": (SIZED, "2509.22935", True),
     "critical": (("--size", "1e9", "--bits", "4", *GIVEN), "2404.10102", True),
     "memory": (("--memory", "1e9", "--tokens", "2e10", *GIVEN), "2404.10102", True),
-    "bits": (("--flops", "1e21"), "not checked in the paper", False),
-    "split": (("--bits", "8"), "2501.02423", False),
-    "hyper": (("--flops", "1e20"), "2401.02954", False),
+    "bits": (("--flops", "1e21"), "not checked in the paper", "2501.02423"),
+    "split": (("--bits", "8"), "2501.02423", "e5m2 (OCP OFP8)"),
+    "hyper": (("--flops", "1e20"), "2401.02954", "2503.04715"),
 }
 
 
 @pytest.mark.parametrize("what", PUBLISHED)
-def test_published_constants_are_named_and_have_an_interval_or_a_reason(what, tmp_path, capsys):
+def test_published_constants_are_named_and_have_an_interval_or_a_spread(what, tmp_path, capsys):
+    """Of 95 % where an uncertainty is published, else from the least to the most of named publications."""
     arguments, source, known = PUBLISHED[what]
     said, found = decided(capsys, tmp_path, what, *arguments)
     assert f"constants: {found['basis']}" in said and f"intervals: {found['spread']}" in said
     assert found["basis"].startswith("published") and source in found["basis"]
-    assert set(found["intervals"]) == (set(found["values"]) if known else set())
+    unsaid = {"exponent bits, in fractions", "next best costs"}
+    assert set(found["intervals"]) == set(found["values"]) - unsaid
     for name, (low, high) in found["intervals"].items():
         assert low <= found["values"][name] <= high and low < high
-    if known:
+    if known is True:
         assert "published mean absolute error" in said or "covariance of 4,000 resamples" in said
-        assert said.count("(95 % ") == len(found["values"])
+        assert said.count("(95 % ") == len(found["values"]) and not found["others"]
     else:
-        assert found["spread"].startswith("none: ") and "not published" in found["spread"]
+        assert known in found["others"] and f"  by {known}: " in said and "95 %" not in said
+        assert found["spread"].startswith("no confidence intervals, but from the least to the most of ")
     if GIVEN[1] in arguments:
         assert "without that of post_training (--gap came without any)" in found["spread"]
 
@@ -165,27 +168,44 @@ def test_the_split_of_a_float(capsys):
     assert "2501.02423" in said and "exponent bits          4" in said and "mantissa bits          3" in said
 
 
+def test_own_constants_have_no_rivals(capsys):
+    params = ",".join(f"{k}={v}" for k, v in laws.get("fp_training").published["2501.02423"].items())
+    assert main(["plan", "split", "--bits", "8", "--constants", params]) == 0
+    said = capsys.readouterr().out
+    assert "fp_training as given" in said and "OFP8" not in said and "delta / nu lies between" in said
+    assert main(["plan", "split", "--bits", "7"]) == 0
+    assert "no standard has such a float" in capsys.readouterr().out
+    assert main(["plan", "hyper", "--flops", "1e20", "--size", "1e9"]) == 0
+    assert "the second alone at 1e+09 parameters" in capsys.readouterr().out
+
+
 def test_the_cheap_method_at_equal_compute(table, tmp_path, capsys):
-    """The same runs, one as if twice as cheap: better at every budget, by what twice the compute buys."""
-    out = tmp_path / "worth.json"
+    """Runs of one law, one as if twice as cheap: better at every budget, by what twice the compute buys."""
+    out, cheap = tmp_path / "worth.json", make_table(tmp_path, 2)
     arguments = ["--flops", "1e21", "--speedup", "2", *COLUMNS, "--bootstrap", "80", "--out", str(out)]
-    assert main(["plan", "worth", "--data", table, "--cheap", table, *arguments]) == 0
+    assert main(["plan", "worth", "--data", table, "--cheap", cheap, *arguments]) == 0
     assert "better at every budget" in capsys.readouterr().out
     values = json.loads(out.read_text())["values"]
     law = laws.get("chinchilla")
     ends = [laws.budget(law, flops)(**TRUTH)["loss"] for flops in (1e21, 2e21)]
-    assert values["advantage at --flops"] == pytest.approx(ends[0] - ends[1], rel=0.1)
-    assert main(["plan", "worth", "--data", table, "--cheap", table, "--flops", "1e10", *COLUMNS]) == 2
+    assert values["advantage at the budget"] == pytest.approx(ends[0] - ends[1], rel=0.1)
+    for other, flops, why in (
+        (cheap, "1e10", "lie below the smallest run"),
+        (table, "1e21", "36 runs are among those of the plain and of the cheap method alike"),
+    ):
+        assert main(["plan", "worth", "--data", table, "--cheap", other, "--flops", flops, *COLUMNS]) == 2
+        assert why in capsys.readouterr().err
 
 
 def test_runs_that_are_left_out_of_a_decision_are_named(folder, capsys):
     runs = str(folder)
     assert main(["plan", "budget", "--flops", "1e19", "--data", runs, "--bootstrap", "20"]) == 0
     assert capsys.readouterr().out.count("unfinished: not finished") == 1
-    worth = ["plan", "worth", "--flops", "1e20", "--data", runs, "--cheap", runs, "--bootstrap", "20"]
-    assert main(worth) == 2  # 167 times the largest run
+    other = str(make_folder(folder.parent / "others", above=1.01))
+    worth = ["plan", "worth", "--flops", "1e20", "--data", runs, "--cheap", other, "--bootstrap", "20"]
+    assert main(worth) == 2
     refused = capsys.readouterr()
-    assert "give --far" in refused.err
+    assert "167 times the largest run" in refused.err and "(--far)" in refused.err
     assert main([*worth, "--far"]) == 0
     assert capsys.readouterr().out.count("unfinished: not finished") == 2  # of either method
 
@@ -202,3 +222,22 @@ def test_the_best_mixture_of_own_runs(tmp_path, capsys):
     assert main(["plan", "mixture", *arguments]) == 0
     found = json.loads(out.read_text())["values"]
     assert found["code"] > 0.99 and found["loss"] == pytest.approx(1.5 + np.exp(-0.4), rel=1e-2)
+
+
+def test_methods_of_different_text_or_one_size_are_no_comparison(folder, tmp_path, capsys):
+    worth = ["plan", "worth", "--flops", "1e18", "--bootstrap", "20", "--data", str(folder), "--cheap"]
+    law = laws.get("chinchilla")
+    for name, corpus, sizes in (("prose", "fff", (1e5, 1e6, 1e7)), ("one", "abc", (1e6,))):
+        for n in sizes:
+            for d in np.geomspace(1e7, 1e10, 5):
+                loss = 1.02 * float(law.predict(TRUTH, N=n, D=d))
+                make_run(tmp_path / name / f"{n:.0f}-{d:.0f}", n, d, loss, corpus=corpus)
+    assert main([*worth, str(tmp_path / "prose")]) == 2
+    assert "the runs are of different corpora, abc and fff" in capsys.readouterr().err
+    assert main([*worth, str(tmp_path / "one")]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "cheap: N has one value only" in said and "cheap: intervals are not calibrated: N has 1 value" in said
+    )
+    assert main([*worth, str(folder / "unfinished")]) == 2
+    assert "no finished run among these" in capsys.readouterr().err

@@ -45,16 +45,17 @@ def make_run(
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if done:
         ends = [{"view": "full", "tokens": d, "loss": loss}]
-        cast = {"view": "cast", "rounding": "nearest_even", "tokens": d, "loss": loss and loss + 0.1}
-        ends += [{**cast, "cast": name} for name in ("int4_g32", "mxfp4")]
+        for rounding, more in (("nearest_even", 0.1), ("stochastic", 0.2)):
+            cast = {"view": "cast", "rounding": rounding, "tokens": d, "loss": loss and loss + more}
+            ends += [{**cast, "cast": name} for name in ("int4_g32", "mxfp4")]
         (folder / "summary.json").write_text(json.dumps({"final": ends}))
 
 
-def make_folder(folder: Path) -> Path:
-    """20 noiseless runs and one that is not finished."""
+def make_folder(folder: Path, above: float = 1.0) -> Path:
+    """20 noiseless runs, so many times above the law, and one that is not finished."""
     law = laws.get("chinchilla")
     for n in np.geomspace(1e5, 1e7, 5):
         for d in np.geomspace(1e7, 1e10, 4):
-            make_run(folder / f"{n:.0f}-{d:.0f}", n, d, float(law.predict(TRUTH, N=n, D=d)))
+            make_run(folder / f"{n:.0f}-{d:.0f}", n, d, above * float(law.predict(TRUTH, N=n, D=d)))
     make_run(folder / "unfinished", 1e6, 1e8, 4.0, done=False)
     return folder
