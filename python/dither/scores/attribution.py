@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dither.errors import UserError, require
-from dither.scores.borrowed import Floats, floats, to_numpy
+from dither.scores.borrowed import Floats, floats, matrix, to_numpy
 from dither.scores.gradients import per_example_gradients
 from dither.scores.projection import project
 from dither.scores.ranks import spearman
@@ -95,10 +95,12 @@ def _pairs(train: Sequence[Any], test: Sequence[Any], rates: Sequence[float] | N
             f"features and rates are of the same checkpoints, at least one, not of {len(train)}, {len(test)} "
             f"and {len(given)}"
         )
+    if not np.isfinite(np.asarray(given, np.float64)).all():
+        raise UserError(f"rates are finite numbers, not {given}")
     pairs = []
-    for a, b, rate in zip(train, test, given, strict=True):
-        x, y = (np.asarray(to_numpy(f), np.float32) for f in (a, b))
-        if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+    for model, (a, b, rate) in enumerate(zip(train, test, given, strict=True)):
+        x, y = matrix(a, f"train features of model {model}"), matrix(b, f"test features of model {model}")
+        if x.shape[1] != y.shape[1]:
             raise UserError(f"features are (n, k) and (tests, k), not of the shapes {x.shape} and {y.shape}")
         pairs.append((x, y, rate))
     if len({(x.shape[0], y.shape[0]) for x, y, _ in pairs}) > 1:
@@ -161,7 +163,9 @@ def trak(
     n = len(pairs[0][0])
     if len(confidence) != len(pairs):
         raise UserError(f"confidence is of {len(confidence)} models where features are of {len(pairs)}")
-    doubt = np.mean([1 - floats(c, "confidence", n) for c in confidence], axis=0)
+    if not 0 <= damping < np.inf:
+        raise UserError(f"damping={damping} is a number, not negative")
+    doubt = np.mean([1 - _probabilities(c, m, n) for m, c in enumerate(confidence)], axis=0)
     total = np.zeros((len(pairs[0][1]), n))
     for x, y, _ in pairs:
         phi = x.astype(np.float64)
@@ -174,6 +178,15 @@ def trak(
         scale = 1.0 if dialect is None else np.abs(np.linalg.inv(kernel)).mean()
         total += y @ np.linalg.solve(kernel, phi.T) / scale
     return total / len(pairs) * doubt
+
+
+def _probabilities(confidence: Any, model: int, n: int) -> Floats:
+    p = floats(confidence, "confidence", n)
+    fits = (p >= 0) & (p <= 1.001)  # fp16 softmax may sum to a little more
+    if not fits.all():
+        k = int(fits.argmin())
+        raise UserError(f"confidence of model {model} is a probability, not {p[k]:g} of example {k}")
+    return p
 
 
 def linear_datamodeling_score(attribution: Any, member: Any, outputs: Any) -> Floats:

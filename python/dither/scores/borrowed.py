@@ -147,3 +147,14 @@ def floats(x: Any, what: str, n: int | None = None) -> Floats:
     if n is not None and len(array) != n:
         raise UserError(f"{what} has {len(array)} elements where {n} are needed")
     return np.require(array, np.float64, ["C", "A"])
+
+
+def matrix(x: Any, what: str) -> NDArray[np.float32]:
+    """`x` (n, d) as contiguous fp32, all finite; UserError names the first row that is not."""
+    borrow(x, 2, what)
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(to_numpy(x), np.float32)
+    finite = np.isfinite(array).all(axis=1)
+    if not finite.all():
+        raise UserError(f"{what}: row {int(finite.argmin())} holds NaN, infinity or a number beyond fp32")
+    return array

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, require
-from dither.scores.borrowed import Ints, integers
-from dither.scores.neighbours import _matrix
+from dither.scores.borrowed import Ints, integers, matrix
 
 BLOCK = 1 << 22
 """Distances held at a time."""
@@ -83,7 +82,7 @@ def prediction_depth(
     depth = np.full(m, len(layers), np.int64)
     agrees = np.ones(m, bool)
     for place in range(len(layers) - 1, -1, -1):
-        x, q = _matrix(layers[place], f"layer {place}"), _matrix(others[place], f"queries of layer {place}")
+        x, q = matrix(layers[place], f"layer {place}"), matrix(others[place], f"queries of layer {place}")
         if len(x) != n or len(q) != m or x.shape[1] != q.shape[1]:
             raise UserError(f"layer {place} has the shapes {x.shape} and {q.shape}")
         agrees &= classes[_votes(x, q, codes, len(classes), k, own)] == predicted

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, require
-from dither.scores.borrowed import Floats, integers
+from dither.scores.borrowed import Floats, integers, matrix
 from dither.scores.engine import run_duplicates
-from dither.scores.neighbours import _matrix
 
 BLOCK = 2048
 
 
 def prototypes(embeddings: Any, labels: Any) -> Floats:
     """Distance of every example to the mean embedding of its class; far is hard. (n, d), (n,) -> (n,)"""
-    x = _matrix(embeddings, "embeddings").astype(np.float64)
+    x = matrix(embeddings, "embeddings").astype(np.float64)
     y = integers(labels, "labels", len(x))
     result = np.empty(len(x))
     for label in np.unique(y):
@@ -33,7 +32,7 @@ def prototypes_kmeans(embeddings: Any, k: int, *, metric: str = "l2", seed: int 
     """
     if metric not in ("l2", "cosine"):
         raise UserError(f"metric= is 'l2' or 'cosine', not {metric!r}")
-    x = _matrix(embeddings, "embeddings")
+    x = matrix(embeddings, "embeddings")
     if not 1 <= k <= len(x):
         raise UserError(f"k={k} centroids for {len(x)} examples")
     x = _unit(x) if metric == "cosine" else x
@@ -58,7 +57,7 @@ def duplicates(embeddings: Any, clusters: Any) -> Floats:
 
     embeddings: (n, d), clusters: (n,) from k-means. The similarity matrix is formed by blocks of 16 MiB.
     """
-    x = _unit(_matrix(embeddings, "embeddings"))
+    x = _unit(matrix(embeddings, "embeddings"))
     cluster = integers(clusters, "clusters", len(x))
     result = np.empty(len(x))
     for c in np.unique(cluster):

@@ -2,7 +2,8 @@
 
 What is no column (data, provenance, the dynamics scores that a run tracked) stands as JSON in the metadata of
 the Arrow schema, which Parquet keeps and frames of pandas and polars lose; the scores are then told from the
-columns.
+columns. A score that a run has and that is NaN for all its examples is told from one that it has not by NaN
+and null in Arrow and polars; pandas knows one of them, so its frames say in `attrs` which columns a run has.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dither.scores.runs import LABEL
 
 VERSION = 1
 METADATA = b"dither.scores"
+ATTRIBUTE = "dither.scores.columns"
 
 
 def to_arrow(runs: Mapping[str, Any], data: str | None) -> Any:
@@ -45,6 +47,14 @@ def to_arrow(runs: Mapping[str, Any], data: str | None) -> Any:
     return table.replace_schema_metadata({METADATA: json.dumps(about, sort_keys=True).encode()})
 
 
+def to_pandas(runs: Mapping[str, Any], data: str | None) -> Any:
+    """The same as a pandas frame."""
+    require("pandas", "scores")
+    frame = to_arrow(runs, data).to_pandas()
+    frame.attrs[ATTRIBUTE] = {name: list(run.columns) for name, run in runs.items()}
+    return frame
+
+
 def from_frame(frame: Any) -> tuple[dict[str, dict[str, Any]], str | None]:
     """The arguments of `ScoreTable.of_run` by run, and what the data are."""
     pa = require("pyarrow", "scores")
@@ -54,17 +64,21 @@ def from_frame(frame: Any) -> tuple[dict[str, dict[str, Any]], str | None]:
     about = _about(table.schema.metadata)
     if "run" not in table.column_names:
         table = table.append_column("run", pa.array(["run"] * len(table), pa.string()))
+    attributes = getattr(frame, "attrs", {}).get(ATTRIBUTE, {})
     names = np.asarray(table.column("run").to_pylist(), dtype=object)
     if any(name is None for name in names):
         raise UserError("the column 'run' has empty cells")
     present = [c for c in table.column_names if c not in ("run", "id")]
+    nowhere = {c for c in present if pa.types.is_floating(table.column(c).type)} - _filled(table)
     parts = {}
     for name in sorted(set(names.tolist())):
         rows = table.filter(pa.array(names == name))
         said = about.get("runs", {}).get(name)
         if said is None:
-            # A column that is empty for the whole run belongs to other runs.
-            wanted = [c for c in present if rows.column(c).null_count < len(rows) or not len(rows)]
+            # A column that is empty for the whole run belongs to other runs, but where the frame says that it
+            # is the run's, or no run has a value of it.
+            kept = _filled(rows) | set(attributes.get(name, nowhere))
+            wanted = [c for c in present if c in kept]
             said = {"columns": wanted, "scores": derivable(wanted)}
         if missing := sorted(set(said["columns"]) - set(present)):
             raise UserError(f"run {name!r} lacks the columns {', '.join(missing)}")
@@ -75,6 +89,11 @@ def from_frame(frame: Any) -> tuple[dict[str, dict[str, Any]], str | None]:
             "provenance": said.get("provenance"),
         }
     return parts, about.get("data")
+
+
+def _filled(table: Any) -> set[str]:
+    """Columns that are not empty in every row."""
+    return {c for c in table.column_names if table.column(c).null_count < len(table)}
 
 
 def _values(name: str, column: Any) -> np.ndarray:

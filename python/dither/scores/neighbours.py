@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.borrowed import Floats, borrow, integers, to_numpy
+from dither.scores.borrowed import Floats, integers, matrix
 from dither.scores.engine import run_shapley
 
 BLOCK = 1 << 24
@@ -25,7 +25,7 @@ def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels:
     """
     if k < 1:
         raise UserError(f"k= is at least 1, not {k}")
-    x, tests = _matrix(embeddings, "embeddings"), _matrix(test_embeddings, "test_embeddings")
+    x, tests = matrix(embeddings, "embeddings"), matrix(test_embeddings, "test_embeddings")
     y = integers(labels, "labels", len(x))
     test_y = integers(test_labels, "test_labels", len(tests))
     if len(x) == 0 or len(tests) == 0:
@@ -46,11 +46,3 @@ def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels:
         distances += squares
         run_shapley(distances, y, test_y[start : start + step], k, values)
     return values / len(tests)
-
-
-def _matrix(x: Any, what: str) -> np.ndarray:
-    borrow(x, 2, what)
-    array = np.ascontiguousarray(to_numpy(x), np.float32)
-    if not np.isfinite(array).all():
-        raise UserError(f"{what} hold NaN or infinity")
-    return array

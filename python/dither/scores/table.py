@@ -193,9 +193,9 @@ class ScoreTable:
         return frames.to_arrow(self.runs, self.data)
 
     def to_pandas(self) -> Any:
-        """A pandas frame with the columns run, id, and every statistic and score."""
-        require("pandas", "scores")
-        return self.to_arrow().to_pandas()
+        """A pandas frame with the columns run, id, and every statistic and score. NaN stands both for no
+        value and for a column that only other runs have; its `attrs` tell them apart for `from_frame`."""
+        return frames.to_pandas(self.runs, self.data)
 
     def to_polars(self) -> Any:
         """The same as a polars frame."""
@@ -205,8 +205,9 @@ class ScoreTable:
     def from_frame(cls, frame: Any) -> ScoreTable:
         """From an Arrow table, a pandas or polars frame, or a mapping of columns.
 
-        Needs a column `id`; `run` is optional (one run). Frames of pandas and polars carry no provenance.
-        Raises UserError where columns are missing or lie.
+        Needs a column `id`; `run` is optional (one run). Frames of pandas and polars carry no provenance. A
+        column that is empty (null; in pandas NaN) for a whole run and not for others counts as theirs alone,
+        but in frames that `to_pandas` made. Raises UserError where columns are missing or lie.
         """
         parts, data = frames.from_frame(frame)
         table = cls({}, data)

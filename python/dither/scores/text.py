@@ -29,10 +29,29 @@ FLOOR = 1e-8
 """Added to each probability, as the authors' code does."""
 
 
-def _documents(texts: Iterable[str | bytes]) -> tuple[NDArray[np.uint8], Ints]:
+def _each(texts: Iterable[str | bytes]) -> Iterator[str | bytes]:
+    """The documents, each looked at: `bytes(5)` would be five zeros."""
     if isinstance(texts, (str, bytes)):
         raise TypeError("texts are a list of documents, not one string")
-    parts = [t.encode("utf-8", "replace") if isinstance(t, str) else bytes(t) for t in texts]
+    for row, text in enumerate(texts):
+        if not isinstance(text, (str, bytes, bytearray, memoryview)):
+            raise UserError(f"document {row} is no text but {type(text).__name__}: leave it out, or give ''")
+        yield text if isinstance(text, str) else bytes(text)
+
+
+def _decoded(row: int, text: str | bytes) -> str:
+    """As the authors' code takes it, which hashes UTF-8."""
+    try:
+        return text.encode().decode() if isinstance(text, str) else text.decode()
+    except UnicodeError as error:
+        raise UserError(
+            f"document {row} is no UTF-8 text ({error}), which dialect='dsir' hashes; give it as "
+            "bytes.decode(errors='replace'), or take n-grams of bytes, without a dialect"
+        ) from None
+
+
+def _documents(texts: Iterable[str | bytes]) -> tuple[NDArray[np.uint8], Ints]:
+    parts = [t.encode("utf-8", "replace") if isinstance(t, str) else t for t in _each(texts)]
     offsets = np.zeros(len(parts) + 1, np.int64)
     np.cumsum([len(p) for p in parts], out=offsets[1:])
     return np.frombuffer(b"".join(parts), np.uint8), offsets
@@ -41,7 +60,10 @@ def _documents(texts: Iterable[str | bytes]) -> tuple[NDArray[np.uint8], Ints]:
 def ngram_counts(
     texts: Iterable[str | bytes], buckets: int = BUCKETS, dialect: str | None = None
 ) -> NDArray[np.uint64]:
-    """How often the 1- and 2-grams of all documents fall into each bucket."""
+    """How often the 1- and 2-grams of all documents fall into each bucket.
+
+    texts: str, or bytes of any encoding; under dialect="dsir" valid UTF-8, else UserError names the document.
+    """
     if buckets < 1:
         raise UserError(f"buckets= is a positive number, not {buckets}")
     if dialect is None:
@@ -60,11 +82,9 @@ def _check(dialect: str | None) -> None:
 
 def _by_sha(texts: Iterable[str | bytes], buckets: int) -> Iterator[tuple[Ints, int]]:
     """Buckets of every document's 1- and 2-grams by the authors' hash, and its number of tokens."""
-    if isinstance(texts, (str, bytes)):
-        raise TypeError("texts are a list of documents, not one string")
     known: dict[str, int] = {}
-    for text in texts:
-        words = re.findall(r"\w+|[^\w\s]+", (text if isinstance(text, str) else text.decode()).lower())
+    for row, text in enumerate(_each(texts)):
+        words = re.findall(r"\w+|[^\w\s]+", _decoded(row, text).lower())
         hits = []
         for gram in (*words, *(f"{a} {b}" for a, b in pairwise(words))):
             if gram not in known:

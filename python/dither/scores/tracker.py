@@ -35,6 +35,9 @@ _COLUMNS = ("confidence", "correct", "margin", "loss", "el2n", "entropy")
 LAST = tuple(score.name for score in POINTWISE)
 """Scores of one visit: the tracker keeps the latest."""
 
+HELD = 2.0**127
+"""Means of numbers below it fit into the records."""
+
 
 class Tracker:
     """Collects scores of one run while it trains.
@@ -56,11 +59,13 @@ class Tracker:
     """
 
     def __init__(self, n_examples: int, scores: Iterable[str] = DEFAULT) -> None:
-        """Raises UserError for unknown scores and for a number of examples below 1."""
+        """Raises UserError for unknown scores, for none, and for a number of examples below 1."""
         if isinstance(n_examples, bool) or not hasattr(n_examples, "__index__") or n_examples < 1:
             raise UserError(f"n_examples is a positive integer, not {n_examples!r}")
         known = (*LAST, *(score.name for score in DYNAMICS))
         self.scores = tuple(dict.fromkeys((scores,) if isinstance(scores, str) else scores))
+        if not self.scores:
+            raise UserError(f"scores= is empty: name what is tracked, such as {', '.join(DEFAULT[:3])}")
         for name in self.scores:
             if name not in known:
                 raise UserError(
@@ -93,11 +98,13 @@ class Tracker:
         """One visit of each example of a batch.
 
         index: (b,) integers, places in the data set. logits: (b, classes), labels: (b,), as `logit_scores`
-        takes them. step: where training stands; kept in the table.
+        takes them. step: where training stands, from 0; the last one is kept in the table.
 
         Raises UserError for an index outside the data set or twice in the batch, labels outside the classes
-        or other than before, logits without probabilities (NaN), another number of classes than before;
-        nothing is taken then.
+        or other than before, logits without probabilities (NaN), another number of classes than before, and a
+        step below that of the batch before for examples that were visited already: their history would be out
+        of order, as after a resumption without `load_state_dict` (shards may follow one another, each from
+        step 0). Nothing is taken then.
         """
         step = _whole(step)
         places = integers(index, "index", masks=False)
@@ -112,6 +119,7 @@ class Tracker:
             if rows != len(places):
                 raise UserError(f"index has {len(places)} elements where logits have {rows} rows")
             mine = integers(labels, "labels")
+            self._check_step(places, step)
             self._check_labels(places, mine)
             self._take(places, [found.get(name) for name in _COLUMNS], found, step)
             if self._labels is None:
@@ -120,6 +128,20 @@ class Tracker:
             if self._settling is not None:
                 self._settling.visit(places, logits, self._histories["visits"])
             self.classes = classes
+
+    def _check_step(self, places: np.ndarray, step: int | None) -> None:
+        """Visits of an example are taken in their order."""
+        if step is None or self.step is None or step >= self.step or not len(places):
+            return
+        if places.min() < 0 or places.max() >= len(self):
+            return  # refused by its own name
+        again = self._histories["visits"][places] > 0
+        if again.any():
+            raise UserError(
+                f"step={step} comes after step {self.step}, and example {places[int(again.argmax())]} was "
+                "visited before: histories have an order. A training that goes on from a checkpoint takes "
+                "the tracker's state of then (load_state_dict); visits without order take no step="
+            )
 
     def _check_labels(self, places: np.ndarray, labels: np.ndarray) -> None:
         """An example whose label changes is, most of the time, another one: the index is wrong."""
@@ -149,7 +171,8 @@ class Tracker:
         """The same from values that are at hand: p_y and whether the prediction was right, and what the
         tracked scores need beside them. Raises UserError where one is missing, and as `update` does."""
         step = _whole(step)
-        if not self._last and not self._from_logits:
+        falls = step is not None and self.step is not None and step < self.step
+        if not self._last and not self._from_logits and not falls:
             # A training step a visit: arrays that need no conversion go straight into the histories. What is
             # refused here is converted below, or refused there in words.
             with self._lock:
@@ -168,6 +191,7 @@ class Tracker:
                 raise UserError(f"the tracked scores need {name}; pass it, or use update() with logits")
             columns.append(floats(value, _COLUMNS[len(columns)], n) if takes else None)
         with self._lock:
+            self._check_step(places, step)
             self._take(places, columns, dict(zip(_COLUMNS, columns, strict=True)) if self._last else {}, step)
 
     def _take(
@@ -186,9 +210,9 @@ class Tracker:
                 name = next(
                     n
                     for n, v in zip(_COLUMNS, columns, strict=True)
-                    if v is not None and not np.isfinite(v[place])
+                    if v is not None and not abs(v[place]) < HELD
                 )
-                raise UserError(f"{name} has NaN or infinity for {where}")
+                raise UserError(f"{name} has NaN, infinity or a number beyond fp32 for {where}")
             if why == "twice":
                 raise UserError(f"{where} stands in the batch before; a batch visits an example once")
             raise UserError(f"{where} is none of the {len(self)} examples")
@@ -262,8 +286,11 @@ class Tracker:
 
 
 def _whole(step: Any) -> int | None:
-    """UserError, before anything is taken, where a step is no whole number."""
+    """UserError, before anything is taken, where a step is no whole number, or negative."""
     try:
-        return None if step is None else operator.index(step)
+        whole = None if step is None else operator.index(step)
     except TypeError:
         raise UserError(f"step= is a whole number, not {step!r}") from None
+    if whole is not None and whole < 0:
+        raise UserError(f"step= counts from 0, not {step!r}")
+    return whole

@@ -115,6 +115,27 @@ def test_trak_is_its_formula():
         trak([train[0][:3]], [test[0]], [p[0][:3]])
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e39])
+def test_features_and_confidences_that_are_no_numbers_are_named(bad):
+    rng = np.random.default_rng(0)
+    train, test, p = rng.standard_normal((2, 30, 4)), rng.standard_normal((2, 5, 4)), rng.random((2, 30))
+    broken, queries, doubts = train.copy(), test.copy(), p.copy()
+    broken[1, 7, 2] = queries[0, 3, 0] = bad
+    doubts[1, 9] = bad
+    with pytest.raises(UserError, match="train features of model 1: row 7 holds NaN"):
+        trak(list(broken), list(test), list(p))
+    with pytest.raises(UserError, match="test features of model 0: row 3 holds NaN"):
+        tracin(list(train), list(queries), [1.0, 1.0])
+    with pytest.raises(UserError, match="row 7"):
+        less(list(broken), list(test), [1.0, 1.0])
+    with pytest.raises(UserError, match=r"confidence of model 1 .* example 9"):
+        trak(list(train), list(test), list(doubts))
+    with pytest.raises(UserError, match="rates are finite"):
+        tracin(list(train), list(test), [1.0, np.inf])
+    with pytest.raises(UserError, match="damping"):
+        trak(list(train), list(test), list(p), damping=-np.abs(bad))
+
+
 def test_the_linear_datamodeling_score_knows_a_right_attribution_from_a_wrong_one():
     rng = np.random.default_rng(1)
     tau, member = rng.standard_normal((6, 50)), rng.random((80, 50)) < 0.5

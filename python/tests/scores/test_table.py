@@ -172,6 +172,35 @@ def test_frames(tmp_path):
         ScoreTable.from_frame({"loss": [1.0]})
 
 
+@pytest.mark.parametrize("kind", ["to_pandas", "to_polars", "to_arrow"])
+def test_a_score_that_is_nan_for_a_whole_run_goes_through_every_frame(kind, tmp_path):
+    pytest.importorskip(kind.removeprefix("to_").replace("arrow", "pyarrow"))
+    nan, a = np.full(2, np.nan), {"loss": [1.0, 2.0], "memorization": [0.5, 0.1]}
+    ones = [ScoreTable.of_run("a", a), ScoreTable.of_run("b", {"loss": [3.0, 4.0], "memorization": nan})]
+    other = ScoreTable.of_run("c", {"loss": [3.0, np.nan], "vog": nan})
+    for table in (ones[1], ones[0].merge(ones[1]), ones[0].merge(ones[1], other)):
+        again = ScoreTable.from_frame(getattr(table, kind)())
+        assert again.fingerprint() == table.fingerprint() and again.scores == table.scores
+        table.save(tmp_path / "t.parquet")
+        assert ScoreTable.load(tmp_path / "t.parquet").fingerprint() == table.fingerprint()
+
+
+def test_frames_of_pandas_that_were_changed_or_lost_their_attributes():
+    pandas = pytest.importorskip("pandas")
+    nan = np.full(2, np.nan)
+    one = ScoreTable.of_run("a", {"loss": [1.0, 2.0], "memorization": [0.5, 0.1]})
+    table = one.merge(ScoreTable.of_run("b", {"loss": [3.0, 4.0], "memorization": nan}))
+    frame = table.to_pandas()
+    for kept in (frame.copy(), frame[frame.run == "b"], frame.sort_values("loss", ascending=False)):
+        assert "memorization" in ScoreTable.from_frame(kept).runs["b"].names
+    dropped = ScoreTable.from_frame(frame.drop(columns="memorization"))
+    assert dropped.scores == ("loss",)
+    plain = pandas.DataFrame(frame.to_dict("list"))  # as from a CSV file: b's NaN is nothing
+    assert ScoreTable.from_frame(plain).runs["b"].names == ("loss",)
+    nowhere = pandas.DataFrame({"id": [1, 2], "loss": [1.0, 2.0], "vog": nan, "note": [None, None]})
+    assert ScoreTable.from_frame(nowhere).scores == ("loss", "vog")
+
+
 def test_folders_merge_and_the_same_table_twice_is_one_file(tmp_path):
     for p in [*parts(), parts()[0]]:
         p.append(tmp_path / "scores")

@@ -1,6 +1,8 @@
 """Hashed n-grams against the regular expression, and DSIR's weights against their definition."""
 
+import functools
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,3 +89,33 @@ def test_refusals():
         Importance.fit(["..."], [""])
     with pytest.raises(UserError, match="positive"):
         ngram_counts(["a"], 0)
+
+
+def test_documents_that_are_no_text_are_named():
+    for dialect in (None, "dsir"):
+        for texts in (["a", None], ["a", 5], ["a", ["b"]], ["a", np.zeros(3)]):
+            with pytest.raises(UserError, match="document 1 is no text but"):
+                ngram_counts(texts, dialect=dialect)
+        with pytest.raises(TypeError, match="list of documents"):
+            ngram_counts("one string", dialect=dialect)
+        same = ngram_counts(["Ab c"], 50, dialect)
+        raw: Any
+        for raw in (b"Ab c", bytearray(b"Ab c"), memoryview(b"Ab c")):
+            np.testing.assert_array_equal(ngram_counts([raw], 50, dialect), same)
+
+
+def test_bytes_that_are_no_utf8():
+    latin, surrogate = "café au lait".encode("latin-1"), "caf\udce9 au lait"
+    assert ngram_counts([latin]).sum() > 0 and ngram_counts([surrogate]).sum() > 0
+    model = Importance.fit(["a b"], ["c d"], 50, "dsir")
+    for broken in (latin, surrogate):
+        texts = ["fine", broken]
+        for call in (
+            functools.partial(ngram_counts, texts, dialect="dsir"),
+            functools.partial(Importance.fit, ["fine"], texts, dialect="dsir"),
+            functools.partial(model.score, texts),
+        ):
+            with pytest.raises(UserError, match=r"document 1 is no UTF-8 text .*errors='replace'"):
+                call()
+    fixed = latin.decode(errors="replace")
+    assert ngram_counts([fixed], dialect="dsir").sum() == total(fixed)

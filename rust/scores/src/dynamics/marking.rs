@@ -1,4 +1,4 @@
-//! A batch is looked through before anything of it is taken: all examples are there, none twice, all values finite.
+//! A batch is looked through before anything of it is taken: all examples are there, none twice, all values within fp32.
 
 use super::{FLAG, Histories, Refused, Visits};
 
@@ -18,11 +18,18 @@ fn fetch<T>(elements: &[T], index: i64) {
     let _ = (elements, index);
 }
 
-/// Whether all are finite, without a way out halfway: that is quicker.
+/// Whether fp32 holds a mean of such numbers: below 2^127, and no NaN.
 #[inline(always)]
-fn finite(x: &[f64]) -> bool {
+fn held(x: f64) -> bool {
     const EXPONENT: u64 = 0x7ff << 52;
-    x.iter().fold(true, |all, x| all & (x.to_bits() & EXPONENT != EXPONENT))
+    const LIMIT: u64 = (1023 + 127) << 52;
+    x.to_bits() & EXPONENT < LIMIT
+}
+
+/// Whether all are, without a way out halfway: that is quicker.
+#[inline(always)]
+fn all_held(x: &[f64]) -> bool {
+    x.iter().fold(true, |all, x| all & held(*x))
 }
 
 /// Mark the examples of the batch, or say why it is refused. Whoever comes after finds their records in the cache.
@@ -40,9 +47,9 @@ pub fn mark(histories: &mut Histories, visits: &Visits) -> Result<(), Refused> {
     }
     let columns =
         || [Some(visits.confidence), Some(visits.correct), visits.margin].into_iter().chain(visits.others).flatten();
-    if !columns().all(finite) {
-        let place = columns().find_map(|c| c.iter().position(|x| !x.is_finite()));
-        return Err(Refused::NotFinite(place.expect("one is not finite")));
+    if !columns().all(all_held) {
+        let place = columns().find_map(|c| c.iter().position(|x| !held(*x)));
+        return Err(Refused::NotFinite(place.expect("one is not held")));
     }
     for (place, index) in visits.index.iter().enumerate() {
         if let Some(next) = visits.index.get(place + AHEAD) {
