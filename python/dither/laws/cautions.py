@@ -65,28 +65,34 @@ def _spread(fit: Fit) -> str:
     return f" ({', '.join(said)})" if said else ""
 
 
-NO_E = "E went to 0: these runs do not show a floor; fit a law without one, or add larger runs"
-
-
 def at_bound(fit: Fit) -> tuple[str, ...]:
-    """The free parameters that sit at a bound; E too where it is next to none."""
-    active = fit.certificate.active_bounds
-    free = "E" in fit.law.thetas and bool(np.less(fit.low, fit.high)[fit.law.thetas.index("E")])
-    if free and "E" not in active and fit.params["E"] < NO_FLOOR * float(fit.loss.min()):
-        return ("E", *active)
-    return active
+    """The free parameters that sit at a bound; the floor too where it is next to none."""
+    active, floor = fit.certificate.active_bounds, fit.law.floor
+    if floor is None or floor in active or not np.less(fit.low, fit.high)[fit.law.labels.index(floor)]:
+        return active
+    return (floor, *active) if fit.params[floor] < NO_FLOOR * float(fit.loss.min()) else active
 
 
 def _bounds(fit: Fit) -> Iterator[str]:
+    floor = fit.law.floor
     for name in at_bound(fit):
-        at = fit.law.thetas.index(name)
+        at = fit.law.labels.index(name)
         at_low = fit.theta[at] - fit.low[at] < fit.high[at] - fit.theta[at]
-        if name == "E" and (at_low or "E" not in fit.certificate.active_bounds):
-            yield NO_E
-        elif name == "E":
-            yield "E sits at the smallest loss: the largest run looks saturated"
+        if name == floor and (at_low or name not in fit.certificate.active_bounds):
+            yield (
+                f"{name} went to 0: these runs do not show a floor; fit a law without one, or add larger runs"
+            )
+        elif name == floor:
+            yield f"{name} sits at the smallest loss: the largest run looks saturated"
         else:
             yield f"{name} sits at its bound; widen the bound or fix the parameter"
+    for name in fit.params:
+        scale = fit.law.parameters[fit.law.names.index(name)].logarithmic and name != floor
+        if not np.isfinite(fit.params[name]) or (scale and fit.params[name] == 0):
+            yield (
+                f"{name} ran to {fit.params[name]:g}: the law has no optimum on these runs; take another, or "
+                "hold a parameter (fixed=, --fix)"
+            )
 
 
 def _rows(fit: Fit) -> Iterator[str]:
@@ -122,14 +128,14 @@ def _design(fit: Fit) -> Iterator[str]:
         span = float(np.log10(values.max() / values.min()))
         if levels == 1:
             yield (
-                f"{name} has one value only: its exponent and coefficient cannot be told from E; add runs at "
-                "three values or more, or hold them (fixed=, --fix)"
+                f"{name} has one value only: its exponent and coefficient cannot be told from the floor; add "
+                "runs at three values or more, or hold them (fixed=, --fix)"
             )
         elif levels < FEW_SCALES:
             yield (
-                f"{name} has two values only: any exponent passes through two points, so E, its coefficient "
-                "and its exponent are not told apart and their intervals mean nothing; add a third value, or "
-                "hold the exponent (fixed=, --fix)"
+                f"{name} has two values only: any exponent passes through two points, so the floor, its "
+                "coefficient and its exponent are not told apart and their intervals mean nothing; add a "
+                "third value, or hold the exponent (fixed=, --fix)"
             )
         elif span < SHORT and name in ("N", "D", "C"):
             yield f"{name} spans {span:.1f} decades; extrapolations beyond as much again are guesses"

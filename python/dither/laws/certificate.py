@@ -91,7 +91,7 @@ def certify(
         promise=float(optima.promise[0, which]),
         gradient=float(np.linalg.norm(gradient[free] / scale)),
         eigenvalues=tuple(float(v) for v in eigenvalues),
-        condition=float(eigenvalues[-1] / eigenvalues[0]) if eigenvalues[0] > 0 else np.inf,
+        condition=_condition(eigenvalues),
         flat=tuple(names[i] for i, a in zip(np.flatnonzero(free), flat, strict=False) if a),
         active_bounds=tuple(n for n, a in zip(names, active, strict=True) if a),
         at_start=tuple(n for n, a in zip(names, free & (starts[which] == theta), strict=True) if a),
@@ -102,6 +102,11 @@ def certify(
     )
 
 
+def _condition(eigenvalues: Floats) -> float:
+    with np.errstate(over="ignore"):
+        return float(eigenvalues[-1] / eigenvalues[0]) if eigenvalues[0] > 0 else np.inf
+
+
 def distinct(ends: Floats, values: Floats) -> list[int]:
     """Groups of ends, best first: an end belongs to the first group whose leader lies within APART of it.
 
@@ -109,10 +114,16 @@ def distinct(ends: Floats, values: Floats) -> list[int]:
     """
     leaders: list[int] = []
     for i in np.argsort(values).tolist():
-        far = np.abs(ends[i] - ends[leaders]) / (1 + np.abs(ends[leaders]))
-        if not (np.max(far, axis=1, initial=0.0) <= APART).any():
+        if leader(ends[i], ends[leaders]) is None:
             leaders.append(i)
     return leaders
+
+
+def leader(end: Floats, leaders: Floats) -> int | None:
+    """Which of the leaders (best first) an end belongs to; None where it is another minimum."""
+    far = np.abs(end - leaders) / (1 + np.abs(leaders))
+    within = np.flatnonzero(np.max(far, axis=1, initial=0.0) <= APART)
+    return int(within[0]) if len(within) else None
 
 
 def minima(optima: Optima, free: NDArray[np.bool_]) -> tuple[Floats, Floats]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from dither.errors import UserError, suggest
 from dither.laws import cautions, corner, search, table
-from dither.laws.certificate import Certificate, at_bounds, certify, minima
+from dither.laws.certificate import Certificate, certify, minima
 from dither.laws.engine import Floats, Objective, Rows
 from dither.laws.law import FunctionLaw, SumLaw
 from dither.laws.profiles import Profile, profile
@@ -87,7 +87,8 @@ class Fit:
     @property
     def residuals(self) -> Floats:
         """ln L - ln L_hat of every row."""
-        return np.log(self.loss) - np.log(self.law.curve(self.law.vector(self.params), self.arrays))
+        # Of theta: a scale may lie beyond what a number holds, as its logarithm does not.
+        return -search.residuals(self.law, self.rows, self.theta, Objective("log_square"))
 
     def bootstrap(
         self, n: int = 1000, *, by: Any = None, weights: Any = None, seed: int = 0, threads: int = 1
@@ -239,17 +240,15 @@ def fit_arrays(
             "fix some (fixed=), take a law with fewer, or measure more"
         )
     found = search.find(law, rows, objective, low, high, starts=starts, threads=threads)
-    theta, value, _ = (part[0] for part in found.optima.best())
-    _, gradient, hessian = search.derivatives(law, rows, theta, objective)
-    certificate = certify(law.thetas, found.optima, found.starts, gradient, hessian, low, high)
+    optima, corners = found.optima, None
     if objective.name == "lad":
-        exact = corner.find(law, rows, theta, objective, at_bounds(theta, low, high)[1])
-        if exact is not None:
-            theta, hessian = exact
-            value, gradient, _ = search.derivatives(law, rows, theta, objective)
-            certificate = certify(law.thetas, found.optima, found.starts, 0 * gradient, hessian, low, high)
-            certificate = replace(certificate, ending="converged")
-    ends = zip(*minima(found.optima, low < high), strict=True)
+        optima, corners = corner.settle(law, rows, optima, objective, low, high)
+    theta, value, _ = (part[0] for part in optima.best())
+    _, gradient, hessian = search.derivatives(law, rows, theta, objective)
+    if corners is not None:  # which has neither
+        gradient, hessian = np.zeros_like(gradient), corners
+    certificate = certify(law.labels, optima, found.starts, gradient, hessian, low, high)
+    ends = zip(*minima(optima, low < high), strict=True)
     result = Fit(
         law=law,
         params=law.named(law.from_theta(theta)),

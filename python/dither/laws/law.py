@@ -126,8 +126,8 @@ class SumLaw(Law):
     model: the sum of power terms. features: arrays -> columns in the model's order. to_theta, from_theta:
     between parameters and the engine's theta, over leading axes. fixed: theta of constant parameters of the
     model. grid: exponents of the projection. same: parameter -> the theta that is it (or its logarithm), so
-    that it can be bounded or fixed. `via`: the straight law (no exponent on the sum) whose optima give
-    starts, by `bend(their parameters)`, to one that bends.
+    that it can be bounded or fixed; called: what a theta that is no parameter is of them. `via`: the straight
+    law (no exponent on the sum) whose optima give starts, by `bend(their parameters)`, to one that bends.
     """
 
     model: Model = None  # pyright: ignore[reportAssignmentType]
@@ -137,12 +137,24 @@ class SumLaw(Law):
     fixed: Mapping[str, float] = field(default_factory=dict)
     grid: Mapping[str, Floats] = field(default_factory=dict)
     same: Mapping[str, str] = field(default_factory=dict)
+    called: Mapping[str, str] = field(default_factory=dict)
     via: SumLaw | None = None
     bend: Callable[[Floats], Floats] | None = None
 
     @property
     def thetas(self) -> tuple[str, ...]:
         return self.model.params
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What a reader knows each theta by."""
+        known = {theta: name for name, theta in self.same.items()} | dict(self.called)
+        return tuple(known.get(theta, theta) for theta in self.thetas)
+
+    @property
+    def floor(self) -> str | None:
+        """The parameter that is the irreducible loss."""
+        return self.model.floor
 
     def columns(self, arrays: dict[str, Floats]) -> Floats:
         """Features as the engine reads them: (rows, features)."""
@@ -168,6 +180,14 @@ class FunctionLaw(Law):
     @property
     def thetas(self) -> tuple[str, ...]:
         return self.names
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.names
+
+    @property
+    def floor(self) -> str | None:
+        return "E" if "E" in self.names else None
 
     @property
     def same(self) -> Mapping[str, str]:

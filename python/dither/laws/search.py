@@ -23,6 +23,9 @@ KEEP = 20
 DEEPEST = 20.0
 """ln E is kept above ln(min L) - DEEPEST: an E of a billionth of the loss is no E."""
 
+FINITE = 700.0
+"""Logarithms of starts are brought to this size: a coefficient of 0 or infinity is none to start from."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -138,7 +141,7 @@ def find(
     parameters.
     """
     given = _starts(law, rows, objective, low, high, starts, threads)
-    inside = np.clip(given, low, high)
+    inside = np.clip(np.clip(given, -FINITE, FINITE), low, high)
     optima = minimise(law, rows, inside, objective, low, high, threads)
     return Found(optima, inside, low, high)
 

@@ -53,7 +53,8 @@ def straight(
             return np.where(is_log, np.log(np.where(is_log, theta, 1.0)), theta)
 
     def from_theta(theta: Floats) -> Floats:
-        values = np.where(is_log, np.exp(np.where(is_log, theta, 0.0)), theta)
+        with np.errstate(over="ignore"):
+            values = np.where(is_log, np.exp(np.where(is_log, theta, 0.0)), theta)
         return values[..., back]
 
     return SumLaw(

@@ -190,33 +190,35 @@ FP_TRAINING = straight(
 def _bent(vector: Floats, fixed_data: bool) -> Floats:
     """Chinchilla's parameters as those of a law that bends, alike along each axis far from the other term."""
     a, b, e, alpha, beta = np.moveaxis(vector, -1, 0)
-    if fixed_data:
-        return np.stack([a ** (1 / alpha), b ** (1 / beta), e, alpha, beta], axis=-1)
-    starts = [
-        np.stack([a ** (1 / g), b ** (1 / g), e, alpha / g, beta / g, np.full_like(a, g)], axis=-1)
-        for g in (0.45, 0.7, 1.0, 1.3)
-    ]
+    with np.errstate(over="ignore", under="ignore"):  # of an exponent near 0: such starts are brought back
+        if fixed_data:
+            return np.stack([a ** (1 / alpha), b ** (1 / beta), e, alpha, beta], axis=-1)
+        starts = [
+            np.stack([a ** (1 / g), b ** (1 / g), e, alpha / g, beta / g, np.full_like(a, g)], axis=-1)
+            for g in (0.45, 0.7, 1.0, 1.3)
+        ]
     return np.concatenate(starts)
 
 
 _BENT_MODEL = powers({"A": {"N": "p"}, "B": {"D": "q"}}, variables=("N", "D"), floor="E", outer="gamma")[0]
 
 
-def _floor(e: Floats) -> Floats:
-    """ln E; E = 0 is -inf."""
+def _log(scale: Floats) -> Floats:
+    """ln of a scale, or of E; 0 is -inf."""
     with np.errstate(divide="ignore"):
-        return np.log(e)
+        return np.log(scale)
 
 
 def _kaplan_to_theta(vector: Floats) -> Floats:
     a, b, e, alpha, beta = np.moveaxis(vector, -1, 0)
     p = alpha / beta
-    return np.stack([p * np.log(a), np.log(b), _floor(e), p, np.ones_like(a), beta], axis=-1)
+    return np.stack([p * _log(a), _log(b), _log(e), p, np.ones_like(a), beta], axis=-1)
 
 
 def _kaplan_from_theta(theta: Floats) -> Floats:
     a, b, e, p, _, beta = np.moveaxis(theta, -1, 0)
-    return np.stack([np.exp(a / p), np.exp(b), np.exp(e), p * beta, beta], axis=-1)
+    with np.errstate(over="ignore"):  # a scale that ran to infinity, which the fit's cautions name
+        return np.stack([np.exp(a / p), np.exp(b), np.exp(e), p * beta, beta], axis=-1)
 
 
 KAPLAN_E = SumLaw(
@@ -237,6 +239,7 @@ KAPLAN_E = SumLaw(
     from_theta=_kaplan_from_theta,
     fixed={"q": 1.0},
     same={"B": "B", "E": "E", "beta": "gamma"},
+    called={"p": "alpha/beta"},
     via=CHINCHILLA,
     bend=lambda vector: _bent(vector, True),
 )
@@ -244,12 +247,13 @@ KAPLAN_E = SumLaw(
 
 def _gamma_to_theta(vector: Floats) -> Floats:
     a, b, e, p, q, gamma = np.moveaxis(vector, -1, 0)
-    return np.stack([np.log(a), np.log(b), _floor(e), p, q, gamma], axis=-1)
+    return np.stack([_log(a), _log(b), _log(e), p, q, gamma], axis=-1)
 
 
 def _gamma_from_theta(theta: Floats) -> Floats:
     a, b, e, p, q, gamma = np.moveaxis(theta, -1, 0)
-    return np.stack([np.exp(a), np.exp(b), np.exp(e), p, q, gamma], axis=-1)
+    with np.errstate(over="ignore"):
+        return np.stack([np.exp(a), np.exp(b), np.exp(e), p, q, gamma], axis=-1)
 
 
 GAMMA = SumLaw(
