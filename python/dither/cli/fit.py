@@ -163,11 +163,20 @@ def levels(frame: Mapping[str, list[Any]], text: str) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def chosen(
-    a: Arguments, law: laws.Law, columns: Mapping[str, Any]
-) -> tuple[dict[str, list[Any]], dict[str, Any], list[str]]:
-    """The rows that are fitted, those of other policies of checkpoints by the law's own names, and notes."""
-    several = a.validate or a.since < 1
+@dataclass(frozen=True)
+class Rows:
+    """What of a table is fitted. notes: in words. policies: tables of other policies of checkpoints, by the
+    law's own names; curves: of the runs, as `checkpoints.curves` gives them."""
+
+    frame: dict[str, list[Any]]
+    notes: list[str]
+    policies: dict[str, Any]
+    curves: dict[str, Any]
+
+
+def chosen(a: Arguments, law: laws.Law, columns: Mapping[str, Any]) -> Rows:
+    """The rows that are fitted, and those of runs that are not."""
+    several = a.validate or a.since < 1 or a.plot is not None
     run = a.run or ("run" if several and any(Path(path).is_dir() for path in a.data) else None)
     if "D" not in law.variables:
         if a.run or a.since < 1:
@@ -177,14 +186,15 @@ def chosen(
     if run is None:
         if a.since < 1:
             raise UserError("--since needs --run: the table's column that names the run of a row")
-        return frame, {}, notes
-    tokens = columns.get("D", "D")
-    others = checkpoints.policies(frame, a.since, run=run, tokens=tokens) if a.validate else {}
+        return Rows(frame, notes, {}, {})
     names = {name: columns.get(name, name) for name in law.variables} | {"loss": a.loss}
-    return (
+    tokens = names["D"]
+    others = checkpoints.policies(frame, a.since, run=run, tokens=tokens) if several else {}
+    return Rows(
         checkpoints.since(frame, a.since, run=run, tokens=tokens),
-        {policy: table.select(rows, names) for policy, rows in others.items()},
         notes,
+        {policy: table.select(rows, names) for policy, rows in others.items()},
+        checkpoints.curves(frame, run=run, N=names["N"], tokens=tokens, loss=a.loss) if "N" in names else {},
     )
 
 
@@ -211,7 +221,8 @@ def main(arguments: Sequence[str]) -> int:
     points = [numbers([point], "--predict") for point in a.predict]
     fixed = numbers(a.fix, "--fix")
     columns = mapping(law, a.column)
-    frame, policies, notes = chosen(a, law, columns)
+    rows = chosen(a, law, columns)
+    frame, notes = rows.frame, rows.notes
     fit = laws.fit(law, frame, loss=a.loss, objective=a.objective, delta=a.delta, fixed=fixed, **columns)
     card = fit.card()
     print(fit)
@@ -239,7 +250,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"at {', '.join(f'{k} = {v:.4g}' for k, v in point.items())}: {found}")
         card["predictions"].append({"at": point, **vars(found)})
     if a.validate:
-        checks = validation.validate(fit, by=by, other_N=other_sizes(frame, a.other_N), checkpoints=policies)
+        sizes = other_sizes(frame, a.other_N)
+        checks = validation.validate(fit, by=by, other_N=sizes, checkpoints=rows.policies)
         print(checks)
         card["validation"] = checks.card()
     card["notes"] = notes
@@ -252,7 +264,11 @@ def main(arguments: Sequence[str]) -> int:
 
         if card["not_calibrated"]:
             notes = [f"intervals are not calibrated: {card['not_calibrated']}", *notes]
-        page = pictures.write(fit, a.plot, n=min(a.bootstrap, 200) or 200, by=by, notes=tuple(notes))
+        sizes = other_sizes(frame, a.other_N)
+        page = pictures.write(
+            fit, a.plot, notes=tuple(notes), n=min(a.bootstrap, 200) or 200, by=by, curves=rows.curves,
+            other_N=sizes, checkpoints=rows.policies,
+        )  # fmt: skip
         print(f"report: {page}")
     return 0 if fit.certificate.is_minimum else 1
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from dither.errors import UserError, suggest
 from dither.laws import table
+from dither.laws.engine import Floats
 
 POLICIES = {"the last alone": 1.0, "from half of a run on": 0.5, "all": 0.0}
 """What each is called: share of a run's tokens from which its checkpoints count."""
@@ -36,6 +37,30 @@ def since(data: Any, share: float, *, run: str = "run", tokens: str = "D") -> di
     np.maximum.at(last, group, seen)
     kept = np.flatnonzero(seen >= share * last[group])
     return {name: [list(frame[name])[i] for i in kept] for name in names}
+
+
+def curves(
+    data: Mapping[str, list[Any]], *, run: str = "run", N: str = "N", tokens: str = "D", loss: str = "loss"
+) -> dict[str, tuple[Floats, Floats]]:
+    """Training curves of the runs that have two checkpoints or more, of which none is broken: what a run is
+    called ("N 1e+08", the next of this size "N 1e+08 (2)") -> (FLOPs 6 N D, losses), by tokens.
+
+    run, N, tokens, loss: columns of the table. Of one run alone there is no envelope: empty.
+    """
+    c = 6 * table.column(data, N) * table.column(data, tokens)
+    y, size = table.column(data, loss), table.column(data, N)
+    label = np.array([str(v) for v in data[run]])
+    found: dict[str, tuple[Floats, Floats]] = {}
+    for one in dict.fromkeys(label.tolist()):
+        mine = np.flatnonzero(label == one)
+        mine = mine[np.argsort(c[mine])]
+        c_run, y_run = c[mine], y[mine]
+        if len(mine) < 2 or not (np.isfinite(c_run) & np.isfinite(y_run) & (c_run > 0)).all():
+            continue
+        name = f"N {size[mine[0]]:.3g}"
+        count = sum(other.split(" (")[0] == name for other in found) + 1
+        found[name if count == 1 else f"{name} ({count})"] = c_run, y_run
+    return found if len(found) > 1 else {}
 
 
 def policies(data: Mapping[str, list[Any]], but: float, *, run: str, tokens: str) -> dict[str, dict]:

@@ -12,10 +12,11 @@ from dither.report import curves, html
 from dither.report.write import PAGE
 
 
-def write(fit: Fit, folder: str | Path, *, n: int = 200, by: Any = None, notes: tuple[str, ...] = ()) -> Path:
+def write(fit: Fit, folder: str | Path, *, notes: tuple[str, ...] = (), **of_runs: Any) -> Path:
     """Write report.html and the pictures of a fit into `folder` (made if need be); returns the page's path.
 
-    n, by: of the bootstrap. notes: warnings beside the fit's own. UserError where nothing can be written.
+    notes: warnings beside the fit's own. of_runs: as `dither.laws.plots.of_fit` takes them. UserError where
+    nothing can be written.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -23,7 +24,7 @@ def write(fit: Fit, folder: str | Path, *, n: int = 200, by: Any = None, notes: 
     with disk_errors(folder / PAGE, "Free some space, or name another folder."):
         folder.mkdir(parents=True, exist_ok=True)
         pictures = []
-        for name, caption, figure in plots.of_fit(fit, n=n, by=by):
+        for name, caption, figure in plots.of_fit(fit, **of_runs):
             data = curves.png(figure)
             with replacing(folder / f"{name}.png") as aside:
                 aside.write_bytes(data)

@@ -55,6 +55,21 @@ def test_a_fit_is_drawn_into_a_folder(table, tmp_path, capsys):
     assert main(["fit", "chinchilla", table, *COLUMNS, "--bootstrap", "0", "--plot", table]) == 2
 
 
+def test_the_page_of_runs_has_their_curves_counts_and_checkpoints(folder, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "pictures"
+    assert main(["fit", "chinchilla", str(folder), "--bootstrap", "20", "--plot", str(out)]) == 0
+    assert "over 20 rows" in capsys.readouterr().out  # the last checkpoints are fitted still
+    assert (out / "envelope.png").read_bytes()[:4] == b"\x89PNG"
+    frame, _ = laws.read_runs([folder], every=True)
+    curves = checkpoints.curves(frame)
+    assert len(curves) == 20 and "N 1e+05" in curves and "N 1e+05 (4)" in curves
+    c, loss = curves["N 1e+05"]
+    assert len(c) == 3 and (np.diff(c) > 0).all() and (np.diff(loss) < 0).all()
+    assert c[2] == pytest.approx(6 * 1e5 * 1e10) or c[2] == pytest.approx(6 * 1e5 * 1e7)
+    assert checkpoints.curves({name: cells[:3] for name, cells in frame.items()}) == {}  # one run alone
+
+
 def test_a_folder_of_runs(folder, capsys):
     assert main(["fit", "chinchilla", str(folder), "--bootstrap", "0"]) == 0
     said = capsys.readouterr().out

@@ -255,3 +255,39 @@ def test_what_follows_from_a_fit_has_the_budgets_where_there_are_some(fit):
     n, d = np.geomspace(1e7, 1e9, 12), np.geomspace(1e12, 1e9, 12) ** 1.1  # every run has a budget of its own
     alone = laws.fit("chinchilla", laws.get("chinchilla").simulate(TRUTH, N=n, D=d, noise=0.003, seed=1))
     assert [name for name, _, _ in plots.of_fit(alone, n=5)][-1] == "tokens_per_parameter"
+
+
+ON_PAGES = {
+    "task_error": (dict(eps=0.857, k=2.2, gamma=0.71), dict(L=np.linspace(2.2, 3.4, 12)), "task"),
+    "coverage": (dict(a=2.0, b=0.4), dict(k=np.unique(np.geomspace(1, 1000, 12).round())), "samples"),
+    "rl_sigmoid": (dict(R0=0.2, A=0.61, Cmid=6e3, B=1.2), dict(C=np.geomspace(1e3, 1e5, 15)), "reward"),
+    "qat_share": (dict(a=6.7), dict(N=1e9, D=np.geomspace(1e9, 1e12, 8), bits=4.0), "bits"),
+}
+"""law: its truth, its runs, its picture."""
+
+
+@pytest.mark.parametrize("name", ON_PAGES)
+def test_a_law_with_a_picture_of_its_own_has_it_on_its_page(name):
+    truth, variables, picture = ON_PAGES[name]
+    law = laws.get(name)
+    one = laws.fit(law, law.simulate(truth, **variables, noise=0.003))
+    found = {key: figure for key, _, figure in plots.of_fit(one, n=10)}
+    assert list(found)[-1] == picture
+    drawn(found[picture])
+    if name == "coverage":
+        (points, line), axes = found[picture].axes[0].lines, found[picture].axes[0]
+        assert len(points.get_xdata()) == 12 and axes.get_ylabel() == "-ln pass@k"
+        np.testing.assert_allclose(line.get_ydata(), -np.log(one.predict(k=line.get_xdata())))
+
+
+def test_every_picture_is_on_a_page_where_its_data_are(fit):
+    """The sixteen kinds of pictures: those that need more than one fit and its runs are functions alone."""
+    curves = {"N 1": (np.array([1e18, 2e18]), np.array([3.0, 2.9])), "N 1 (2)": ([2e18, 4e18], [2.95, 2.8])}
+    on_pages = {name: figure for name, _, figure in plots.of_fit(fit, n=5, curves=curves)}
+    texts = [text.get_text() for text in drawn(on_pages["envelope"]).axes[0].texts]
+    assert texts == ["N 1"]
+    names = {*on_pages, *(picture for *_, picture in ON_PAGES.values())}
+    alone = {"coverage", "loss_to_loss", "translated", "schedule"}
+    assert names | alone == set(plots.__all__) - {"of_fit"} and not names & alone
+    with pytest.raises(UserError, match="shows coverage, not chinchilla"):
+        plots.samples(fit)

@@ -79,7 +79,9 @@ def _power(axes: Any, flops: Floats, values: Floats, colour: str, name: str) -> 
 
 
 def envelope(runs: Mapping[str, tuple[Any, Any]]) -> Any:
-    """Training curves over compute, name -> (FLOPs, losses), their lower envelope, and who is on it."""
+    """Training curves over compute, name -> (FLOPs, losses), their lower envelope, and who is on it (what
+    stands in brackets in a name is not shown).
+    """
     if not runs:
         raise UserError("give at least one training curve")
     figure, ((axes,),) = canvas(width=6)
@@ -95,12 +97,15 @@ def envelope(runs: Mapping[str, tuple[Any, Any]]) -> Any:
     axes.plot(grid, np.where(np.isfinite(best), best, np.nan), color=COLOURS[1], label="lower envelope")
     shown = np.linspace(0, len(grid) - 1, 12).astype(int)
     axes.plot(grid[shown], best[shown], "o", color=COLOURS[0], markersize=5, label="approach 1")
-    names = list(runs)
+    names = [name.split(" (")[0] for name in runs]
     for k, i in enumerate(shown.tolist()):
-        if k == 0 or on[i] != on[shown[k - 1]]:
-            axes.annotate(names[on[i]], (grid[i], best[i]), (0, -12), textcoords="offset points", fontsize=7)
+        if k == 0 or names[on[i]] != names[on[shown[k - 1]]]:
+            axes.annotate(
+                names[on[i]], (grid[i], best[i]), (-2, -5), textcoords="offset points", fontsize=7,
+                rotation=35, ha="right", va="top", rotation_mode="anchor",
+            )  # fmt: skip
     axes.set(xscale="log", xlabel=FLOPS, ylabel=LOSS)
-    axes.margins(x=0.1, y=0.1)
+    axes.margins(x=0.1, y=0.2)  # room for the names
     legend(axes)
     return finished(figure)
 

@@ -64,6 +64,28 @@ def coverage(successes: Any, trials: Any) -> Any:
     return finished(figure)
 
 
+def samples(fit: Fit, *, n: int = 200, seed: int = 0) -> Any:
+    """-ln pass@k over k with the law c = exp(-a k^-b), a straight line, and its 95 % band.
+
+    Points of one curve share their samples; `coverage` draws counts, and their law.
+    """
+    if fit.law.name != "coverage":
+        raise UserError(f"this picture shows coverage, not {fit.law.name}")
+    k = fit.arrays["k"]
+    grid = np.geomspace(k.min(), 10 * k.max(), 80)
+    drawn = fit.bootstrap(n, seed=seed)
+    curves = [-np.log(fit.law.curve(v, {"k": grid})) for v in drawn.values[drawn.converged]]
+    figure, ((axes,),) = canvas(width=6)
+    low, high = np.percentile(curves, (2.5, 97.5), axis=0)
+    axes.fill_between(grid, low, high, color=COLOURS[0], alpha=BAND, lw=0, label="95 %")
+    some = (fit.loss > 0) & (fit.loss < 1)
+    axes.plot(k[some], -np.log(fit.loss[some]), "o", color="black", markersize=4, label="measured")
+    axes.plot(grid, fit.params["a"] * grid ** -fit.params["b"], color=COLOURS[0], label="law")
+    axes.set(xscale="log", yscale="log", xlabel=meaning(fit.law, "k"), ylabel="-ln pass@k")
+    legend(axes)
+    return finished(figure)
+
+
 def reward(fit: Fit, *, excluded: tuple[Any, Any] | None = None, n: int = 200, seed: int = 0) -> Any:
     """Reward over compute with the sigmoid and the interval of its asymptote.
 
