@@ -16,6 +16,9 @@ from dither.scores.borrowed import Floats
 from dither.scores.ranks import rank
 from dither.scores.reliability import as_runs, at_least_one
 
+SPLITS, COLUMNS = 256, 4096
+"""Splits of the runs, and examples, that are looked at together: 8 MB."""
+
 
 @dataclass(frozen=True)
 class Bias:
@@ -35,8 +38,9 @@ def architecture_bias(
     """Which examples are harder for one architecture than for the other: a permutation test for every example
     of its mean rank within runs. a, b: (runs, n) of two architectures.
 
-    All permutations are counted where there are few enough; the smallest p is then 1 over their number,
-    which is what limits small samples: 4 against 4 runs cannot fall below .0286.
+    All splits of the runs are counted where they are at most `permutations`; p is then at least 1 over their
+    number, and 2 over it for groups of one size, where swapping the groups is as extreme. That limits small
+    samples: 4 against 4 runs cannot fall below 2 / 70 = .0286. Counts are exact, ties among them.
     """
     x, y = rank(as_runs(a)), rank(as_runs(b))
     if x.shape[1] != y.shape[1]:
@@ -44,16 +48,33 @@ def architecture_bias(
     if not 0 < rate < 1:
         raise UserError(f"rate={rate} lies between 0 and 1")
     at_least_one(permutations=permutations)
-    both, size = np.concatenate([x, y]), len(x)
-    groups, exact = _groups(len(both), size, permutations, seed)
-    weights = groups / size - (1 - groups) / (len(both) - size)
+    groups, exact = _groups(len(x) + len(y), len(x), permutations, seed)
+    as_extreme = np.concatenate(
+        [
+            _as_extreme(x[:, s : s + COLUMNS], y[:, s : s + COLUMNS], groups)
+            for s in range(0, x.shape[1], COLUMNS)
+        ]
+        or [np.zeros(0)]
+    )
+    p = as_extreme / len(groups) if exact else (as_extreme + 1) / (len(groups) + 1)
     observed = x.mean(axis=0) - y.mean(axis=0)
-    as_extreme = np.zeros(both.shape[1])
-    for start in range(0, len(weights), 256):
-        found = weights[start : start + 256] @ both
-        as_extreme += (np.abs(found) >= np.abs(observed) * (1 - 1e-12) - 1e-12).sum(axis=0)
-    p = as_extreme / len(weights) if exact else (as_extreme + 1) / (len(weights) + 1)
-    return Bias(observed, p, benjamini_hochberg(p, rate), rate, len(weights))
+    return Bias(observed, p, benjamini_hochberg(p, rate), rate, len(groups))
+
+
+def _as_extreme(x: Floats, y: Floats, groups: Floats) -> Floats:
+    """How many of the splits set the means as far apart as x and y are, for every example.
+
+    Ranks are multiples of one half, so everything is a whole number in fp64: R (sum of 2 r over a group) less
+    its size times the sum over all R runs is the difference of means but for a factor, and ties are exact.
+    """
+    doubled, size = 2 * np.concatenate([x, y]), len(x)
+    total = size * doubled.sum(axis=0)
+    observed = np.abs(len(doubled) * doubled[:size].sum(axis=0) - total)
+    found = np.zeros(doubled.shape[1])
+    for start in range(0, len(groups), SPLITS):
+        apart = len(doubled) * (groups[start : start + SPLITS] @ doubled) - total
+        found += (np.abs(apart) >= observed).sum(axis=0)
+    return found
 
 
 def _groups(total: int, size: int, permutations: int, seed: int) -> tuple[Floats, bool]:
@@ -85,13 +106,13 @@ def benjamini_hochberg(p: Any, rate: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """accuracy[i]: share of held-out runs told apart with counts[i] examples, mean over splits; `chance` for
-    none."""
+    """accuracy[i]: share of held-out runs told apart with counts[i] examples, mean over splits and over the
+    two groups, so that `chance` is one half whatever their sizes."""
 
     counts: tuple[int, ...]
     accuracy: tuple[float, ...]
-    chance: float
     splits: int
+    chance: float = 0.5
 
 
 def fingerprints(
@@ -100,7 +121,8 @@ def fingerprints(
     """Can a handful of examples tell which architecture a run used? (2401.01867)
 
     On half of the runs of each group the k examples with the largest |Welch t| are chosen, and a classifier
-    of diagonal covariance is fitted; the other half is classified, where a run between both counts half.
+    of diagonal covariance is fitted, which takes both groups for equally likely; the other half is
+    classified, where a run between both counts half.
     UserError for groups of fewer than four runs.
     """
     x, y = rank(as_runs(a, 4)), rank(as_runs(b, 4))
@@ -111,7 +133,7 @@ def fingerprints(
             f"counts= are from 1 to as many, not {tuple(counts)}"
         )
     generator = np.random.Generator(np.random.Philox(seed))
-    right, total = np.zeros(len(counts)), 0
+    right = np.zeros(len(counts))
     for _ in range(splits):
         train_x, test_x = _split(x, generator)
         train_y, test_y = _split(y, generator)
@@ -125,10 +147,8 @@ def fingerprints(
             gap = (means[0] - means[1])[chosen] / (pooled[chosen] + floor)
             middle = (means[0] + means[1])[chosen] / 2
             sides = (test_x[:, chosen] - middle) @ gap, (middle - test_y[:, chosen]) @ gap
-            right[i] += sum((np.sign(side) + 1).sum() / 2 for side in sides)
-        total += len(test_x) + len(test_y)
-    chance = max(len(x), len(y)) / (len(x) + len(y))
-    return Fingerprint(tuple(counts), tuple((right / total).tolist()), chance, splits)
+            right[i] += sum((np.sign(side) + 1).mean() / 4 for side in sides)
+    return Fingerprint(tuple(counts), tuple((right / splits).tolist()), splits)
 
 
 def _split(x: Floats, generator: np.random.Generator) -> tuple[Floats, Floats]:

@@ -1,5 +1,7 @@
 """Reliability against simulated runs whose truth is known, and the statistics against independent code."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -11,6 +13,7 @@ from dither.scores import (
     auc,
     fingerprints,
     noise_curve,
+    rank,
     rank_pca,
     reliability,
     score_correlations,
@@ -87,8 +90,6 @@ def test_bias_is_found_and_not_invented():
 
 def test_permutation_p_is_scipys():
     a, b = runs(5, 12, 1.0, 3), runs(4, 12, 1.0, 4)
-    from dither.scores import rank
-
     x, y = rank(a), rank(b)
     for i in range(12):
         expected = scipy.stats.permutation_test(
@@ -102,6 +103,38 @@ def test_permutation_p_is_scipys():
     np.testing.assert_array_equal(benjamini_hochberg(p, 0.1), scipy.stats.false_discovery_control(p) <= 0.1)
 
 
+def splits_counted(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Exact p-values by whole numbers, a split at a time."""
+    doubled = (2 * np.concatenate([rank(a), rank(b)])).astype(np.int64)
+    whole, size = doubled.sum(axis=0), len(a)
+
+    def apart(group) -> np.ndarray:
+        return np.abs(len(doubled) * doubled[list(group)].sum(axis=0) - size * whole)
+
+    found = [apart(g) >= apart(range(size)) for g in itertools.combinations(range(len(doubled)), size)]
+    return np.mean(found, axis=0)
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (5, 5), (3, 2), (2, 5)])
+def test_exact_p_are_exact_for_many_examples(sizes):
+    """Means of ranks of 1e5 round: ties of splits, even of a split with itself, were lost, and p was 0."""
+    rng = np.random.default_rng(0)
+    base = rng.permutation(30_000).astype(float)
+    a, b = (base + rng.normal(0, 1.5, (size, len(base))) for size in sizes)
+    found = architecture_bias(a, b)
+    np.testing.assert_allclose(found.p, splits_counted(a, b), rtol=1e-12)
+    least = (2 if sizes[0] == sizes[1] else 1) / found.permutations
+    assert found.p.min() >= least * (1 - 1e-12)
+
+
+def test_sampled_p_count_ties():
+    """Runs that all agree: every split is as extreme as the one observed."""
+    base = np.random.default_rng(0).permutation(5000).astype(float)
+    found = architecture_bias(np.tile(base, (9, 1)), np.tile(base, (8, 1)), permutations=100)
+    assert found.permutations == 100 and (found.p == 1).all()
+    assert architecture_bias(np.ones((2, 0)), np.ones((3, 0))).p.shape == (0,)
+
+
 def test_fingerprints_tell_groups_apart_only_where_they_differ():
     a, b = runs(20, 300, 0.5, 1), runs(20, 300, 0.5, 2)
     same = fingerprints(a, b)
@@ -111,6 +144,13 @@ def test_fingerprints_tell_groups_apart_only_where_they_differ():
     assert fingerprints(a, b).accuracy[0] > 0.95
     with pytest.raises(UserError, match="at least 4"):
         fingerprints(a[:3], b)
+    # 12 against 4 runs that differ in nothing: one half too, by 40 means of 10 splits of 8 (deviation .02).
+    rng = np.random.default_rng(0)
+    none = [
+        fingerprints(rng.standard_normal((12, 50)), rng.standard_normal((4, 50)), (8,), seed=seed)
+        for seed in range(40)
+    ]
+    assert abs(np.mean([f.accuracy for f in none]) - 0.5) < 0.06 and none[0].chance == 0.5
     # Nothing to choose by: every run lies between the groups.
     assert fingerprints(np.ones((5, 9)), np.ones((5, 9)), (1, 3)).accuracy == (0.5, 0.5)
 
