@@ -53,7 +53,7 @@ class Arguments:
     reduce: str = "rank"
     """rank (mean of ranks within runs) or value (mean of values, which a run's scale can dominate)"""
     direction: Annotated[str | None, tyro.conf.arg(metavar="hard|easy")] = None
-    """what a high value means, hard or easy, for scores that dither does not know"""
+    """what a high value means, hard or easy: for scores that dither does not know, or that are neither"""
     dialect: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """how the score is read, such as data-diet for forgetting"""
     drop_unscored: bool = False
@@ -102,6 +102,7 @@ def main(arguments: Sequence[str]) -> int:
         if not table.runs:
             raise UserError(f"--runs {a.runs}: no run of {a.table} has such a name")
     ids, hard = hardness(table, a)
+    unscored = len(table.ids_of_any) - len(ids)
     policy = POLICIES[a.policy]
     if "labels" in inspect.signature(policy).parameters:
         options["labels"] = labels_of(a.labels, ids) if a.labels is not None else own_labels(whole, ids, a)
@@ -110,6 +111,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"nothing would be kept of {len(ids):,} examples; ask for more")
     write(out, ids[chosen], a.score, hard[chosen])
     told = f"kept {len(chosen):,} of {len(ids):,} examples ({len(chosen) / len(ids):.1%}) by {a.policy}"
+    told += f", {unscored:,} without a score left out" if unscored else ""
     kind = "" if a.policy == "random" else f" of {a.score}, {a.reduce} mean of {len(table.runs)} runs"
     print(told + kind + (f": {out}" if out else ""), file=sys.stderr)
     return 0
@@ -161,8 +163,17 @@ def checked_out(out: Path, force: bool) -> Path:
 
 
 def hardness(table: ScoreTable, a: Arguments) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and one value each, hard examples high."""
-    values, ids = table.values(a.score, a.dialect), table.ids
+    """Ids and one value each, hard examples high. An example that some run lacks has no score there."""
+    means = a.direction or direction(a.score, a.dialect)
+    if means == "?":
+        raise UserError(f"is a high {a.score} hard or easy? give --direction hard or --direction easy")
+    if means == "neither":
+        raise UserError(
+            f"a high {a.score} is neither hard nor easy: give --direction hard to take the highest for the "
+            "hardest, or --direction easy for the easiest"
+        )
+    ids = table.ids_of_any
+    values = table.values(a.score, a.dialect, ids=ids)
     lost = np.isnan(values).any(axis=0)
     if lost.any():
         if not a.drop_unscored:
@@ -173,9 +184,6 @@ def hardness(table: ScoreTable, a: Arguments) -> tuple[np.ndarray, np.ndarray]:
         values, ids = values[:, ~lost], ids[~lost]
     if not len(ids):
         raise UserError(f"no example of {a.table} has a {a.score} in every run")
-    means = a.direction or direction(a.score)
-    if means == "?":
-        raise UserError(f"is a high {a.score} hard or easy? give --direction hard or --direction easy")
     reduced = mean_of_ranks(values) if a.reduce == "rank" else values.mean(axis=0)
     return ids, -reduced if means == "easy" else reduced
 

@@ -12,12 +12,14 @@ from dither.scores.score import Score
 def _pointwise(name: str, formula: str, direction: str, unit: str, source: str, **more: Any) -> Score:
     needs = more.pop("needs", "logits, labels")
     cost = "one forward pass, or none where the logits of training are at hand"
-    return Score(name, formula, direction, unit, needs, cost, source, **more)
+    made_by = ("logit_scores", "sequence_scores")
+    return Score(name, formula, direction, unit, needs, cost, source, made_by=made_by, **more)
 
 
 def _dynamics(name: str, formula: str, direction: str, unit: str, source: str, **more: Any) -> Score:
     cost = "none on the minibatches of training; a forward pass for every full evaluation"
-    return Score(name, formula, direction, unit, "logits and labels at every visit", cost, source, **more)
+    needs = "logits and labels at every visit"
+    return Score(name, formula, direction, unit, needs, cost, source, made_by=("Tracker",), **more)
 
 
 POINTWISE = (
@@ -35,6 +37,7 @@ POINTWISE = (
     _pointwise(
         "probability_margin", "p_y - max_{k != y} p_k", "easy", "probability", "2401.01867's code",
         dialects={"cleanlab": "(m + 1) / 2, its normalized margin", "data-diet": "-m, high is hard"},
+        turned=("data-diet",),
     ),
     _pointwise(
         "top_margin", "p_(1) - p_(2)", "easy", "probability", "active learning; label-free", needs="logits"
@@ -52,7 +55,7 @@ POINTWISE = (
 DYNAMICS = (
     _dynamics(
         "forgetting", "#{t : correct at t - 1, wrong at t}", "hard", "events", "Toneva et al., 1812.05159",
-        note="an example never learned counts T, so that it is harder than any that was",
+        note="never learned: the most visits of any example of the run, which none that was learned reaches",
         dialects={
             "data-diet": "never learned: infinity",
             "cartography": "never learned: 1000",

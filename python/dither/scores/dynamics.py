@@ -14,8 +14,8 @@ from dither.errors import UserError
 from dither.scores.borrowed import Floats
 
 NEVER = ("visits", "inf", "zero", "1000")
-"""What forgetting counts for an example never learned: T visits (as the replica of scores.md), infinity
-(data-diet), 0 (DeepCore and the code of 2401.01867), or 1000 (cartography)."""
+"""What forgetting counts for an example never learned: the most visits of any example, which none that was
+learned can reach; infinity (data-diet), 0 (DeepCore and the code of 2401.01867), or 1000 (cartography)."""
 
 DIALECTS = {"data-diet": "inf", "cartography": "1000", "deepcore": "zero", "kwok": "zero"}
 
@@ -70,7 +70,7 @@ def _forgetting(c: Mapping[str, np.ndarray], visits: Floats, dialect: str | None
     if never not in NEVER:
         known = ", ".join((*DIALECTS, "datagnosis", *NEVER))
         raise UserError(f"forgetting knows the dialects {known}, not {dialect!r}")
-    count = {"visits": visits, "inf": np.inf, "zero": 0.0, "1000": 1000.0}[never]
+    count = {"visits": float(c["visits"].max(initial=0)), "inf": np.inf, "zero": 0.0, "1000": 1000.0}[never]
     return np.where(c["sum_correct"] == 0, count, c["sum_forgets"])
 
 

@@ -70,6 +70,8 @@ def from_frame(frame: Any) -> tuple[dict[str, dict[str, Any]], str | None]:
         raise UserError("the column 'run' has empty cells")
     present = [c for c in table.column_names if c not in ("run", "id")]
     nowhere = {c for c in present if pa.types.is_floating(table.column(c).type)} - _filled(table)
+    named = {column for run in about.get("runs", {}).values() for column in run["columns"]}
+    added = set(present) - named if named else set()
     parts = {}
     for name in sorted(set(names.tolist())):
         rows = table.filter(pa.array(names == name))
@@ -80,6 +82,8 @@ def from_frame(frame: Any) -> tuple[dict[str, dict[str, Any]], str | None]:
             kept = _filled(rows) | set(attributes.get(name, nowhere))
             wanted = [c for c in present if c in kept]
             said = {"columns": wanted, "scores": derivable(wanted)}
+        elif mine := added & _filled(rows):  # to an Arrow table after it was written
+            said = {**said, "columns": [*said["columns"], *(c for c in present if c in mine)]}
         if missing := sorted(set(said["columns"]) - set(present)):
             raise UserError(f"run {name!r} lacks the columns {', '.join(missing)}")
         parts[name] = {

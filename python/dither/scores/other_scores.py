@@ -9,6 +9,7 @@ OTHERS = (
         "grand", "||gradient of the loss||_2", "hard", "gradient norm", "per-example gradients",
         "a backward pass an example; of the last layer alone none (`grand_last_layer`)",
         "Paul et al., 2107.07075", "at initialisation it does not rank examples (2303.14753)",
+        made_by=("grand", "grand_last_layer"),
     ),
     Score(
         "vog", "mean over inputs of std_k of d z_y / d x", "hard", "gradient", "K checkpoints",
@@ -24,6 +25,7 @@ OTHERS = (
             "emnlp": "variance without root over embeddings (2311.16298)",
             "emnlp-dataset": "the same, normalised over the data set",
         },
+        made_by=("VoG", "vog"),
     ),
     Score(
         "learnability", "loss - loss of a held-out model", "neither", "nats", "a second model",
@@ -38,6 +40,7 @@ OTHERS = (
     Score(
         "prototype", "distance to the class mean or nearest centroid", "hard", "distance", "embeddings",
         "a pass over the embeddings; k-means without labels", "Sorscher et al., 2206.14486",
+        made_by=("prototypes", "prototypes_kmeans"),
     ),
     Score(
         "memorization", "P[correct | i in S] - P[correct | i not in S]", "hard", "probability",
@@ -71,6 +74,7 @@ OTHERS = (
         "duplicate", "greatest cosine with an example before it in its cluster", "neither", "cosine",
         "embeddings", "k-means, and a product of all pairs of each cluster", "SemDeDup, 2303.09540",
         "drop those above 1 - eps",
+        made_by=("duplicates",),
     ),
     Score(
         "prediction_depth", "first layer from which on the k nearest neighbours vote for the prediction",
@@ -92,20 +96,24 @@ OTHERS = (
     Score(
         "tracin", "sum_k eta_k ||g_k||^2", "hard", "loss", "per-example gradients", "K backward passes",
         "Pruthi et al., 2002.08484", "of itself; `tracin` gives pairs",
+        made_by=("tracin_self",),
     ),
     Score(
         "perplexity", "exp(mean over tokens of the loss)", "hard", "perplexity",
         "logits, labels of sequences", "one forward pass", "Marion et al., 2309.04564",
         "depends on length and tokenizer",
+        made_by=("sequence_scores",),
     ),
     Score(
         "label_issue", "1 off the diagonal of the confident joint, else 0", "hard", "0 or 1",
         "out-of-sample probabilities, labels", "the trainings of a cross-validation", "1911.00068", "",
         {"cleanlab": "classes compete by p where several are confident; whole counts"},
+        made_by=("label_issues",),
     ),
     Score(
         "importance", "sum over 1- and 2-grams of log p_target - log p_raw", "neither", "nats",
         "texts, and texts like those wanted", "5 ns a byte of text", "DSIR, 2302.03169",
         "high: like the target", {"dsir": "buckets by SHA-256, as the package; at about 1 MB/s"},
+        made_by=("Importance",),
     ),
 )  # fmt: skip

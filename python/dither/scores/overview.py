@@ -31,9 +31,9 @@ class Row:
     why: str = ""
 
 
-def direction(score: str) -> str:
+def direction(score: str, dialect: str | None = None) -> str:
     """What a high value says of an example; "?" where the catalogue does not know the score."""
-    return SCORES[score].direction if score in SCORES else "?"
+    return SCORES[score].direction_in(dialect) if score in SCORES else "?"
 
 
 def scored(table: ScoreTable, score: str) -> tuple[tuple[str, ...], np.ndarray, Floats]:
@@ -41,9 +41,20 @@ def scored(table: ScoreTable, score: str) -> tuple[tuple[str, ...], np.ndarray, 
 
     Infinity (an example never learned, in the dialect that says so) is a value; NaN is none."""
     table = table.having(score)
-    values = table.values(score)
+    ids = table.ids_of_any
+    values = table.values(score, ids=ids)
     known = ~np.isnan(values).any(axis=0)
-    return tuple(table.runs), table.ids[known], values[:, known]
+    return tuple(table.runs), ids[known], values[:, known]
+
+
+def _extremes(values: Floats) -> tuple[float, float, float]:
+    """Least, median and greatest of the means over the runs, which may be infinite; NaN for a mean of both
+    infinities."""
+    with np.errstate(invalid="ignore"):
+        means = np.sort(values.mean(axis=0))
+    lower, upper = float(means[(len(means) - 1) // 2]), float(means[len(means) // 2])
+    median = lower if lower == upper else (lower + upper) / 2
+    return float(means[0]), median, float(means[-1])
 
 
 def overview(table: ScoreTable, target: float = 0.95) -> list[Row]:
@@ -53,10 +64,10 @@ def overview(table: ScoreTable, target: float = 0.95) -> list[Row]:
 
 def _row(table: ScoreTable, score: str, target: float) -> Row:
     runs, ids, values = scored(table, score)
-    left_out = len(table.having(score).ids) - len(ids)
+    left_out = len(table.having(score).ids_of_any) - len(ids)
     if not len(ids):
         return Row(score, direction(score), len(runs), 0, left_out, np.nan, np.nan, np.nan, None, "no values")
-    low, median, high = (float(v) for v in np.quantile(values.mean(axis=0), (0, 0.5, 1)))
+    low, median, high = _extremes(values)
     measured, why = None, ""
     if len(values) < 2:
         why = "one run"

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.borrowed import Ints
+from dither.scores.borrowed import Ints, integers, to_numpy
 from dither.scores.dynamics import DERIVED
 
 LABEL = "label"
 """The column of the examples' labels. It is no score; it tells data apart."""
+
+SHARDS = "shards"
+"""The key of the provenance under which a run of several shards keeps theirs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,43 @@ class RunScores:
         )
 
 
+def checked_ids(ids: Any, n: int) -> np.ndarray:
+    """UserError for what are no n integers or strings."""
+    array = to_numpy(ids)
+    if array.dtype == object:
+        items = array.tolist()
+        if any(i is None or i != i for i in items):
+            raise UserError("ids have empty cells: every example needs one")
+        array = np.asarray([str(i) for i in items])
+    if array.ndim != 1 or len(array) != n or array.dtype.kind not in "iuU":
+        raise UserError(f"ids are {n} integers or strings, not {array.dtype} of the shape {array.shape}")
+    return array if array.dtype.kind == "U" else integers(array, "the ids (give them as strings)")
+
+
+def checked_provenance(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """As a file gives it back; numbers of numpy are numbers. UserError for what no file holds, and for a key
+    that merging needs."""
+    try:
+        about = json.loads(json.dumps(dict(given or {}), allow_nan=False, default=lambda value: value.item()))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"provenance= holds texts, finite numbers, lists and mappings: {error}") from None
+    shards = about.get(SHARDS, [])
+    if not isinstance(shards, list) or not all(isinstance(shard, dict) for shard in shards):
+        raise UserError(
+            f"provenance= has {SHARDS!r}: {shards!r}, the key under which merged shards keep theirs; "
+            "name yours otherwise"
+        )
+    return about
+
+
+def checked_column(name: str, values: np.ndarray) -> np.ndarray:
+    """fp64 or int64. UserError for what are no numbers, or do not fit."""
+    kind = "f" if values.dtype.name == "bfloat16" else values.dtype.kind
+    if kind not in "fiub":
+        raise UserError(f"the column {name!r} holds numbers, not {values.dtype}; leave it out")
+    return values.astype(np.float64) if kind == "f" else integers(values, f"the column {name!r}")
+
+
 def labels_of(runs: Iterable[RunScores], ids: np.ndarray) -> Ints:
     """The labels that runs keep of these examples; -1 where none knows one."""
     known = np.full(len(ids), -1, np.int64)
@@ -71,16 +111,16 @@ def join(name: str, a: RunScores, b: RunScores) -> RunScores:
             f"the shards of run {name!r} have different columns: {sorted(a.columns)} and {sorted(b.columns)}"
         )
     both, of_a, of_b = np.intersect1d(a.ids, b.ids, assume_unique=True, return_indices=True)
-    equal = _equal_rows(a.columns, of_a, b.columns, of_b)
-    unseen_by_a, unseen_by_b = _unseen(a.columns, of_a), _unseen(b.columns, of_b)
-    if not (equal | unseen_by_a | unseen_by_b).all():
-        apart = both[~(equal | unseen_by_a | unseen_by_b)]
+    equal, only_in_a, only_in_b = _compare_rows(a.columns, of_a, b.columns, of_b)
+    if not (equal | only_in_a | only_in_b).all():
+        apart = both[~(equal | only_in_a | only_in_b)]
         raise UserError(
             f"both tables have run {name!r} with different values for {len(apart)} examples, "
             f"{apart.tolist()[0]!r} among them; give the runs different names"
         )
+    # Of an example that both have the row of b is taken where a only holds a place for it, else that of a.
     from_a, from_b = np.ones(len(a.ids), bool), np.ones(len(b.ids), bool)
-    from_a[of_a] = ~unseen_by_a | unseen_by_b
+    from_a[of_a] = equal | only_in_a
     from_b[of_b] = ~from_a[of_a]
     ids = np.concatenate([a.ids[from_a], b.ids[from_b]])
     order = np.argsort(ids, kind="stable")
@@ -90,26 +130,33 @@ def join(name: str, a: RunScores, b: RunScores) -> RunScores:
     return RunScores(ids[order], columns, scores, _provenance(a, b))
 
 
-def _equal_rows(
+def _compare_rows(
     a: Mapping[str, np.ndarray], of_a: np.ndarray, b: Mapping[str, np.ndarray], of_b: np.ndarray
-) -> np.ndarray:
-    """Which rows `of_a` of one shard are those `of_b` of another, to the last bit."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of rows of the same examples, which are equal to the last bit; and which the other shard, or the first,
+    only holds a place for: it never visited the example, and has no number of it but what the row has too."""
     equal = np.ones(len(of_a), bool)
+    only_in_a, only_in_b = (
+        columns["visits"][rows] == 0 if "visits" in columns else np.zeros(len(rows), bool)
+        for columns, rows in ((b, of_b), (a, of_a))
+    )
     for c, values in a.items():
         x, y = values[of_a], b[c][of_b]
-        equal &= (x == y) | ((x != x) & (y != y))  # NaN is NaN
-    return equal
+        same = (x == y) | ((x != x) & (y != y))  # NaN is NaN
+        equal &= same
+        only_in_a &= same | _nothing(c, y)
+        only_in_b &= same | _nothing(c, x)
+    return equal, only_in_a, only_in_b
 
 
-def _unseen(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Which of these rows the shard only holds a place for: no visit, and no number but counts."""
-    if "visits" not in columns:
-        return np.zeros(len(rows), bool)
-    empty = columns["visits"][rows] == 0
-    for values in columns.values():
-        if values.dtype.kind == "f":
-            empty &= np.isnan(values[rows])
-    return empty
+def _nothing(column: str, values: np.ndarray) -> np.ndarray:
+    """Where a tracker that never visited an example leaves a column empty; numbers of others are never
+    that."""
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+    if column == LABEL:
+        return values == -1
+    return values == 0 if column == "visits" or column.startswith("sum_") else np.zeros(len(values), bool)
 
 
 def _provenance(a: RunScores, b: RunScores) -> dict[str, Any]:
@@ -117,11 +164,13 @@ def _provenance(a: RunScores, b: RunScores) -> dict[str, Any]:
     more than unknown (frames of pandas carry none)."""
     different = {json.dumps(p, sort_keys=True): p for p in (*_shards(a), *_shards(b)) if p}
     found = [different[key] for key in sorted(different)]
-    return {"shards": found} if len(found) > 1 else found[0] if found else {}
+    return {SHARDS: found} if len(found) > 1 else found[0] if found else {}
 
 
 def _shards(run: RunScores) -> list[dict[str, Any]]:
-    return list(run.provenance["shards"]) if "shards" in run.provenance else [dict(run.provenance)]
+    """What each shard says; what was said of the whole run since (`with_scores`) is so of each."""
+    rest = {key: value for key, value in run.provenance.items() if key != SHARDS}
+    return [{**shard, **rest} for shard in run.provenance.get(SHARDS) or [{}]]
 
 
 def check_same_data(runs: Mapping[str, RunScores]) -> None:

@@ -12,7 +12,9 @@ class Score:
 
     direction: what a high value tells, "hard", "easy", or "neither" where it is no statement about difficulty
     (variability is high for examples in between). needs: the inputs; cost: beside the training itself.
-    dialects: names that `dialect=` takes, and what the published code behind each does otherwise.
+    dialects: names that `dialect=` takes, and what the published code behind each does otherwise; turned:
+    those of them that turn the direction round. made_by: what in `dither.scores` computes it, where that has
+    another name than the score.
     """
 
     name: str
@@ -24,6 +26,13 @@ class Score:
     source: str
     note: str = ""
     dialects: Mapping[str, str] = field(default_factory=dict)
+    turned: tuple[str, ...] = ()
+    made_by: tuple[str, ...] = ()
+
+    def direction_in(self, dialect: str | None) -> str:
+        """What a high value tells where the score is read in a dialect."""
+        turned = {"hard": "easy", "easy": "hard"} if dialect in self.turned else {}
+        return turned.get(self.direction, self.direction)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.formula} ({self.unit}; high is {self.direction})"

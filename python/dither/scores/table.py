@@ -19,11 +19,19 @@ import numpy as np
 from dither.errors import UserError, require, suggest
 from dither.files import replacing
 from dither.scores import frames
-from dither.scores.borrowed import Floats, Ints, integers, to_numpy
+from dither.scores.borrowed import Floats, Ints, to_numpy
 from dither.scores.dialects import rescale
 from dither.scores.dynamics import DERIVED, derive
 from dither.scores.ranks import rank
-from dither.scores.runs import RunScores, check_same_data, join, labels_of
+from dither.scores.runs import (
+    RunScores,
+    check_same_data,
+    checked_column,
+    checked_ids,
+    checked_provenance,
+    join,
+    labels_of,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +63,14 @@ class ScoreTable:
         if not arrays or any(len(s) != 1 for s in lengths.values()) or len(set(lengths.values())) > 1:
             raise UserError(f"columns have one axis and one length, not {lengths}")
         n = len(next(iter(arrays.values())))
-        keys = np.arange(n, dtype=np.int64) if ids is None else _ids(ids, n)
+        keys = np.arange(n, dtype=np.int64) if ids is None else checked_ids(ids, n)
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         if n and (keys[1:] == keys[:-1]).any():
             raise UserError(f"the id {keys[1:][keys[1:] == keys[:-1]].tolist()[0]!r} occurs twice")
-        kept = {name: _column(name, values)[order] for name, values in arrays.items()}
-        return cls({str(run): RunScores(keys, kept, tuple(scores), _provenance(provenance))}, data)
+        kept = {name: checked_column(name, values)[order] for name, values in arrays.items()}
+        named = (scores,) if isinstance(scores, str) else tuple(scores)
+        return cls({str(run): RunScores(keys, kept, named, checked_provenance(provenance))}, data)
 
     def __repr__(self) -> str:
         n = len(self.ids) if self.runs else 0
@@ -77,6 +86,14 @@ class ScoreTable:
             if not np.array_equal(common, run.ids):
                 common = np.intersect1d(common, run.ids, assume_unique=True)
         return common
+
+    @property
+    def ids_of_any(self) -> np.ndarray:
+        """Ids that some run has, ascending."""
+        runs = list(self.runs.values())
+        if runs and all(np.array_equal(runs[0].ids, run.ids) for run in runs[1:]):
+            return runs[0].ids
+        return np.unique(np.concatenate([run.ids for run in runs])) if runs else np.empty(0, np.int64)
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -110,11 +127,16 @@ class ScoreTable:
         is none of that name: give scores of several models (agreement, memorization) a run of their own.
 
         scores: (n,) numbers by name, NaN where there is none; ids: (n,) in the same order, default those of
-        the run, ascending (0..n-1 of a new one). UserError for other ids than the run has, and for a score
-        that it has already with different values.
+        the run, ascending (0..n-1 of a new one, where the table has just those). UserError for other ids than
+        the run has, and for a score that it has already with different values.
         """
         if run not in self.runs:
-            return self.merge(ScoreTable.of_run(run, scores, ids=ids, provenance=provenance, data=self.data))
+            new = ScoreTable.of_run(run, scores, ids=ids, provenance=provenance, data=self.data)
+            if ids is None and self.runs and not np.array_equal(self.ids_of_any, new.ids):
+                raise UserError(
+                    f"run {run!r} is new, and the table's examples are not 0 to {len(new.ids) - 1}: give ids="
+                )
+            return self.merge(new)
         old = self.runs[run]
         new = ScoreTable.of_run(run, scores, ids=old.ids if ids is None else ids).runs[run]
         if not np.array_equal(old.ids, new.ids):
@@ -126,7 +148,7 @@ class ScoreTable:
                 same = name in old.columns and np.array_equal(old.columns[name], values, equal_nan=True)
                 if not same:
                     raise UserError(f"run {run!r} has {name} already, with different values")
-        about = {**old.provenance, **_provenance(provenance)}
+        about = {**old.provenance, **checked_provenance(provenance)}
         joined = RunScores(old.ids, {**old.columns, **new.columns}, old.scores, about)
         return ScoreTable({**self.runs, run: joined}, self.data)
 
@@ -151,10 +173,10 @@ class ScoreTable:
         check_same_data(merged)
         return ScoreTable(dict(sorted(merged.items())), data)
 
-    def values(self, score: str, dialect: str | None = None) -> Floats:
-        """One score: (runs, examples), runs by name, examples as `ids`. See `dynamics.derive` for
-        dialects."""
-        ids = self.ids
+    def values(self, score: str, dialect: str | None = None, *, ids: np.ndarray | None = None) -> Floats:
+        """One score: (runs, examples), runs by name, examples as `ids`: by default those that every run has;
+        of others (`ids_of_any`) a run that has them not has NaN. See `dynamics.derive` for dialects."""
+        ids = self.ids if ids is None else ids
         rows = [_pick(run, ids, _read(name, run, score, dialect)) for name, run in self.runs.items()]
         if not rows:
             raise UserError("the table has no runs")
@@ -174,8 +196,9 @@ class ScoreTable:
         return labels_of(self.runs.values(), self.ids if ids is None else to_numpy(ids))
 
     def select(self, keep: Callable[[str], bool] | Iterable[str]) -> ScoreTable:
-        """The table of some runs, by name or by a function of the name."""
-        wanted = keep if callable(keep) else set(keep).__contains__
+        """The table of some runs: one name, several, or a function of the name."""
+        names = {keep} if isinstance(keep, str) else () if callable(keep) else set(keep)
+        wanted = keep if callable(keep) else names.__contains__
         return ScoreTable({name: run for name, run in self.runs.items() if wanted(name)}, self.data)
 
     def fingerprint(self) -> str:
@@ -227,11 +250,13 @@ class ScoreTable:
 
     def append(self, folder: str | Path) -> Path:
         """Write the table as one more file of a folder, which `load` merges. Any number of processes may
-        append at once: the file's name is the hash of what it holds, so that the same table twice is one
-        file."""
+        append at once: the file's name is the hash of what it holds and of where that comes from, so that
+        the same table twice is one file."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.fingerprint()[:24]}.parquet"
+        sources = json.dumps({name: dict(r.provenance) for name, r in self.runs.items()}, sort_keys=True)
+        name = hashlib.sha256((self.fingerprint() + sources).encode()).hexdigest()[:24]
+        path = folder / f"{name}.parquet"
         return path if path.exists() else self.save(path)
 
     @classmethod
@@ -262,33 +287,6 @@ def mean_of_ranks(values: Floats) -> Floats:
     return _reduce(np.atleast_2d(rank(values)))
 
 
-def _ids(ids: Any, n: int) -> np.ndarray:
-    array = to_numpy(ids)
-    if array.dtype == object:
-        items = array.tolist()
-        if any(i is None or i != i for i in items):
-            raise UserError("ids have empty cells: every example needs one")
-        array = np.asarray([str(i) for i in items])
-    if array.ndim != 1 or len(array) != n or array.dtype.kind not in "iuU":
-        raise UserError(f"ids are {n} integers or strings, not {array.dtype} of the shape {array.shape}")
-    return array if array.dtype.kind == "U" else integers(array, "the ids (give them as strings)")
-
-
-def _provenance(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """As a file gives it back; numbers of numpy are numbers."""
-    try:
-        return json.loads(json.dumps(dict(given or {}), allow_nan=False, default=lambda value: value.item()))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"provenance= holds texts, finite numbers, lists and mappings: {error}") from None
-
-
-def _column(name: str, values: np.ndarray) -> np.ndarray:
-    kind = "f" if values.dtype.name == "bfloat16" else values.dtype.kind
-    if kind not in "fiub":
-        raise UserError(f"the column {name!r} holds numbers, not {values.dtype}; leave it out")
-    return values.astype(np.float64 if kind == "f" else np.int64)
-
-
 def _read(name: str, run: RunScores, score: str, dialect: str | None) -> Floats:
     if score in run.columns:
         return rescale(score, run.columns[score].astype(np.float64), dialect)
@@ -299,7 +297,12 @@ def _read(name: str, run: RunScores, score: str, dialect: str | None) -> Floats:
 
 
 def _pick(run: RunScores, ids: np.ndarray, values: Floats) -> Floats:
-    return values if len(ids) == len(run.ids) else values[np.searchsorted(run.ids, ids)]
+    if np.array_equal(ids, run.ids):
+        return values
+    if not len(run.ids):
+        return np.full(len(ids), np.nan)
+    place = np.minimum(np.searchsorted(run.ids, ids), len(run.ids) - 1)
+    return np.where(run.ids[place] == ids, values[place], np.nan)
 
 
 def _reduce(values: Floats) -> Floats:

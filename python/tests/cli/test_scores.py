@@ -174,8 +174,40 @@ def test_examples_without_a_score_are_an_error_until_they_are_dropped(runs, caps
     scores = np.where(np.arange(9) < 2, np.nan, np.arange(9.0))
     ScoreTable.of_run("r", {"mine": scores}).save("t.parquet")
     base = ["select", "t.parquet", "--score", "mine", "--keep", "3"]
+    assert "--direction" in refused(base, capsys)
+    base += ["--direction", "easy"]
     assert "2 of 9 examples have no mine" in refused(base, capsys)
-    assert "--direction" in refused([*base, "--drop_unscored"], capsys)
-    capsys.readouterr()
-    assert main([*base, "--drop_unscored", "--direction", "easy"]) == 0
+    assert main([*base, "--drop_unscored"]) == 0
     assert capsys.readouterr().out.split() == ["2", "3", "4"]
+
+
+def test_examples_that_a_run_lacks_have_no_score_there(runs, capsys):
+    """As if their scores were NaN: they were dropped in silence."""
+    whole = ScoreTable.of_run("a", {"el2n": np.arange(10.0)})
+    whole.merge(ScoreTable.of_run("b", {"el2n": np.arange(4.0)})).save("t.parquet")
+    base = ["select", "t.parquet", "--score", "el2n", "--keep", "0.5"]
+    assert "6 of 10 examples have no el2n in some run, 4 among them" in refused(base, capsys)
+    assert main([*base, "--drop_unscored"]) == 0
+    said = capsys.readouterr()
+    assert said.out.split() == ["2", "3"] and "2 of 4 examples (50.0%)" in said.err
+    assert "6 without a score left out" in said.err
+    assert main(["score", "t.parquet", "--out", "again.parquet"]) == 0
+    assert "up to 6 examples that some run has no value of" in capsys.readouterr().out
+    assert main([*base, "--runs", "a"]) == 0 and len(capsys.readouterr().out.split()) == 5
+
+
+def test_the_direction_is_that_of_the_dialect(runs, capsys):
+    ScoreTable.of_run("a", {"probability_margin": np.array([-0.9, -0.1, 0.3, 0.95])}).save("t.parquet")
+    base = ["select", "t.parquet", "--score", "probability_margin", "--keep", "1"]
+    for dialect in ([], ["--dialect", "data-diet"], ["--dialect", "cleanlab"]):
+        assert main([*base, *dialect]) == 0
+        assert capsys.readouterr().out.split() == ["0"], dialect
+
+
+def test_a_score_that_is_neither_hard_nor_easy_needs_a_direction(runs, capsys):
+    ScoreTable.of_run("a", {"variability": np.arange(4.0)}).save("t.parquet")
+    base = ["select", "t.parquet", "--score", "variability", "--keep", "1"]
+    assert "a high variability is neither hard nor easy: give --direction" in refused(base, capsys)
+    for direction, kept in (("hard", "3"), ("easy", "0")):
+        assert main([*base, "--direction", direction]) == 0
+        assert capsys.readouterr().out.split() == [kept]

@@ -6,6 +6,7 @@ import pytest
 from dither import scores
 from dither.errors import UserError
 from dither.scores import SCORES, ScoreTable, Tracker, overview, selection
+from dither.scores.dialects import RESCALED
 
 torch = pytest.importorskip("torch")
 
@@ -100,3 +101,30 @@ def test_scores_that_do_not_belong_are_refused(table):
     ids = RNG.permutation(N)
     mixed = table.with_scores("seed-0", {"mine": ids}, ids=ids).having("mine")
     np.testing.assert_array_equal(mixed.values("mine")[0], np.arange(N))
+
+
+def test_dialects_that_turn_a_score_round_are_said_to():
+    x = np.linspace(0.1, 0.9, 9)
+    for name, dialects in RESCALED.items():
+        for dialect, make in dialects.items():
+            falls = bool((np.diff(make(x)) < 0).all())
+            assert falls == (dialect in SCORES[name].turned) and (falls or (np.diff(make(x)) > 0).all())
+            turned = {"hard": "easy", "easy": "hard"}[SCORES[name].direction]
+            assert SCORES[name].direction_in(dialect) == (turned if falls else SCORES[name].direction)
+
+
+def test_every_score_names_what_computes_it():
+    for name, score in SCORES.items():
+        assert all(hasattr(scores, maker) for maker in score.made_by or (name,)), name
+        assert set(score.turned) <= set(score.dialects)
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_scores_have_a_median():
+    inf = np.inf
+    values = np.array([[inf, inf, inf, 1.0], [inf, inf, 2.0, -inf]])
+    runs = [ScoreTable.of_run(name, {"loss": row}) for name, row in zip("ab", values, strict=True)]
+    (row,) = overview(runs[0].merge(runs[1]))
+    assert (row.low, row.median, row.high) == (-inf, inf, inf)
+    (row,) = overview(ScoreTable.of_run("a", {"loss": [3.0, 1.0, 2.0, 7.0]}))
+    assert (row.low, row.median, row.high) == (1, 2.5, 7)

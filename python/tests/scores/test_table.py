@@ -287,3 +287,93 @@ def test_provenance_takes_numbers_of_numpy_and_refuses_what_no_file_holds():
     for wrong in (np.nan, np.float64("inf"), object(), {1, 2}):
         with pytest.raises(UserError, match="provenance= holds"):
             ScoreTable.of_run("a", {"x": [1.0]}, provenance={"lr": wrong})
+
+
+def test_the_key_of_merged_shards_is_refused_elsewhere_and_kept_apart():
+    for shards in (4, "x", [4], {"a": 1}):
+        with pytest.raises(UserError, match=r"has 'shards': .* name yours otherwise"):
+            ScoreTable.of_run("a", {"x": [1.0]}, provenance={"shards": shards})
+    a, b = (ScoreTable.of_run("a", {"x": [1.0]}, ids=[i], provenance={"rank": i}) for i in (0, 1))
+    whole = a.merge(b).with_scores("a", {"vog": [1.0, 2.0]}, provenance={"layer": 2})
+    assert whole.runs["a"].provenance == {"shards": [{"rank": 0}, {"rank": 1}], "layer": 2}
+    c = ScoreTable.of_run("a", {"x": [2.0], "vog": [3.0]}, ids=[7], provenance={"rank": 2})
+    found = [m.runs["a"].provenance for m in (whole.merge(c), c.merge(whole), whole.merge(c).merge(whole))]
+    told = {"shards": [{"layer": 2, "rank": 0}, {"layer": 2, "rank": 1}, {"rank": 2}]}
+    assert found == [told] * 3
+
+
+def test_numbers_that_no_tracker_made_are_values():
+    """Whatever order shards come in, an integer of an example that both never visited is not thrown away."""
+
+    def shard(place: int, depth, label=2) -> ScoreTable:
+        visits = (np.arange(3) == place).astype(np.int64)
+        columns = {
+            "visits": visits, "sum_correct": visits, "el2n": np.where(visits, 0.5, np.nan), "depth": depth,
+            "label": np.where(visits, label, -1),
+        }  # fmt: skip
+        return ScoreTable.of_run("r", {c: np.asarray(v) for c, v in columns.items()})
+
+    a = shard(0, [1, 2, 3])
+    for other in (shard(1, [1, 2, 5]), shard(1, [9, 2, 3])):
+        for tables in ((a, other), (other, a)):
+            with pytest.raises(UserError, match="different values for 1 examples"):
+                tables[0].merge(tables[1])
+    b = shard(1, [1, 2, 3])
+    assert a.merge(b).fingerprint() == b.merge(a).fingerprint()
+    assert a.merge(b).values("depth").tolist() == [[1, 2, 3]] and a.merge(b).labels().tolist() == [2, 2, -1]
+
+
+def test_columns_added_to_an_arrow_table_are_read():
+    t = parts()[3].merge(ScoreTable.of_run("c", {"loss": np.arange(10.0)}))
+    arrow = t.to_arrow()
+    mine = pa.array([float(i) if run == "c" else None for i, run in enumerate(arrow["run"].to_pylist())])
+    again = ScoreTable.from_frame(arrow.append_column("mine", mine).append_column("none", pa.nulls(20)))
+    assert again.runs["c"].names == ("loss", "mine") and again.runs["b"].names == t.runs["b"].names
+    np.testing.assert_array_equal(again.having("mine").values("mine")[0], np.arange(10.0, 20))
+    with pytest.raises(UserError, match="'note' holds numbers"):
+        ScoreTable.from_frame(arrow.append_column("note", pa.array(["x"] * 20)))
+
+
+def test_values_of_examples_that_some_run_lacks():
+    t = table("a", [0, 2, 5], 1).merge(table("b", [2, 3], 2), ScoreTable.of_run("c", {"el2n": []}))
+    assert t.ids.tolist() == [] and t.ids_of_any.tolist() == [0, 2, 3, 5]
+    found = t.values("el2n", ids=t.ids_of_any)
+    assert np.isnan(found).tolist() == [[0, 0, 1, 0], [1, 0, 0, 1], [1, 1, 1, 1]]
+    np.testing.assert_array_equal(found[0, [0, 1, 3]], t.runs["a"].columns["el2n"])
+    assert ScoreTable({}).ids_of_any.tolist() == []
+    words = table("a", ["x", "z"], 1).merge(table("b", ["y"], 2))
+    assert np.isnan(words.values("el2n", ids=words.ids_of_any)).tolist() == [[0, 1, 0], [1, 0, 1]]
+
+
+def test_one_name_is_one_name():
+    t = parts()[3].merge(parts()[4])
+    assert list(t.select("b").runs) == ["b"] and list(t.select(["b", "c"]).runs) == ["b", "c"]
+    run = ScoreTable.of_run("a", {"sum_correct": [1, 2], "visits": [2, 2]}, scores="correctness")
+    assert run.scores == ("correctness",)
+
+
+def test_a_new_run_of_other_examples_needs_their_ids():
+    t = ScoreTable.of_run("seed-0", {"el2n": [0.1, 0.2, 0.3]}, ids=[2, 0, 7])
+    with pytest.raises(
+        UserError, match="run 'ens' is new, and the table's examples are not 0 to 2: give ids="
+    ):
+        t.with_scores("ens", {"v": [1.0, 2.0, 3.0]})
+    assert t.with_scores("ens", {"v": [1.0, 2.0, 3.0]}, ids=[2, 0, 7]).having("v").ids.tolist() == [0, 2, 7]
+    plain = ScoreTable.of_run("seed-0", {"el2n": [0.1, 0.2, 0.3]})
+    with pytest.raises(UserError, match="not 0 to 1"):
+        plain.with_scores("ens", {"v": [1.0, 2.0]})
+    assert plain.with_scores("ens", {"v": [1.0, 2.0, 3.0]}).scores_of_any == ("v", "el2n")
+    assert ScoreTable({}).with_scores("ens", {"v": [1.0, 2.0]}).scores == ("v",)
+
+
+def test_where_values_come_from_is_appended_too(tmp_path):
+    for seed in (1, 2, 1):
+        ScoreTable.of_run("a", {"x": [1.0, 2.0]}, provenance={"seed": seed}).append(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert ScoreTable.load(tmp_path).runs["a"].provenance == {"shards": [{"seed": 1}, {"seed": 2}]}
+
+
+def test_integers_beyond_int64_are_refused():
+    with pytest.raises(UserError, match="the column 'h' holds integers beyond int64"):
+        ScoreTable.of_run("a", {"h": np.array([2**63 + 5], np.uint64)})
+    assert ScoreTable.of_run("a", {"h": np.array([2**63 - 1], np.uint64)}).runs["a"].columns["h"][0] > 0

@@ -107,6 +107,18 @@ def test_conventions_for_examples_never_learned():
         table.values("aum", "data-diet")
 
 
+def test_what_was_never_learned_is_hardest_whatever_the_visits():
+    """One wrong visit, against nine of which four were forgotten: it counted 1 and 4."""
+    wrong, right = np.array([[0, 1.0]], np.float32), np.array([[1.0, 0]], np.float32)
+    tracker = Tracker(3, ["forgetting"])
+    tracker.update([0], wrong, [0])
+    for k in range(9):
+        tracker.update([1], wrong if k % 2 else right, [0])
+    assert tracker.table().values("forgetting").tolist()[0][:2] == [9, 4]
+    assert np.isnan(tracker.table().values("forgetting")[0, 2])
+    assert np.isnan(Tracker(3, ["forgetting"]).table().values("forgetting")).all()
+
+
 def test_the_order_of_batches_does_not_matter():
     z, y = history()
     tables = [track(z, y, seed=seed, batch=batch).table() for seed, batch in ((1, 17), (2, 203), (3, 1))]
