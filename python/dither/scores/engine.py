@@ -43,6 +43,12 @@ _LINE = 64
 """Bytes of a line of the cache: a record that straddles none costs one."""
 
 
+def alike(found: Any, values: np.ndarray) -> bool:
+    """Whether an array may stand for another one: of its shape, and of its kind of numbers."""
+    found = np.asarray(found)
+    return found.shape == values.shape and found.dtype.kind == values.dtype.kind
+
+
 class Histories:
     """Histories of n examples in two parts (rust/scores/src/dynamics.rs), and their addresses: asking numpy
     for them would cost more than a batch of visits."""
@@ -64,7 +70,7 @@ class Histories:
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self._parts)
 
-    def visitor(self, wanted: int) -> Callable[..., tuple[int, str] | None]:
+    def recorder(self, wanted: int) -> Callable[..., tuple[int, str] | None]:
         """The function that takes a batch in: index, confidence, correct, margin, loss, EL2N, entropy, all as
         long as the index; those whose bit in `wanted` is 0 are not looked at.
 
@@ -82,14 +88,11 @@ class Histories:
     def load_state(self, state: Mapping[str, Any]) -> bool:
         """Restore what `state` gave; False, and nothing is taken, where it is of another number of examples
         or of another layout."""
-        names = ("histories", "histories.rest")
-        if not all(name in state for name in names):
+        bytes_ = {"histories": self._parts[0].view(np.uint8), "histories.rest": self._parts[1].view(np.uint8)}
+        if not all(alike(state.get(name), values) for name, values in bytes_.items()):
             return False
-        found = [np.ascontiguousarray(state[name], np.uint8) for name in names]
-        if any(f.size != part.nbytes for f, part in zip(found, self._parts, strict=True)):
-            return False
-        for part, values in zip(self._parts, found, strict=True):
-            part[:] = values.view(part.dtype)
+        for name, values in bytes_.items():
+            values[:] = state[name]
         return True
 
 

@@ -14,7 +14,7 @@ from dither.errors import UserError, suggest
 from dither.scores.borrowed import Floats, floats, integers, shaped
 from dither.scores.catalogue import DYNAMICS, POINTWISE
 from dither.scores.dynamics import DERIVED
-from dither.scores.engine import Histories
+from dither.scores.engine import Histories, alike
 from dither.scores.pointwise import logit_scores
 from dither.scores.runs import LABEL
 from dither.scores.settling import Settling
@@ -73,10 +73,12 @@ class Tracker:
                 )
         needed = {column for name in self.scores for column in DERIVED.get(name, ())}
         self._columns = tuple(c for c in _COLUMNS if c in needed or c in ("confidence", "correct"))
-        self._takes = tuple(name in self._columns or name in self.scores for name in _COLUMNS)
+        self._wanted = tuple(name in self._columns or name in self.scores for name in _COLUMNS)
         self._from_logits = [n for n in self.scores if n == "settled" or (n in LAST and n not in _COLUMNS)]
         self._histories = Histories(n_examples)
-        self._visit = self._histories.visitor(sum(1 << k for k, takes in enumerate(self._takes) if takes))
+        self._record = self._histories.recorder(
+            sum(1 << k for k, wanted in enumerate(self._wanted) if wanted)
+        )
         self._last = {name: np.full(n_examples, np.nan) for name in self.scores if name in LAST}
         self._labels: np.ndarray | None = None  # int32, -1 where there was none yet
         self._settling = Settling(n_examples) if "settled" in self.scores else None
@@ -121,7 +123,7 @@ class Tracker:
             mine = integers(labels, "labels")
             self._check_step(places, step)
             self._check_labels(places, mine)
-            self._take(places, [found.get(name) for name in _COLUMNS], found, step)
+            self._take_batch(places, [found.get(name) for name in _COLUMNS], found, step)
             if self._labels is None:
                 self._labels = np.full(len(self), -1, np.int32)
             self._labels[places] = mine
@@ -176,7 +178,7 @@ class Tracker:
             # A training step a visit: arrays that need no conversion go straight into the histories. What is
             # refused here is converted below, or refused there in words.
             with self._lock:
-                if self._visit(index, confidence, correct, margin, loss, el2n, entropy) is None:
+                if self._record(index, confidence, correct, margin, loss, el2n, entropy) is None:
                     if step is not None:
                         self.step = step
                     return
@@ -185,23 +187,25 @@ class Tracker:
             raise UserError(f"{self._from_logits[0]} comes from logits: use update()")
         n, columns = len(places), []
         given = (confidence, correct, margin, loss, el2n, entropy)
-        for value, takes in zip(given, self._takes, strict=True):
-            if takes and value is None:
+        for value, wanted in zip(given, self._wanted, strict=True):
+            if wanted and value is None:
                 name = _COLUMNS[len(columns)]
                 raise UserError(f"the tracked scores need {name}; pass it, or use update() with logits")
-            columns.append(floats(value, _COLUMNS[len(columns)], n) if takes else None)
+            columns.append(floats(value, _COLUMNS[len(columns)], n) if wanted else None)
         with self._lock:
             self._check_step(places, step)
-            self._take(places, columns, dict(zip(_COLUMNS, columns, strict=True)) if self._last else {}, step)
+            self._take_batch(
+                places, columns, dict(zip(_COLUMNS, columns, strict=True)) if self._last else {}, step
+            )
 
-    def _take(
+    def _take_batch(
         self,
         places: np.ndarray,
         columns: Sequence[Floats | None],
         values: Mapping[str, Floats | None],
         step: int | None,
     ) -> None:
-        refused = self._visit(places, *columns)
+        refused = self._record(places, *columns)
         if refused is not None:
             place, why = refused
             assert why != "form"
@@ -245,15 +249,19 @@ class Tracker:
                 columns["squares_confidence"] = self._histories["deviation"].astype(np.float64)
             if self._settling is not None:
                 columns["sum_changed"] = self._settling.state["changed"].astype(np.int64)
-            labels = {} if self._labels is None else {LABEL: self._labels.astype(np.int64)}
+            # -1 is no label: that of a process of a distributed run that had no batch merges with the others'
+            labels = (
+                np.full(len(self), -1, np.int64) if self._labels is None else self._labels.astype(np.int64)
+            )
             last = {name: values.copy() for name, values in self._last.items()}
         unseen = columns["visits"] == 0
         for name, values in columns.items():
             if name.startswith(("mean_", "squares_")):
                 values[unseen] = np.nan
-        about = {"step": self.step, "classes": self.classes, **(provenance or {})}
+        about = {"step": self.step, "classes": self.classes}
+        about = {key: value for key, value in about.items() if value is not None} | dict(provenance or {})
         return ScoreTable.of_run(
-            run, {**columns, **last, **labels}, ids=ids, scores=self.scores, provenance=about, data=data
+            run, {**columns, **last, LABEL: labels}, ids=ids, scores=self.scores, provenance=about, data=data
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -267,22 +275,29 @@ class Tracker:
             return {**self._histories.state(), **last, **labels, "about": about}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave. UserError where it belongs to other examples or scores."""
-        about = state.get("about")
-        if about is None:
-            raise UserError("this is no state of a tracker: it lacks 'about'")
+        """Restore what `state_dict` gave. UserError, and nothing is taken, where it belongs to other examples
+        or scores, or a part of it is missing or damaged."""
+        about = state.get("about") if isinstance(state, Mapping) else None
+        if not isinstance(about, Mapping) or not about.keys() >= {"scores", "classes", "step"}:
+            raise UserError("this is no state of a tracker: it lacks 'about', or a part of that")
+        mine = {f"last.{name}": values for name, values in self._last.items()}
+        mine |= {} if self._settling is None else self._settling.state
+        labels = None if about["classes"] is None else np.empty(len(self), np.int32)  # update() keeps both
+        found = mine if labels is None else {**mine, "labels": labels}
         with self._lock:
-            if tuple(about["scores"]) != self.scores or not self._histories.load_state(state):
+            if (
+                tuple(about["scores"]) != self.scores
+                or ("labels" in state) != (labels is not None)
+                or not all(alike(state.get(name), values) for name, values in found.items())
+                or not self._histories.load_state(state)
+            ):
                 raise UserError(
                     f"the state is of {about['scores']} and not of the {len(self)} examples and "
-                    f"{list(self.scores)} of the tracker, or of another version of dither"
+                    f"{list(self.scores)} of the tracker, or damaged, or of another version of dither"
                 )
-            for name, values in self._last.items():
-                values[:] = state[f"last.{name}"]
-            self._labels = np.array(state["labels"], np.int32) if "labels" in state else None
-            for name, values in () if self._settling is None else self._settling.state.items():
+            for name, values in found.items():
                 values[:] = state[name]
-            self.classes, self.step = about["classes"], about["step"]
+            self._labels, self.classes, self.step = labels, about["classes"], about["step"]
 
 
 def _whole(step: Any) -> int | None:

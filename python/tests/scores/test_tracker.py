@@ -254,6 +254,52 @@ def test_state_goes_on_bit_for_bit():
     assert second.table().fingerprint() == whole
 
 
+def test_a_damaged_state_is_refused_whole():
+    """Histories were replaced before a part that was missing was looked for; one number stood for all."""
+    z, y = history()
+    scores = ("el2n", "aum", "settled")
+    whole = track(z[:3], y, scores).state_dict()
+    target = track(z[:5], y, scores, seed=2)
+    before = target.state_dict()
+    wrong: list[Any] = [{k: v for k, v in whole.items() if k != name} for name in whole]
+    for name, values in whole.items():
+        if name == "about":
+            wrong += [whole | {name: {k: v for k, v in values.items() if k != key}} for key in values]
+            wrong += [whole | {name: other} for other in (None, 3, {**values, "classes": None})]
+            continue
+        wrong += [whole | {name: other} for other in (values[:1], values[:-1], np.append(values, values[:1]))]
+        wrong += [whole | {name: other} for other in (None, "x", values[:, None])]
+        if not name.startswith("histories"):
+            wrong.append(whole | {name: values.astype(bool)})
+    for state in [*wrong, None, []]:
+        with pytest.raises(UserError, match=r"not of the 203 examples|no state of a tracker"):
+            target.load_state_dict(state)
+        after = target.state_dict()
+        assert after.keys() == before.keys() and after["about"] == before["about"]
+        assert all(
+            np.array_equal(after[k], v, equal_nan=v.dtype.kind == "f")
+            for k, v in before.items()
+            if k != "about"
+        )
+    target.load_state_dict(whole)
+    assert target.table().fingerprint() == track(z[:3], y, scores).table().fingerprint()
+    plain = Tracker(N, ["aum"])  # values at hand: no labels are known
+    visit(plain, [0, 1], 0)
+    again = Tracker(N, ["aum"])
+    again.load_state_dict(plain.state_dict())
+    assert again.table().fingerprint() == plain.table().fingerprint()
+
+
+def test_a_process_without_a_batch_merges():
+    z, y = history()
+    busy, idle = track(z[:2], y), Tracker(N, ALL)
+    for tables in ((busy, idle), (idle, busy)):
+        merged = tables[0].table("a").merge(tables[1].table("a"))
+        assert merged.fingerprint() == busy.table("a").fingerprint()
+        assert merged.runs["a"].provenance == busy.table("a").runs["a"].provenance
+    assert (idle.table().labels() == -1).all()
+
+
 def test_threads_may_update_at_once():
     z, y = history()
     tracker = Tracker(N, ALL)
