@@ -74,8 +74,7 @@ def two_units(variables: Sequence[Floats], loss: Floats) -> str:
     x, y = _basis(variables, len(loss)), np.log(loss)
     if x is None:
         return ""
-    best = min((_split(x, y, start) for start in _starts(x, y)), key=lambda found: found[1])
-    apart, scatter, shift = best
+    apart, scatter, shift = _split(x, y, _starts(x, y))
     if apart.sum() < 2 or abs(shift) < max(SHIFT, CLEAR * scatter):
         return ""
     if abs(abs(shift) + np.log(np.log(2))) < ALIKE:
@@ -103,29 +102,40 @@ def _basis(variables: Sequence[Floats], rows: int) -> Floats | None:
     return None
 
 
-def _starts(x: Floats, y: Floats) -> list[Any]:
-    """Splits of the rows: at the widest gaps of what the surface leaves, and at random."""
+def _starts(x: Floats, y: Floats) -> Any:
+    """Splits of the rows, (splits, rows): at the widest gaps of what the surface leaves, and at random."""
     r = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
-    order, found = np.argsort(r), []
-    for gap in np.argsort(np.diff(r[order]))[::-1][:4]:
-        split = np.zeros(len(y), dtype=bool)
+    order = np.argsort(r)
+    found = np.zeros((4, len(y)), dtype=bool)
+    for split, gap in zip(found, np.argsort(np.diff(r[order]))[::-1], strict=False):
         split[order[gap + 1 :]] = True
-        found.append(split)
-    return [*found, *(np.random.default_rng(0).random((STARTS, len(y))) < 0.5)]
+    return np.concatenate([found, np.random.default_rng(0).random((STARTS, len(y))) < 0.5])
 
 
 def _split(x: Floats, y: Floats, z: Any) -> tuple[Any, float, float]:
-    """The smaller group of rows, the scatter about a surface with a step between the groups, and the step."""
+    """From all splits at once, the best: the smaller group of rows, the scatter about a surface with a step
+    between the groups, and the step."""
+    u, size, _ = np.linalg.svd(x, full_matrices=False)
+    u = u[:, size > 1e-12 * size[0]]
+    left = y - u @ (u.T @ y)
+    going = np.ones(len(z), dtype=bool)
     for _ in range(20):
-        b = np.linalg.lstsq(np.column_stack([x, z]), y, rcond=None)[0]
-        r = y - x @ b[:-1]
-        new = np.abs(r - b[-1]) < np.abs(r)
-        if not 0 < new.sum() < len(y):
+        beyond = z - (z @ u) @ u.T  # what of each split the surface does not take
+        square = np.sum(beyond**2, axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shift = np.where(square > 1e-9, beyond @ y / square, 0.0)
+        flat = left - shift[:, None] * beyond  # without the step
+        r = flat + shift[:, None] * z
+        new = np.abs(r - shift[:, None]) < np.abs(r)
+        count = new.sum(axis=1)
+        going &= (count > 0) & (count < len(y)) & (new != z).any(axis=1)
+        if not going.any():
             break
-        z, old = new, z
-        if (new == old).all():
-            break
+        z = np.where(going[:, None], new, z)
     free = max(1, len(y) - x.shape[1] - 1)
-    scatter = float(np.sqrt(np.sum((r - b[-1] * z) ** 2) / free))
-    shift = float(b[-1])
-    return (z, scatter, shift) if 2 * z.sum() <= len(z) else (~z, scatter, -shift)
+    scatter = np.sqrt(np.sum(flat**2, axis=1) / free)
+    best = int(np.argmin(scatter))
+    one, step = z[best], float(shift[best])
+    return (
+        (one, float(scatter[best]), step) if 2 * one.sum() <= len(y) else (~one, float(scatter[best]), -step)
+    )
