@@ -218,6 +218,8 @@ def main(arguments: Sequence[str]) -> int:
         print(catalogue())
         return 0
     law = laws.get(a.law)
+    if a.bootstrap < 0:
+        raise UserError(f"--bootstrap must be 0 (no intervals) or more, not {a.bootstrap}")
     points = [numbers([point], "--predict") for point in a.predict]
     fixed = numbers(a.fix, "--fix")
     columns = mapping(law, a.column)
@@ -229,7 +231,8 @@ def main(arguments: Sequence[str]) -> int:
     for note in notes:
         print(f"  ! {note}")
     by = None if a.by is None else levels(frame, a.by)
-    if a.since < 1:
+    sizes = other_sizes(frame, a.other_N)
+    if a.since < 1 and len(set(frame[a.run or "run"])) < len(fit.loss):
         print(
             f"  ! checkpoints from {a.since:g} of a run on were fitted: before a run's end its learning rate "
             "was not yet decayed, so their losses lie above those of runs that end there"
@@ -250,7 +253,6 @@ def main(arguments: Sequence[str]) -> int:
         print(f"at {', '.join(f'{k} = {v:.4g}' for k, v in point.items())}: {found}")
         card["predictions"].append({"at": point, **vars(found)})
     if a.validate:
-        sizes = other_sizes(frame, a.other_N)
         checks = validation.validate(fit, by=by, other_N=sizes, checkpoints=rows.policies)
         print(checks)
         card["validation"] = checks.card()
@@ -264,7 +266,6 @@ def main(arguments: Sequence[str]) -> int:
 
         if card["not_calibrated"]:
             notes = [f"intervals are not calibrated: {card['not_calibrated']}", *notes]
-        sizes = other_sizes(frame, a.other_N)
         page = pictures.write(
             fit, a.plot, notes=tuple(notes), n=min(a.bootstrap, 200) or 200, by=by, curves=rows.curves,
             other_N=sizes, checkpoints=rows.policies,
@@ -281,6 +282,8 @@ def print_intervals(fit: laws.Fit, n: int, by: Any) -> dict[str, tuple[float, fl
     for name, (low, high) in found.items():
         start = "0" if name == "E" and low < none else f"{low:.6g}"
         print(f"  {name:<8} {start} .. {high:.6g}")
+    for caution in replicates.cautions:
+        print(f"  ! {caution}")
     return found
 
 

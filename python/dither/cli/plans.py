@@ -17,14 +17,27 @@ if TYPE_CHECKING:
     from dither.cli.plan import Arguments
 
 
+RANGES = {
+    "flops": (1e3, 1e40),
+    "size": (1.0, 1e20),
+    "tokens": (1.0, 1e20),
+    "bits": (0.1, 64.0),
+    "memory": (1.0, 1e20),
+    "loss_target": (1e-3, 1e3),
+    "speedup": (1e-3, 1e6),
+}
+"""What an option may be: anything beyond is a mistake of units."""
+
+
 def need(a: Arguments, *names: str) -> list[float]:
     missing = [name for name in names if getattr(a, name) is None]
     if missing:
         raise UserError(f"dither plan {a.what} needs " + ", ".join(f"--{name}" for name in missing))
     values = [float(getattr(a, name)) for name in names]
     for name, value in zip(names, values, strict=True):
-        if not 0 < value < math.inf:
-            raise UserError(f"--{name} must be positive and finite, not {value:g}")
+        low, high = RANGES[name]
+        if not low <= value <= high:
+            raise UserError(f"--{name} must lie between {low:g} and {high:g}, not {value:g}")
     return values
 
 
@@ -61,13 +74,16 @@ def gap(a: Arguments) -> decisions.Constants:
     if a.gap:
         return decisions.given(law, numbers(a.gap, "--gap"), "--gap")
     if a.gap_data is None:
-        return decisions.of_publication(law)
+        return decisions.of_publication(law, option="--gap_data")
     frame, _ = load((a.gap_data,), ())
     return decisions.own(laws.fit(law, frame, loss="gap"), n=a.bootstrap, seed=1)
 
 
-def decide(a: Arguments, name: str, what: Callable[..., dict[str, float]]) -> laws.Decision:
-    return decisions.judge(lambda params: what(**params), constants(a, name), far=a.far)
+def decide(a: Arguments, name: str, what: Callable[..., dict[str, float]], **at: float) -> laws.Decision:
+    """at: variables of the decision that are given, beside those that it finds."""
+    return decisions.judge(
+        lambda params: what(**params), constants(a, name), far=a.far, where=lambda values: values | at
+    )
 
 
 def _budget(a: Arguments) -> laws.Decision:
@@ -77,6 +93,8 @@ def _budget(a: Arguments) -> laws.Decision:
 
 def _target(a: Arguments) -> laws.Decision:
     (target,) = need(a, "loss_target")
+    if not 0 <= a.served < math.inf:
+        raise UserError(f"--served must be tokens, not {a.served:g}")
     found = decide(a, a.law, planning.for_loss(laws.get(a.law), target, a.served))
     if found.values["N"] != found.values["N"]:
         raise UserError(f"a loss of {target:g} is out of reach of {a.law}: it lies below its floor")
@@ -85,7 +103,7 @@ def _target(a: Arguments) -> laws.Decision:
 
 def _qat(a: Arguments) -> laws.Decision:
     size, tokens, bits = need(a, "size", "tokens", "bits")
-    found = decide(a, "qat_share", planning.share_of_qat(size, tokens, bits))
+    found = decide(a, "qat_share", planning.share_of_qat(size, tokens, bits), N=size, D=tokens, bits=bits)
     return found if a.data or a.constants else rivals.within_error_of_share(found, tokens)
 
 
@@ -150,6 +168,7 @@ def _mixture(a: Arguments) -> laws.Decision:
         raise UserError("dither plan mixture needs --data: runs at several mixtures, a column a domain")
     law = laws.mixing(a.domains)
     fit, by = own(a, law, rows(a, a.data, a.only))
+    laws.check_shares(fit.arrays)
 
     def what(**params: float) -> dict[str, float]:
         vector = law.vector(params)
@@ -164,7 +183,7 @@ def _mixture(a: Arguments) -> laws.Decision:
 
 
 def _worth(a: Arguments) -> laws.Decision:
-    (flops,) = need(a, "flops")
+    flops, _ = need(a, "flops", "speedup")
     if not (a.data and a.cheap):
         raise UserError("dither plan worth needs --data and --cheap: runs of the plain and the cheap method")
     law = laws.get(a.law)
@@ -179,6 +198,8 @@ def _worth(a: Arguments) -> laws.Decision:
 def _hyper(a: Arguments) -> laws.Decision:
     (flops,) = need(a, "flops")
     law = laws.get("compute_power")
+    if a.data and a.loss == "loss":
+        raise UserError("plan hyper --data needs --loss: the column of the best learning rates or batches")
     if a.data:
         return decide(a, law.name, lambda **params: {a.loss: float(law.predict(params, C=flops))})
     size = None if a.size is None else need(a, "size")[0]

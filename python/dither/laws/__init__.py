@@ -19,7 +19,7 @@ from dither.laws.intervals import interval_mean, interval_median, rerun_noise, r
 from dither.laws.isoflop import approaches
 from dither.laws.law import FunctionLaw, Law, Parameter, SumLaw
 from dither.laws.loss_to_loss import LossMap, loss_to_loss
-from dither.laws.mixtures import best_mixture, filtered_error, mixing
+from dither.laws.mixtures import best_mixture, check_shares, filtered_error, mixing
 from dither.laws.planning import budget
 from dither.laws.profiles import Profile
 from dither.laws.runs import read_runs
@@ -54,6 +54,7 @@ __all__ = [
     "best_mixture",
     "beta_binomial",
     "budget",
+    "check_shares",
     "crossover",
     "decide",
     "filtered_error",

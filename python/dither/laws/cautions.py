@@ -9,6 +9,7 @@ import numpy as np
 
 from dither.laws import units
 from dither.laws.scales import distinct, scales, tied
+from dither.laws.table import listed
 
 if TYPE_CHECKING:
     from dither.laws.fitting import Fit
@@ -40,9 +41,10 @@ def _optimum(fit: Fit) -> Iterator[str]:
         yield f"the search {c.ending} before it converged; give other starts or bounds"
     elif not c.is_minimum:
         names = " and ".join(c.flat) or "its parameters"
+        lost = f"do not identify {names}" if len(c.flat) == 1 else f"do not tell {names} apart"
         yield (
-            f"the objective does not bend upwards in every direction: these runs do not tell {names} apart; "
-            "hold one at a value (fixed=, --fix), or add runs at other sizes or tokens"
+            f"the objective does not bend upwards in every direction: these runs {lost}; hold one at a value "
+            "(fixed=, --fix), or add runs at other sizes or tokens"
         )
     elif c.condition > ILL:
         yield f"some direction is hardly identified (condition {c.condition:.1e}): report intervals"
@@ -107,7 +109,7 @@ def _rows(fit: Fit) -> Iterator[str]:
         yield f"residuals are {usual:.0%} of the loss: are its units mixed (nats, bits), or is the law wrong?"
     elif len(far := np.flatnonzero(size > max(WIDE, 20 * usual))):
         yield (
-            f"rows {units.listed(far)} lie more than {WIDE:.0%} off the curve, far beyond the others: check "
+            f"rows {listed(far)} lie more than {WIDE:.0%} off the curve, far beyond the others: check "
             "or drop them"
         )
     table = np.stack([*fit.arrays.values(), fit.loss], axis=1)

@@ -52,7 +52,8 @@ class Constants:
     """Parameters of a law and what is known of them.
 
     draws: (draws, params) that they might be as well, in the law's order; None where nothing is known of
-    their uncertainty. spread: where the draws come from, or why there are none. fit: of own runs.
+    their uncertainty. spread: where the draws come from, or why there are none. fit: of own runs; studied:
+    variable (C: 6 N D) -> from where to where the runs behind published ones went.
     """
 
     law: AnyLaw
@@ -62,12 +63,13 @@ class Constants:
     spread: str
     cautions: tuple[str, ...] = ()
     fit: Fit | None = None
+    studied: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def own(fit: Fit, *, n: int = 500, by: Any = None, seed: int = 0) -> Constants:
     """Of the user's runs; by: what is resampled, as `Fit.bootstrap` takes it."""
     drawn, why = fit.bootstrap(n, by=by, seed=seed), uncalibrated(fit, by)
-    said = (*fit.cautions, *([NOT_CALIBRATED + why] if why else ()))
+    said = (*fit.cautions, *([NOT_CALIBRATED + why] if why else ()), *drawn.cautions)
     return Constants(
         fit.law, fit.params, drawn.values[drawn.converged], f"{len(fit.loss)} own runs",
         f"{n} resamples of own runs", said, fit,
@@ -83,14 +85,15 @@ def published(law: AnyLaw) -> tuple[Values, str]:
     return dict(law.published[source]), source
 
 
-def of_publication(law: AnyLaw, *, n: int = 500, seed: int = 0) -> Constants:
-    """Published ones, with draws where their covariance is known."""
+def of_publication(law: AnyLaw, *, n: int = 500, seed: int = 0, option: str = "--data") -> Constants:
+    """Published ones, with draws where their covariance is known. option: that of own runs."""
     params, source = published(law)
+    studied = law.studied.get(source, {})
     if source not in law.spread:
         return Constants(
             law, params, None, f"published, {source}",
-            f"none: the uncertainty of these constants of {law.name} is not published; own runs (--data) "
-            "have one",
+            f"none: the uncertainty of these constants of {law.name} is not published; own runs "
+            f"({option}) have one", studied=studied,
         )  # fmt: skip
     logs = np.array([p.logarithmic for p in law.parameters])
     centre = law.vector(params)
@@ -99,13 +102,18 @@ def of_publication(law: AnyLaw, *, n: int = 500, seed: int = 0) -> Constants:
     drawn = centre + normal @ np.array(law.spread[source].factor).T
     return Constants(
         law, params, np.where(logs, np.exp(np.where(logs, drawn, 0.0)), drawn), f"published, {source}",
-        f"{n} draws of the constants from {law.spread[source].origin}",
+        f"{n} draws of the constants from {law.spread[source].origin}", studied=studied,
     )  # fmt: skip
 
 
 def given(law: AnyLaw, params: Mapping[str, float], option: str = "the constants") -> Constants:
-    """Ones that the user states, without uncertainty. UserError for missing or unknown names."""
-    law.vector(params)
+    """Ones that the user states, without uncertainty. UserError for missing or unknown names, and for values
+    that the law does not take."""
+    vector = law.vector(params)
+    for one, value in zip(law.parameters, vector, strict=True):
+        scale = one.logarithmic and one.name != law.floor
+        if not (np.isfinite(value) and one.low <= value <= one.high) or (scale and value == 0):
+            raise UserError(f"{option}: {one.name} ({one.meaning}) cannot be {value:g}")
     return Constants(law, dict(params), None, f"{law.name} as given", f"none: {option} came without any")
 
 
@@ -120,7 +128,7 @@ def judge(
     unless `far`.
     """
     values = what(*(one.params for one in constants))
-    cautions = [text for one in constants for text in (*_beyond(one.fit, where(values), far), *one.cautions)]
+    cautions = [text for one in constants for text in (*_beyond(one, where(values), far), *one.cautions)]
     basis = "; ".join(one.basis for one in constants)
     if not np.isfinite(list(values.values())).all():
         return Decision(values, {}, basis, "none: there is no such optimum", tuple(cautions))
@@ -163,9 +171,12 @@ def decide(
     return judge(lambda params: what(**params), one, far=far)
 
 
-def _beyond(fit: Fit | None, values: Mapping[str, float], far: bool) -> list[str]:
+def _beyond(one: Constants, values: Mapping[str, float], far: bool) -> list[str]:
     """How far beyond the runs a decision lies, in words, where it does."""
-    if fit is None or not {"N", "D"} <= set(fit.arrays):
+    fit = one.fit
+    if fit is None:
+        return _beyond_published(one, values)
+    if not {"N", "D"} <= set(fit.arrays):
         return []
     if not np.isfinite([values.get("N", np.nan), values.get("D", np.nan)]).all():
         return []
@@ -178,3 +189,22 @@ def _beyond(fit: Fit | None, values: Mapping[str, float], far: bool) -> list[str
             "that is meant"
         )
     return [f"this lies {factor:.3g} times beyond the runs"] if factor > 1 else []
+
+
+def _beyond_published(one: Constants, values: Mapping[str, float]) -> list[str]:
+    at = dict(values)
+    if {"N", "D"} <= set(at):
+        at["C"] = 6 * at["N"] * at["D"]
+    far = {
+        name: max(at[name] / high, low / max(at[name], 1e-300))
+        for name, (low, high) in one.studied.items()
+        if name in at
+    }
+    if max(far.values(), default=1.0) <= 1.01:  # the ranges are rounded
+        return []
+    name = max(far, key=lambda name: far[name])
+    low, high = one.studied[name]
+    return [
+        f"{name} = {at[name]:.3g} lies {far[name]:.3g} times beyond the runs behind these constants of "
+        f"{one.law.name} ({low:.2g} to {high:.2g})"
+    ]

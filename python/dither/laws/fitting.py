@@ -14,8 +14,9 @@ from dither.errors import UserError, suggest
 from dither.laws import cautions, corner, search, table
 from dither.laws.certificate import Certificate, certify, minima
 from dither.laws.engine import Floats, Objective, Rows
-from dither.laws.law import FunctionLaw, SumLaw
+from dither.laws.law import LARGEST, FunctionLaw, SumLaw, unusable
 from dither.laws.profiles import Profile, profile
+from dither.laws.table import listed
 from dither.laws.uncertainty import Bootstrap, Derived, bootstrap
 
 AnyLaw = SumLaw | FunctionLaw
@@ -205,10 +206,10 @@ def fit(
             )
     taken = table.select(data, {**{v: columns.get(v, v) for v in law.variables}, "the loss": loss})
     y = taken.pop("the loss")
-    if not (np.isfinite(y).all() and (y > 0).all()):
-        bad = int(np.sum(~(np.isfinite(y) & (y > 0))))
+    if len(bad := unusable(y)):
         raise UserError(
-            f"column {loss!r} has {bad} losses that are missing, infinite, zero or negative; drop them"
+            f"column {loss!r} has {len(bad)} losses that are missing, infinite, zero, negative or beyond "
+            f"{LARGEST:g} (rows {listed(bad)}); drop them"
         )
     arrays = law.arrays(taken)
     kind = Objective(objective, delta)

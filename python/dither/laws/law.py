@@ -16,6 +16,16 @@ from numpy.typing import NDArray
 from dither.errors import UserError, suggest
 from dither.laws import engine
 from dither.laws.engine import Entry, Floats, Model
+from dither.laws.table import listed
+
+LARGEST = 1e100
+"""Of losses and variables: their products must be numbers still, and so must its inverse's."""
+
+
+def unusable(values: Floats) -> NDArray[np.intp]:
+    """Rows whose value is missing, not positive, or beyond LARGEST or its inverse."""
+    with np.errstate(invalid="ignore"):
+        return np.flatnonzero(~((np.ravel(values) >= 1 / LARGEST) & (np.ravel(values) <= LARGEST)))
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,8 @@ class Law:
     """A family of curves.
 
     variables: name -> meaning with its unit. parameters: in the order in which vectors hold them. published:
-    label (with the source) -> parameter values; spread: label -> their covariance, where it is known.
+    label (with the source) -> parameter values; spread: label -> their covariance, studied: label -> variable
+    (C: 6 N D) -> from where to where its runs went, where these are known.
     """
 
     name: str
@@ -54,6 +65,7 @@ class Law:
     response: str = "loss (nats/token)"
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     spread: Mapping[str, Spread] = field(default_factory=dict)
+    studied: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,8 +105,12 @@ class Law:
         )
         arrays = dict(zip(self.variables, values, strict=True))
         for name, value in arrays.items():
-            if not (np.isfinite(value).all() and (value > 0).all()):
-                raise UserError(f"{name} ({self.variables[name]}) must be positive and finite everywhere")
+            if len(bad := unusable(value)):
+                where = f" (rows {listed(bad)} are not)" if np.size(value) > 1 else ""
+                raise UserError(
+                    f"{name} ({self.variables[name]}) must be positive and finite everywhere, and within "
+                    f"{1 / LARGEST:g} to {LARGEST:g}{where}"
+                )
         return arrays
 
     def predict(self, params: Mapping[str, float], **variables: Any) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from dither.errors import UserError
 from dither.laws.engine import Floats
 from dither.laws.formulas import function_law
 from dither.laws.law import FunctionLaw
+from dither.laws.table import listed
 
 STEPS = 5000
 """Of mirror descent at most."""
@@ -41,6 +42,16 @@ def mixing(domains: Sequence[str]) -> FunctionLaw:
         "Ye et al. 2024, 2403.16952",
         signed=tuple(f"t_{name}" for name in names),
     )
+
+
+def check_shares(shares: Mapping[str, Floats]) -> None:
+    """UserError where the shares of a row do not sum to one."""
+    total = np.sum(list(shares.values()), axis=0)
+    if len(off := np.flatnonzero(np.abs(total - 1) > 0.01)):
+        raise UserError(
+            f"shares of {', '.join(shares)} must sum to 1 in every row; rows {listed(off)} sum to "
+            f"{total[off].min():.4g} .. {total[off].max():.4g}. Is a domain missing, or are they percents?"
+        )
 
 
 def best_mixture(loss: Callable[[Floats], float], domains: int) -> tuple[Floats, float]:

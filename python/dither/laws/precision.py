@@ -77,6 +77,7 @@ QAT_SHARE = function_law(
     lambda a, N, D, bits: np.exp(-a / np.log(np.maximum(8 * D / (N * bits), 1 + 1e-9))),
     "2509.22935, compute-optimal QAT",
     published={"2509.22935": dict(a=6.7297)},
+    studied={"2509.22935": {"N": (8.6e7, 2.2e9), "D": (2.3e9, 1.4e12), "bits": (1.0, 6.0)}},
     response="share of the tokens",
 )
 

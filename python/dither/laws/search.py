@@ -93,15 +93,20 @@ def theta_bounds(
             raise UserError(f"bounds of {name} are empty: {lowest} .. {highest}")
         i = at[law.same[name]]
         if law.parameters[law.names.index(name)].logarithmic:
+            if highest < 0 or (highest == 0 and name != law.floor):
+                raise UserError(f"{name} is positive: it cannot be held at {highest:g}")
             with np.errstate(divide="ignore"):
                 lowest, highest = float(np.log(max(lowest, 0.0))), float(np.log(highest))
         if isinstance(law, SumLaw) and law.thetas[i] == law.model.floor:
             highest = max(highest, low[i])  # E = 0
-        low[i], high[i] = max(low[i], lowest), min(high[i], highest)
-        if low[i] > high[i]:
-            raise UserError(
-                f"bounds of {name} leave nothing: the data bound it too (E lies below every loss)"
+        if max(low[i], lowest) > min(high[i], highest):
+            why = (
+                f"it lies below every loss ({np.exp(y.min()):.6g} is the least)"
+                if name == law.floor
+                else f"the law takes {low[i]:g} to {high[i]:g}"
             )
+            raise UserError(f"{name} cannot lie within {interval[0]:g} .. {interval[1]:g}: {why}")
+        low[i], high[i] = max(low[i], lowest), min(high[i], highest)
     return low, high
 
 

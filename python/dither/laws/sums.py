@@ -48,6 +48,7 @@ CHINCHILLA = straight(
             "the covariance of 4,000 resamples of its 240 runs (dither study chinchilla-replication)",
         )
     },
+    studied={BESIROGLU: {"N": (5.7e7, 1.62e10), "D": (8.2e8, 3.18e11), "C": (1.4e18, 1.3e22)}},
 )
 
 CHINCHILLA_TIED = straight(
@@ -184,6 +185,7 @@ FP_TRAINING = straight(
             nu=2.9543,
         )
     },
+    studied={"2501.02423": {"N": (4.1e7, 1.2e9), "D": (1e10, 1e11)}},
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,21 +39,29 @@ def _parquet(path: Path) -> dict[str, list[Any]]:
 
 
 def _csv(path: Path) -> dict[str, list[Any]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-        header = reader.fieldnames or ()
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        header, rows = list(reader.fieldnames or ()), []
+        for row in reader:
+            if None in row:
+                cells = len(header) + len(row[None])
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {cells} cells, but the header has {len(header)}"
+                )
+            rows.append(row)
     _refuse_empty(path, len(rows), header)
-    for row in rows:
-        if None in row:
-            raise UserError(
-                f"{path}: a row has more cells than the header: {', '.join(map(str, row.values()))}"
-            )
+    if len(header) == 1 and (mark := next((m for m in ";\t|" if m in header[0]), None)):
+        name = "a tab" if mark == "\t" else repr(mark)
+        raise UserError(
+            f"{path}: the header is separated by {name}; the columns of a .csv are separated by commas"
+        )
+    if twice := [name for name, count in Counter(header).items() if count > 1]:
+        raise UserError(f"{path}: the header names {', '.join(twice)} more than once: which one counts?")
     return {name: [row[name] for row in rows] for name in header}
 
 
 def _jsonl(path: Path) -> dict[str, list[Any]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         rows = [_object(path, at, line) for at, line in enumerate(file, start=1) if line.strip()]
     _refuse_empty(path, len(rows), ())
     names = dict.fromkeys(name for row in rows for name in row)
@@ -78,6 +87,11 @@ def _refuse_empty(path: Path, rows: int, header: Sequence[str]) -> None:
     if rows == 0:
         has = f"has a header ({', '.join(header)}) and no rows" if header else "is empty"
         raise UserError(f"{path} {has}")
+
+
+def listed(rows: Any) -> str:
+    """Rows counted from 1; of many, the first five."""
+    return ", ".join(str(i + 1) for i in list(rows[:5])) + ("" if len(rows) <= 5 else ", ...")
 
 
 def columns(data: Any) -> list[str]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Derived = Callable[..., Any]
 
+FEW = 100
+"""Resamples of which a 95 % interval has two or three on either side."""
+
 
 @dataclass(frozen=True)
 class Bootstrap:
@@ -41,6 +44,17 @@ class Bootstrap:
     @property
     def failed(self) -> int:
         return int(np.sum(~self.converged))
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What speaks against its intervals, in words."""
+        n, kept = len(self.values), int(np.sum(self.converged))
+        if 2 * kept < n:
+            lost = f"{n - kept} of {n} resamples have no optimum"
+            return (f"{lost}: the intervals are of the others alone, and too narrow",)
+        if kept < FEW:
+            return (f"{kept} resamples make rough intervals: draw {FEW} or more",)
+        return ()
 
     def _need_converged(self) -> None:
         if not self.converged.any():

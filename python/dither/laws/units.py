@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dither.laws.engine import Floats
+from dither.laws.table import listed
 
 if TYPE_CHECKING:
     from dither.laws.fitting import Fit
@@ -31,11 +32,6 @@ ALIKE = 0.03
 """A factor that is so near to that between bits and nats is that one."""
 
 COUNTED = ("parameters", "training tokens")
-
-
-def listed(rows: Any) -> str:
-    """Rows counted from 1; of many, the first five."""
-    return ", ".join(str(i + 1) for i in list(rows[:5])) + ("" if len(rows) <= 5 else ", ...")
 
 
 def counted(name: str, meaning: str, values: Floats) -> Iterator[str]:

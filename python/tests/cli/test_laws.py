@@ -208,8 +208,8 @@ def test_tables_without_rows_are_said_to_be_that(name, content, message, tmp_pat
         (("plan", "split"), "needs --bits"),
         (("plan", "split", "--bits", "8", "--bootstrap", "0"), "must be at least 1"),
         (("plan", "split", "--bits", "2.5"), "3 to 64 bits"),
-        (("plan", "split", "--bits", "inf"), "--bits must be positive and finite, not inf"),
-        (("plan", "budget", "--flops", "nan"), "--flops must be positive and finite, not nan"),
+        (("plan", "split", "--bits", "inf"), "--bits must lie between 0.1 and 64, not inf"),
+        (("plan", "budget", "--flops", "nan"), "--flops must lie between 1000 and 1e+40, not nan"),
         (
             ("plan", "worth", "--law", "saturation", "--flops", "1e20", "--data", "T", "--cheap", "T"),
             "has no N and D",
@@ -223,7 +223,22 @@ def test_tables_without_rows_are_said_to_be_that(name, content, message, tmp_pat
             "give --data or --constants, not both",
         ),
         (("plan", "memory", "--gap", "CT=1", "--gap_data", "T"), "give --gap_data or --gap, not both"),
-        (("plan", "qat", "--size", "-1", "--tokens", "1e10", "--bits", "4"), "must be positive"),
+        (("plan", "qat", "--size", "-1", "--tokens", "1e10", "--bits", "4"), "--size must lie between 1 and"),
+        (("plan", "target", "--loss_target", "2", "--served", "-5"), "--served must be tokens, not -5"),
+        (("plan", "hyper", "--flops", "1e20", "--data", "T"), "needs --loss: the column of the best"),
+        (
+            ("plan", "mixture", "--data", "T", "--domains", "params", "tokens", "--loss", "val_loss"),
+            "must sum to 1 in every row; rows 1, 2, 3, 4, 5, ... sum to",
+        ),
+        (
+            ("plan", "budget", "--flops", "1e20", "--constants", "A=400,B=2000,E=1.7,alpha=-.35,beta=.3"),
+            "--constants: alpha (exponent of the size) cannot be -0.35",
+        ),
+        (
+            ("plan", "budget", "--flops", "1e20", "--constants", "A=nan,B=2000,E=1.7,alpha=.35,beta=.3"),
+            "A (coefficient of the size term) cannot be nan",
+        ),
+        (("fit", "chinchilla", "T", *COLUMNS, "--bootstrap", "-5"), "--bootstrap must be 0 (no intervals)"),
     ],
 )
 def test_bad_arguments_exit_with_2(arguments, message, table, capsys):

@@ -193,7 +193,17 @@ BAD = [
     (lambda d: laws.fit("chinchilla", d, fixed={"gamma": 1}), "'gamma' is not one of"),
     (lambda d: laws.fit("kaplan_e", d, fixed={"A": 1}), "cannot be bounded in this form"),
     (lambda d: laws.fit("chinchilla", d, bounds={"E": (2, 1)}), "bounds of E are empty"),
-    (lambda d: laws.fit("chinchilla", d, bounds={"E": (50, 60)}), "bounds of E leave nothing"),
+    (
+        lambda d: laws.fit("chinchilla", d, bounds={"E": (50, 60)}),
+        "E cannot lie within 50 .. 60: it lies below",
+    ),
+    (
+        lambda d: laws.fit("chinchilla", d, fixed={"alpha": 50}),
+        "alpha cannot lie within 50 .. 50: the law takes",
+    ),
+    (lambda d: laws.fit("chinchilla", d, fixed={"E": -1}), "E is positive: it cannot be held at -1"),
+    (lambda d: laws.fit("chinchilla", d, fixed={"A": 0}), "A is positive: it cannot be held at 0"),
+    (lambda d: laws.fit("chinchilla", d, fixed={"E": np.nan}), "bounds of E are empty"),
     (lambda d: laws.fit("chinchilla", d, starts="anywhere"), "give 'project'"),
     (lambda d: laws.fit("chinchilla", d, starts={"A": [1]}), "no values of B"),
     (lambda d: laws.fit("chinchilla", d, starts=[[1, 2]]), "rows of A, B"),
@@ -304,3 +314,17 @@ def test_a_floor_of_another_name_is_called_so():
     noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(12))
     fit = laws.fit(law, {"x": x, "loss": 5 * x**-0.3 * noise})
     assert "c went to 0: these runs do not show a floor" in " ".join(fit.cautions)
+
+
+def test_resamples_that_say_little_say_so():
+    fit = laws.fit("chinchilla", made(0.01, seed=5))
+    assert fit.bootstrap(100).cautions == ()
+    assert "20 resamples make rough intervals" in fit.bootstrap(20).cautions[0]
+    drawn = fit.bootstrap(100)
+    few = replace(drawn, converged=np.arange(100) < 40)
+    assert "60 of 100 resamples have no optimum" in few.cautions[0] and "too narrow" in few.cautions[0]
+
+
+def test_a_floor_may_be_held_at_zero():
+    fit = laws.fit("chinchilla", made(0.01, seed=5), fixed={"E": 0.0})
+    assert fit.params["E"] < 1e-8 and "E" not in fit.certificate.active_bounds and fit.certificate.is_minimum

@@ -234,3 +234,18 @@ def test_a_target_of_tiny_runs_is_no_edge_of_the_search():
         n = factor * found["N"]
         d = ((2.0 - 1e-6 - params["A"] * n ** -params["alpha"]) / params["B"]) ** (-1 / params["beta"])
         assert 6 * n * d > found["training FLOPs"]
+
+
+def test_decisions_from_published_constants_say_how_far_they_lie_beyond_their_runs():
+    law = laws.get("chinchilla")
+    inside, beyond = (laws.decide(law, laws.budget(law, c), n=20).cautions for c in (1e21, 1.3e24))
+    assert inside == ()
+    assert beyond == (
+        "C = 1.3e+24 lies 100 times beyond the runs behind these constants of chinchilla "
+        "(1.4e+18 to 1.3e+22)",
+    )
+    data = law_tables.chinchilla()
+    (studied,) = law.studied.values()
+    for name, values in {**data, "C": 6 * data["N"] * data["D"]}.items():
+        if name in studied:
+            assert studied[name] == pytest.approx((values.min(), values.max()), rel=0.01)

@@ -78,7 +78,10 @@ def test_files_from_python_and_the_command_line(kind, columns, expected, tmp_pat
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "N,D,loss\n1,2,3\n1,2,3,4\n", "more cells than the header"),
+        ("a.csv", "N,D,loss\n1,2,3\n1,2,3,4\n", "a.csv, line 3: 4 cells, but the header has 3"),
+        ("a.csv", "N,D,N,loss\n1,2,3,4\n", "the header names N more than once"),
+        ("a.csv", "N;D;loss\n1;2;3\n", "separated by ';'; the columns of a .csv are separated by commas"),
+        ("a.csv", "N\tD\tloss\n1\t2\t3\n", "separated by a tab"),
         ("a.csv", "N,D,loss\n", r"a header \(N, D, loss\) and no rows"),
         ("a.csv", "", "is empty"),
         ("a.jsonl", '{"N": 1}\n\n[1, 2]\n', "line 3: a row is an object"),
@@ -94,3 +97,20 @@ def test_damaged_files_are_named(name, content, said, tmp_path):
     with pytest.raises(UserError, match=said) as caught:
         table.read(path)
     assert str(caught.value).startswith(str(path)) and f"{path}: {path}" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", ""])
+def test_marks_and_blanks_of_spreadsheets_are_no_part_of_names(mark, tmp_path):
+    (tmp_path / "a.csv").write_text(mark + "N, D, loss\n1e8, 1e9, 3\n", encoding="utf-8")
+    assert table.read(tmp_path / "a.csv") == {"N": ["1e8"], "D": ["1e9"], "loss": ["3"]}
+    (tmp_path / "a.jsonl").write_text(mark + '{"N": 1}\n', encoding="utf-8")
+    assert table.read(tmp_path / "a.jsonl") == {"N": [1]}
+
+
+def test_rows_that_no_law_takes_are_named(columns):
+    """Beyond 1e100 the products of a table overflow: a traceback of linear algebra, once."""
+    for name, bad in (("params", 1e290), ("tokens", -1.0), ("val", 1e300), ("val", None), ("tokens", np.inf)):
+        cells = list(columns[name])
+        cells[3] = cells[7] = bad
+        with pytest.raises(UserError, match=r"rows 4, 8"):
+            laws.fit("chinchilla", {**columns, name: cells}, N="params", D="tokens", loss="val")
