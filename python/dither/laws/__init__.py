@@ -19,12 +19,13 @@ from dither.laws.intervals import interval_mean, interval_median, rerun_noise, r
 from dither.laws.isoflop import approaches
 from dither.laws.law import FunctionLaw, Law, Parameter, SumLaw
 from dither.laws.loss_to_loss import LossMap, loss_to_loss
-from dither.laws.mixtures import best_mixture, check_shares, filtered_error, mixing
+from dither.laws.mixtures import check_shares, filtered_error, mixing
 from dither.laws.planning import budget
 from dither.laws.profiles import Profile
 from dither.laws.runs import read_runs
 from dither.laws.schedules import Schedule, annealing, multi_power
 from dither.laws.sensitivity import sensitivities
+from dither.laws.simplex import best_mixture
 from dither.laws.uncertainty import Bootstrap
 from dither.laws.validation import Validation, validate
 

@@ -1,8 +1,8 @@
-"""Laws of a data mixture, the shares that make one best, and what filtered data is worth when repeated."""
+"""Laws of a data mixture, and what filtered data is worth when repeated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,6 @@ from dither.laws.engine import Floats
 from dither.laws.formulas import function_law
 from dither.laws.law import FunctionLaw
 from dither.laws.table import listed
-
-STEPS = 5000
-"""Of mirror descent at most."""
 
 
 def mixing(domains: Sequence[str]) -> FunctionLaw:
@@ -52,45 +49,6 @@ def check_shares(shares: Mapping[str, Floats]) -> None:
             f"shares of {', '.join(shares)} must sum to 1 in every row; rows {listed(off)} sum to "
             f"{total[off].min():.4g} .. {total[off].max():.4g}. Is a domain missing, or are they percents?"
         )
-
-
-def best_mixture(loss: Callable[[Floats], float], domains: int) -> tuple[Floats, float]:
-    """Shares that sum to one and make `loss(shares)` least, and that loss: mirror descent with entropy.
-
-    loss: smooth; of several minima the one below the equal mixture is found. UserError where it does not
-    settle, which a loss with jumps does not.
-    """
-    if domains < 2:
-        raise UserError(f"a mixture needs two domains or more, not {domains}")
-    shares, rate = np.full(domains, 1 / domains), 1.0
-    value = float(loss(shares))
-    for _ in range(STEPS):
-        slope = _slope(loss, shares)
-        # How much a move of all weight to the best domain promises: zero at the optimum of a convex loss.
-        if float(slope @ shares - slope.min()) < 1e-8 * max(abs(value), 1e-12):
-            return shares, value
-        while rate > 1e-12:
-            moved = shares * np.exp(-rate * (slope - slope @ shares))
-            moved /= moved.sum()
-            lower = float(loss(moved))
-            if lower < value:
-                shares, value, rate = moved, lower, 2 * rate
-                break
-            rate *= 0.5
-        else:
-            return shares, value  # no step lowers it: the optimum, to the loss's own rounding
-    raise UserError(f"the mixture did not settle in {STEPS} steps; is the loss smooth in the shares?")
-
-
-def _slope(loss: Callable[[Floats], float], shares: Floats) -> Floats:
-    """Central differences; a share that is nearly zero is moved one way only."""
-    result = np.empty_like(shares)
-    for i, share in enumerate(shares.tolist()):
-        up, down = shares.copy(), shares.copy()
-        step = 1e-6
-        up[i], down[i] = share + step, max(share - step, 0.5 * share)
-        result[i] = (loss(up) - loss(down)) / (up[i] - down[i])
-    return result
 
 
 def pool_utility(utility: Any, half_life: Any, epochs: Any) -> Floats:

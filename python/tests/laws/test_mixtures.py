@@ -23,28 +23,6 @@ def test_a_mixing_law_gives_back_its_parameters():
         laws.mixing(("code", "code"))
 
 
-def test_the_best_mixture_is_that_of_a_fine_grid():
-    t = np.array([[-2.0, 0.3, 0.1], [0.2, -1.5, 0.0], [0.4, 0.1, -2.5]])
-
-    def loss(shares):
-        return float(np.exp(t @ shares) @ [0.5, 0.3, 0.2])
-
-    found, value = laws.best_mixture(loss, 3)
-    assert found.sum() == pytest.approx(1) and (found >= 0).all()
-    ticks = np.linspace(0, 1, 201)
-    grid = [(loss(np.array([a, b, 1 - a - b])), a, b) for a in ticks for b in ticks if a + b <= 1]
-    best = min(grid)
-    assert value <= best[0] and best[0] - value < 1e-4
-    assert found[:2] == pytest.approx(best[1:], abs=0.01)
-
-
-def test_a_domain_that_only_harms_gets_nothing():
-    found, value = laws.best_mixture(lambda h: float(2 + h[0] + (h[1] - 0.5) ** 2 + (h[2] - 0.5) ** 2), 3)
-    assert found == pytest.approx([0, 0.5, 0.5], abs=1e-4) and value == pytest.approx(2, abs=1e-6)
-    with pytest.raises(UserError, match="two domains"):
-        laws.best_mixture(lambda h: 1.0, 1)
-
-
 def test_the_utility_of_a_pool_halves_later_than_that_of_a_bucket():
     assert pool_utility(-0.2, 2.0, np.array([1, 3, 5])) == pytest.approx([-0.2, -0.1, -0.05])
     assert pool_utility([-0.2, -0.2], [2.0, 2.0], np.array([1, 5])) == pytest.approx([-0.2, -0.1])
