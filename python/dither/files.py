@@ -80,6 +80,18 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there. UserError where there can be none."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"{path} is a file: give the name of a folder") from None
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise UserError(f"the folder {path} cannot be made: {error.strerror or error}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")

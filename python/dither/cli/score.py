@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from dither.cli.formats import plain_table
 from dither.cli.terminal import console, parse
 from dither.errors import UserError, require
-from dither.scores import ScoreTable, overview
+from dither.files import check_place, replacing
+from dither.scores import ScoreTable, SubsetRuns, overview
 from dither.scores.sources import read_column, score_paths
 
 CONFIG = "config.toml"
 """What makes a folder the directory of a run."""
+
+ACROSS_RUNS = "memorization"
+"""The score that no run has by itself."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Arguments:
     PATH: the directory of a run, a .npy, .npz or .parquet file of logits, a folder of them, or a table. A
     file is a run; a folder inside a folder is one run whose files are visits, in the order of their names,
     which gives scores of training dynamics. Labels and ids lie in the file or beside it (labels.npy,
-    ids.npy).
+    ids.npy). Memorization is a score of all runs together, each on a random subset of the data
+    (dither.scores.subset_runs, or train.subset).
     Examples: dither score logits/ --out scores.parquet; dither score epochs/ --visits --scores aum forgetting
     """
 
@@ -40,6 +46,8 @@ class Arguments:
     """ids of the examples: .npy, or .parquet with a column id (default 0, 1, 2, ...)"""
     tokens: Annotated[int, tyro.conf.arg(metavar="INT")] = 0
     """of a run: score this many training tokens with the trained weights (default: what the run tracked)"""
+    influence: Annotated[str | None, tyro.conf.arg(metavar="FILE.npz")] = None
+    """of runs on subsets, beside their memorization: the influence of every example on every test example"""
     visits: bool = False
     """the files of a named folder are visits of one run, not runs"""
     out: Annotated[str, tyro.conf.arg(metavar="FILE.parquet")] = "scores.parquet"
@@ -57,6 +65,37 @@ def main(arguments: Sequence[str]) -> int:
     a = parse("score", Arguments, arguments)
     out = Path(a.out)
     check_out(out, a)
+    table = subsets_table(a) if ACROSS_RUNS in a.scores or a.influence else paths_table(a)
+    if a.merge and out.exists():
+        table = ScoreTable.load(out).merge(table)
+    print_overview(table, a.target)
+    table.save(out)
+    print(f"wrote {out}: {len(table.runs)} runs, {len(table.ids):,} examples")
+    return 0
+
+
+def subsets_table(a: Arguments) -> ScoreTable:
+    """Memorization, of all runs together; and the file of influence."""
+    if others := [name for name in a.scores if name != ACROSS_RUNS]:
+        raise UserError(
+            f"{ACROSS_RUNS} is one score of all runs and {others[0]} one of each: ask for it alone; --merge "
+            "adds it to a table"
+        )
+    runs = SubsetRuns.load(a.paths)
+    print(runs)
+    for path in runs.left_out:
+        print(f"left out, for it is not finished: {path}")
+    if a.influence:
+        values = runs.influence().astype(np.float32)
+        test_ids = runs.ids if runs.test_ids is None else runs.test_ids
+        with replacing(Path(a.influence)) as aside, aside.open("wb") as file:
+            np.savez(file, influence=values, ids=runs.ids, test_ids=test_ids)
+        print(f"wrote {a.influence}: influence of {values.shape[0]:,} examples on {values.shape[1]:,}")
+    return runs.table()
+
+
+def paths_table(a: Arguments) -> ScoreTable:
+    """Runs, files and folders merged."""
     labels = None if a.labels is None else read_column(a.labels, "label")
     ids = None if a.ids is None else read_column(a.ids, "id")
     runs = [path for path in a.paths if (Path(path) / CONFIG).is_file()]
@@ -64,12 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     table = score_runs(runs, a)
     if files or not runs:
         table = table.merge(score_paths(files, a.scores or None, visits=a.visits, labels=labels, ids=ids))
-    if a.merge and out.exists():
-        table = ScoreTable.load(out).merge(table)
-    print_overview(table, a.target)
-    table.save(out)
-    print(f"wrote {out}: {len(table.runs)} runs, {len(table.ids):,} examples")
-    return 0
+    return table
 
 
 def score_runs(runs: Sequence[str], a: Arguments) -> ScoreTable:
@@ -96,6 +130,13 @@ def check_out(out: Path, a: Arguments) -> None:
         raise UserError(
             f"{out} exists; --merge adds the runs to it, --force replaces it, or name another --out"
         )
+    if a.influence is not None:
+        influence = Path(a.influence)
+        if influence.suffix != ".npz":
+            raise UserError(f"--influence {influence}: influence is written as an .npz file")
+        if influence.exists() and not a.force:
+            raise UserError(f"{influence} exists; --force replaces it, or name another --influence")
+        check_place(influence)
 
 
 def print_overview(table: ScoreTable, target: float) -> None:

@@ -47,6 +47,8 @@ from dither.scores.reliability import (
 from dither.scores.retraining import Comparison, Retraining, retrain
 from dither.scores.score import Score
 from dither.scores.sources import read_logits, score_paths
+from dither.scores.subset_record import SubsetRuns
+from dither.scores.subset_runs import subset, subset_runs
 from dither.scores.subsets import influence, memorization
 from dither.scores.table import ScoreTable
 from dither.scores.text import Importance, ngram_counts
@@ -63,6 +65,7 @@ __all__ = [
     "Retraining",
     "Score",
     "ScoreTable",
+    "SubsetRuns",
     "Tracker",
     "VoG",
     "activations",
@@ -109,6 +112,8 @@ __all__ = [
     "sequence_scores",
     "spearman",
     "spearman_brown",
+    "subset",
+    "subset_runs",
     "tracin",
     "tracin_self",
     "trak",

@@ -16,7 +16,7 @@ import numpy as np
 
 from dither.errors import UserError, require
 from dither.scores.dynamics import derivable
-from dither.scores.runs import LABEL
+from dither.scores.runs import LABEL, MEMBER
 
 VERSION = 1
 METADATA = b"dither.scores"
@@ -104,7 +104,7 @@ def _values(name: str, column: Any) -> np.ndarray:
     """A column as numpy. Counts are integers, also where pandas made them fp64 for the empty cells of other
     runs."""
     values = column.to_numpy(zero_copy_only=False)
-    counts = name in ("visits", LABEL) or name.startswith("sum_")
+    counts = name in ("visits", LABEL, MEMBER) or name.startswith("sum_")
     if counts and values.dtype.kind == "f" and (np.abs(values) < 1 << 53).all() and (values % 1 == 0).all():
         return values.astype(np.int64)
     return values

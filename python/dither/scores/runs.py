@@ -19,6 +19,11 @@ LABEL = "label"
 SHARDS = "shards"
 """The key of the provenance under which a run of several shards keeps theirs."""
 
+MEMBER = "member"
+"""The column of runs on subsets: 1 for an example that the run trained on, 0 for one it did not. No score."""
+
+_NO_SCORES = ("visits", "tokens", LABEL, MEMBER)
+
 
 @dataclass(frozen=True, eq=False)
 class RunScores:
@@ -34,9 +39,7 @@ class RunScores:
         """Scores that can be read, stored or derived."""
         stored = (c for c in self.columns if not c.startswith(("sum_", "mean_", "squares_")))
         known = dict.fromkeys((*self.scores, *stored))
-        return tuple(
-            n for n in known if (n in self.columns or n in DERIVED) and n not in ("visits", "tokens", LABEL)
-        )
+        return tuple(n for n in known if (n in self.columns or n in DERIVED) and n not in _NO_SCORES)
 
     def same(self, other: RunScores) -> bool:
         """Equal to the last bit."""

@@ -26,6 +26,7 @@ from dither.scores.arrow import view
 from dither.scores.borrowed import integers
 from dither.scores.pointwise import DEFAULT, LABEL_FREE, NAMES, logit_scores, sequence_scores
 from dither.scores.runs import LABEL
+from dither.scores.subset_record import FILE, TESTS
 from dither.scores.table import ScoreTable
 from dither.scores.tracker import DEFAULT as HISTORY
 from dither.scores.tracker import Tracker
@@ -191,6 +192,8 @@ def _visits_order(path: Path) -> list[Any]:
 
 def _files(folder: Path) -> list[Path]:
     found = [p for p in folder.iterdir() if p.suffix in SUFFIXES and p.stem not in ASIDE and p.is_file()]
+    if folder / FILE in found:  # a run on a subset: its tests are other examples
+        found = [p for p in found if p.name != TESTS]
     return sorted(found, key=_visits_order)
 
 

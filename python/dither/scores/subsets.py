@@ -12,15 +12,16 @@ from dither.scores.borrowed import Floats, to_numpy
 from dither.scores.engine import run_subsets
 
 
-def pack_bits(mask: Any) -> NDArray[np.uint64]:
+def pack_bits(mask: NDArray[np.bool_]) -> NDArray[np.uint64]:
     """(models, n) of booleans -> (n, words): a bit a model, models along the words."""
-    bits = np.packbits(np.asarray(to_numpy(mask), bool).T, axis=1, bitorder="little")
+    bits = np.packbits(mask.T, axis=1, bitorder="little")
     bits = np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8)))
     return np.ascontiguousarray(bits).view("<u8").astype(np.uint64, copy=False)
 
 
-def _pair(member: Any, correct: Any) -> tuple[NDArray[np.uint64], NDArray[np.uint64], int]:
-    member, correct = to_numpy(member), to_numpy(correct)
+def _pair(member: Any, correct: Any) -> tuple[NDArray[np.bool_], np.ndarray]:
+    """Checked: masks of the same models, `correct` of booleans or of shares in fp64."""
+    member, correct = to_numpy(member, "member"), to_numpy(correct, "correct")
     if member.ndim != 2 or correct.ndim != 2 or len(member) != len(correct):
         raise UserError(
             f"masks are (models, examples) of the same models, not of the shapes {member.shape} and "
@@ -28,28 +29,46 @@ def _pair(member: Any, correct: Any) -> tuple[NDArray[np.uint64], NDArray[np.uin
         )
     if len(member) == 0:
         raise UserError("there are no models")
-    for name, mask in (("member", member), ("correct", correct)):
-        if mask.dtype.kind not in "biu" or (
-            mask.size and mask.dtype.kind != "b" and (mask.min() < 0 or mask.max() > 1)
-        ):
-            raise TypeError(f"{name} holds booleans (or 0 and 1), not {mask.dtype}")
-    return pack_bits(member), pack_bits(correct), len(member)
+    if correct.dtype.kind == "f":
+        if not ((correct >= 0) & (correct <= 1)).all():
+            raise UserError("correct holds shares from 0 to 1, or booleans; there are others, or NaN")
+        return _mask("member", member), correct.astype(np.float64)
+    return _mask("member", member), _mask("correct", correct)
+
+
+def _mask(name: str, mask: np.ndarray) -> NDArray[np.bool_]:
+    whole = mask.dtype.kind in "biu"
+    if not whole or (mask.size and mask.dtype.kind != "b" and (mask.min() < 0 or mask.max() > 1)):
+        raise TypeError(f"{name} holds booleans (or 0 and 1), not {mask.dtype}")
+    return mask.astype(bool)
+
+
+def _contrast(member: NDArray[np.bool_], correct: np.ndarray, own: bool) -> Floats:
+    """Means with an example less means without it, NaN where a side has no model."""
+    if correct.dtype == bool:
+        return run_subsets(pack_bits(member), pack_bits(correct), len(member), own)
+    inside = member.astype(np.float64)
+    with_it = (inside * correct).sum(axis=0) if own else inside.T @ correct
+    n_in = inside.sum(axis=0) if own else inside.sum(axis=0)[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return with_it / n_in - (correct.sum(axis=0) - with_it) / (len(member) - n_in)
 
 
 def memorization(member: Any, correct: Any, dialect: str | None = None) -> Floats:
     """P[correct on i | i in the subset] - P[correct on i | it was not], for every training example.
 
-    member, correct: (models, examples) of booleans. NaN for an example that every model, or none, had;
-    dialect="feldman" counts the empty side as accuracy 0, as the authors' code does. A value of at least .25
-    is the paper's cut-off. Raises UserError for shapes that do not agree.
+    member, correct: (models, examples) of booleans; `correct` may be shares from 0 to 1, such as the accuracy
+    over the tokens of a text (counterfactual memorization, 2112.12938). NaN for an example that every model,
+    or none, had; dialect="feldman" counts the empty side as accuracy 0, as the authors' code does. A value of
+    at least .25 is the paper's cut-off. Raises UserError for shapes that do not agree.
+
+    `subset_runs` trains the models.
     """
     _check_dialect(dialect)
-    m, c, models = _pair(member, correct)
+    m, c = _pair(member, correct)
     if m.shape != c.shape:
         raise UserError("memorization compares the examples with themselves: both masks have the same shape")
-    values = run_subsets(m, c, models, True)
-    mean = np.asarray(to_numpy(correct), bool).mean(axis=0)
-    return _one_sided(values, np.asarray(to_numpy(member), bool), mean, dialect)
+    return _one_sided(_contrast(m, c, True), m, c.mean(axis=0), dialect)
 
 
 def influence(member: Any, correct: Any, dialect: str | None = None) -> Floats:
@@ -58,10 +77,8 @@ def influence(member: Any, correct: Any, dialect: str | None = None) -> Floats:
     member: (models, examples), correct: (models, tests). The paper's cut-off is .15.
     """
     _check_dialect(dialect)
-    m, c, models = _pair(member, correct)
-    values = run_subsets(m, c, models, False)
-    mean = np.asarray(to_numpy(correct), bool).mean(axis=0)
-    return _one_sided(values, np.asarray(to_numpy(member), bool), mean[None, :], dialect)
+    m, c = _pair(member, correct)
+    return _one_sided(_contrast(m, c, False), m, c.mean(axis=0)[None, :], dialect)
 
 
 def _check_dialect(dialect: str | None) -> None:

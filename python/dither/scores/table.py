@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, require, suggest
-from dither.files import replacing
+from dither.files import make_folder, replacing
 from dither.scores import frames
 from dither.scores.borrowed import Floats, Ints, to_numpy
 from dither.scores.dialects import rescale
@@ -253,7 +253,7 @@ class ScoreTable:
         append at once: the file's name is the hash of what it holds and of where that comes from, so that
         the same table twice is one file."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         sources = json.dumps({name: dict(r.provenance) for name, r in self.runs.items()}, sort_keys=True)
         name = hashlib.sha256((self.fingerprint() + sources).encode()).hexdigest()[:24]
         path = folder / f"{name}.parquet"

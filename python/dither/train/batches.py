@@ -3,6 +3,10 @@
 The training tokens are cut into windows of `context` tokens. In every epoch each window is used once, in an
 order and with an offset of the cuts that depend on (seed, epoch) alone. The order comes from Philox
 counter-mode bits and a stable sort, not from a library's shuffle, whose stream may change between versions.
+
+A run on a subset (train.subset) has examples that it never sees: its cuts stay where those of the scored
+windows are (dither.train.scoring), and it uses those windows that the subset of its seed holds. The last
+target of a window is the first token of the next one.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dither.errors import UserError
+from dither.scores import subset
 
 
 @functools.lru_cache(maxsize=4)
@@ -27,11 +32,15 @@ def epoch_order(seed: int, epoch: int, windows: int, context: int) -> tuple[int,
 class Batches:
     """`batches.at(step, microbatch)` returns inputs and targets (b, T), int64, b = batch / accumulate."""
 
-    def __init__(self, tokens: np.ndarray, context: int, batch: int, accumulate: int, seed: int) -> None:
+    def __init__(
+        self, tokens: np.ndarray, context: int, batch: int, accumulate: int, seed: int, share: float = 1.0
+    ) -> None:
         self.tokens, self.context, self.seed = tokens, context, seed
         self.batch, self.micro = batch, batch // accumulate
+        available = (len(tokens) - 1) // context
+        self.kept = subset(available, share, seed) if share < 1 and available else None
         # one window less than fits, so that every offset leaves room for the last target
-        self.windows = (len(tokens) - 1) // context - 1
+        self.windows = available - 1 if self.kept is None else len(self.kept)
         if self.windows < 1:
             raise UserError(
                 f"the training data has {len(tokens)} tokens, too few for model.context = {context}; "
@@ -44,7 +53,10 @@ class Batches:
         for index in range(first, first + self.micro):
             epoch, place = divmod(index, self.windows)
             offset, order = epoch_order(self.seed, epoch, self.windows, self.context)
-            start = offset + int(order[place]) * self.context
+            window = int(order[place])
+            start = (
+                offset + window * self.context if self.kept is None else int(self.kept[window]) * self.context
+            )
             rows.append(self.tokens[start : start + self.context + 1])
         window = torch.from_numpy(np.stack(rows).astype(np.int64))
         return window[:, :-1].contiguous(), window[:, 1:].contiguous()

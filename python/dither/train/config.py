@@ -62,7 +62,9 @@ class TrainConfig:
     clipping off; `z_loss` is the weight of the squared log normaliser (dither.models.losses); `orthograd`
     takes from gradients what is parallel to the weights (dither.optim.orthograd). `average` ("none", "ema"
     with `average_decay`, "tail"): of the weights after the part `average_from` of the steps, which is then
-    measured and written (dither.train.averaging). `checkpoint_every` 0 leaves
+    measured and written (dither.train.averaging). `subset`: the share of the training windows that is
+    trained on, drawn by `seed`; runs of other seeds have other subsets (dither.scores.SubsetRuns; with one,
+    windows are not cut anew in every epoch). `checkpoint_every` 0 leaves
     one checkpoint at the end. `tensorboard` and `wandb` (a project) say who else gets the metrics
     (dither.train.sinks)."""
 
@@ -86,6 +88,7 @@ class TrainConfig:
     average: str = "none"
     average_from: float = 0.8
     average_decay: float = 0.999
+    subset: float = 1.0
     checkpoint_every: int = 100
     keep: int = 2
     tensorboard: bool = False
@@ -217,11 +220,15 @@ def check(config: RunConfig) -> None:
         raise UserError(f"train.average {train.average!r} is unknown{near}; known: {', '.join(AVERAGES)}")
     if not (0 <= train.average_from < 1 and 0 <= train.average_decay < 1):
         raise UserError("train.average_from and train.average_decay lie in [0, 1)")
+    if not 0 < train.subset <= 1:
+        raise UserError(
+            f"train.subset = {train.subset} is a share of the training data, above 0 and at most 1"
+        )
     if not (0 <= train.final_lr <= 1 and 0 <= train.decay <= 1):
         raise UserError("train.final_lr and train.decay are fractions between 0 and 1")
-    if config.model.softmax != "softmax" and (train.z_loss or evaluation.scores):
+    if config.model.softmax != "softmax" and (train.z_loss or evaluation.scores or train.subset < 1):
         raise UserError(
-            "train.z_loss and eval.scores take the softmax of logits, and model.softmax is "
+            "train.z_loss, train.subset and eval.scores take the softmax of logits, and model.softmax is "
             f"{config.model.softmax!r}; leave them out, or use 'softmax'"
         )
     if not data.sources:

@@ -24,6 +24,8 @@ from dither.errors import UserError, require
 from dither.files import disk_errors, write_json
 from dither.models.losses import cross_entropy
 from dither.optim import orthograd_
+from dither.scores.subset_record import FILE as SCORES
+from dither.scores.subset_record import TESTS
 from dither.train import checkpoint
 from dither.train import config as configuration
 from dither.train.averaging import RunAverage
@@ -35,8 +37,7 @@ from dither.train.progress import Progress, make_progress
 from dither.train.records import JSONL, Records, finite, peak_memory_mib, reset_peak_memory, write_parquet
 from dither.train.rundir import SUMMARY, RunDirectory, check_info, read_summary
 from dither.train.schedule import learning_rate
-from dither.train.scoring import FILE as SCORES
-from dither.train.scoring import WindowScores, provenance
+from dither.train.scoring import WindowScores, provenance, tracked
 from dither.train.sinks import Sink, check_sinks, make_sinks
 from dither.train.tokens import Tokens, open_tokens
 from dither.train.wiring import attach, check_names, make_model, make_optimizer, plain_twin, state_hash
@@ -113,10 +114,17 @@ class Run:
         self.optimizer = make_optimizer(self.model, settings)
         self.method = attach(config, self.model, self.optimizer)
         self.batches = Batches(
-            tokens.train, config.model.context, settings.batch, settings.accumulate, settings.seed
+            tokens.train,
+            config.model.context,
+            settings.batch,
+            settings.accumulate,
+            settings.seed,
+            settings.subset,
         )
-        named = config.eval.scores
+        named = tracked(config)
         self.scores = WindowScores(config, tokens, named) if named else None
+        whole = settings.subset == 1
+        self.tests = None if whole else WindowScores(config, tokens, ("correct",), of="validation")
         self.average = RunAverage(self.model, settings)
         self.info = {
             "corpus": tokens.hash, "tokens": tokens.meta["key"], "corpus_documents": tokens.meta["documents"],
@@ -269,12 +277,19 @@ class Run:
             checkpoint.write_model(self.path, self.model)
         write_parquet(self.path)
         if self.scores is not None:
-            self.scores.table(self.path.resolve().name, provenance(self.config)).save(self.path / SCORES)
+            self._write_scores(self.scores)
         tokens = self.step * self.config.train.batch * self.config.model.context
         final = [{"tokens": tokens} | {key: finite(value) for key, value in row.items()} for row in rows]
         summary = {**self.info, "steps": self.step, "final": final, "peak_rss_mib": peak_memory_mib()}
         write_json(self.path / SUMMARY, summary)
         return summary
+
+    def _write_scores(self, scores: WindowScores) -> None:
+        name, about = self.path.resolve().name, provenance(self.config)
+        if self.tests is not None:
+            self.tests.visit(self.model, self.step)
+            self.tests.table(name, about).save(self.path / TESTS)
+        scores.table(name, about).save(self.path / SCORES)
 
     def _check_finite(self, what: str, value: float, step: int) -> None:
         if math.isfinite(value):

@@ -6,7 +6,8 @@ metrics.jsonl        rows while running      metrics.parquet  all rows when done
 checkpoints/         see dither.train.checkpoint
 model.safetensors    the trained weights     summary.json     written last: its presence says that the run
 is done
-scores.parquet       with eval.scores: see dither.train.scoring
+scores.parquet       with eval.scores or train.subset: see dither.train.scoring
+tests.parquet        with train.subset: the same of windows of the validation split
 tensorboard/ wandb/  with train.tensorboard, train.wandb: see dither.train.sinks
 """
 
@@ -29,7 +30,7 @@ from dither.train.toml import dump_toml, to_dict
 
 CONFIG, RUN, SUMMARY, LOCK = "config.toml", "run.json", "summary.json", ".lock"
 WRITTEN_ASIDE = (CONFIG, RUN, SUMMARY, "metrics.parquet", "model.safetensors", "report.html",
-                 "scores.parquet", "wandb.id")  # fmt: skip
+                 "scores.parquet", "tests.parquet", "wandb.id")  # fmt: skip
 # keys that change neither weights nor metrics, and may differ when a run is resumed
 FREE = {("train", key) for key in ("checkpoint_every", "keep", "tensorboard", "wandb")}
 

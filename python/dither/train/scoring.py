@@ -5,6 +5,10 @@ An example is a window of `context` training tokens that does not move, named by
 visited: every token is one observation, and the score of a window is the mean of the scores of its tokens,
 as EL2N is for language models in Marion et al. (2309.04564). Forgetting, for example, is the mean number of
 times that a token of the window was forgotten, from one evaluation to the next.
+
+A run on a subset of the windows (train.subset) also says which ones it trained on, `member`, and on which
+share of the tokens of each it is right, trained on or not, and of windows of the validation split: what
+memorization and influence are made of (dither.scores.SubsetRuns).
 """
 
 from __future__ import annotations
@@ -19,7 +23,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dither.errors import UserError
-from dither.scores import ScoreTable, Tracker
+from dither.scores import ScoreTable, Tracker, subset
+from dither.scores.runs import MEMBER
+from dither.scores.subset_record import FILE
 from dither.scores.tracker import LAST
 from dither.train.config import RunConfig, load
 from dither.train.evaluate import LOGITS
@@ -27,7 +33,6 @@ from dither.train.rundir import CONFIG, read_summary
 from dither.train.tokens import Tokens, make_tokenizer, open_tokens
 from dither.train.wiring import make_model
 
-FILE = "scores.parquet"
 PREFIX = "scores."
 POINTWISE = ("loss", "confidence", "entropy", "margin", "el2n")
 
@@ -35,17 +40,23 @@ POINTWISE = ("loss", "confidence", "entropy", "margin", "el2n")
 class WindowScores:
     """The tracker of a run's windows: visit, keep in a checkpoint, reduce to a table."""
 
-    def __init__(self, config: RunConfig, tokens: Tokens, scores: Sequence[str], limit: int = 0) -> None:
-        """limit: tokens that are scored, spread evenly over the training data; 0 takes eval.score_tokens, or
-        eval.tokens. UserError for scores that do not exist."""
-        self.context, self.vocab, self.stream = config.model.context, tokens.vocab, tokens.train
-        self.data = f"training tokens of the corpus {tokens.hash[:16]} in windows of {self.context}"
-        available = (len(tokens.train) - 1) // self.context
+    def __init__(
+        self, config: RunConfig, tokens: Tokens, scores: Sequence[str], limit: int = 0, of: str = "training"
+    ) -> None:
+        """limit: tokens that are scored, spread evenly over the data; 0 takes eval.score_tokens, or
+        eval.tokens. of: "training" or "validation". UserError for scores that do not exist."""
+        self.context, self.vocab = config.model.context, tokens.vocab
+        self.stream = tokens.train if of == "training" else tokens.validation
+        self.data = f"{of} tokens of the corpus {tokens.hash[:16]} in windows of {self.context}"
+        available = (len(self.stream) - 1) // self.context
         limit = limit or config.eval.score_tokens or config.eval.tokens
         count = min(available, max(1, limit // self.context))
         if count < 1:
-            raise UserError(f"the training data has no window of model.context = {self.context} tokens")
-        self.starts = np.arange(count) * available // count * self.context
+            raise UserError(f"the {of} data has no window of model.context = {self.context} tokens")
+        windows = np.arange(count) * available // count
+        self.starts, self.member = windows * self.context, None
+        if of == "training" and config.train.subset < 1:
+            self.member = np.isin(windows, subset(available, config.train.subset, config.train.seed))
         self.tracker = Tracker(count * self.context, scores)
 
     def _batches(self) -> Iterator[tuple[int, torch.Tensor]]:
@@ -87,13 +98,22 @@ class WindowScores:
             name: tokens.values(name)[0].reshape(len(self.starts), self.context).mean(axis=1)
             for name in self.tracker.scores
         }
+        if self.member is not None:
+            columns[MEMBER] = self.member
         about = {"step": self.tracker.step, "unit": "mean over the tokens of a window", **provenance}
         return ScoreTable.of_run(run, columns, ids=self.starts, provenance=about, data=self.data)
 
 
+def tracked(config: RunConfig) -> tuple[str, ...]:
+    """The scores that a run keeps of its windows: eval.scores, and `correct` of a run on a subset."""
+    own = ("correct",) if config.train.subset < 1 else ()
+    return tuple(dict.fromkeys((*config.eval.scores, *own)))
+
+
 def provenance(config: RunConfig) -> dict[str, Any]:
     """What a table says of its run."""
-    return {"seed": config.train.seed, "recipe": config.recipe.name, "method": config.method.name}
+    about = {"seed": config.train.seed, "recipe": config.recipe.name, "method": config.method.name}
+    return about | ({"fraction": config.train.subset} if config.train.subset < 1 else {})
 
 
 def score_run(path: str | Path, scores: Sequence[str] = (), limit: int = 0) -> ScoreTable:
