@@ -20,10 +20,10 @@ class MissingExtraError(ImportError):
     """An optional dependency is not installed; the message holds the install line."""
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
+def suggest(name: object, known: Iterable[str]) -> str:
     """Return `" (did you mean 'x'?)"` for the nearest of `known`, or "" when nothing is near."""
     small = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), list(small), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(name).lower(), list(small), n=1, cutoff=0.6)
     return f" (did you mean {small[near[0]]!r}?)" if near else ""
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dither.errors import UserError, require
-from dither.scores.borrowed import Floats, floats, matrix, to_numpy
+from dither.scores.borrowed import Floats, booleans, floats, matrix, reals, to_numpy
 from dither.scores.gradients import per_example_gradients
 from dither.scores.projection import project
 from dither.scores.ranks import spearman
+from dither.scores.reliability import at_least_one
 
 Features = NDArray[np.float32]
 
@@ -25,6 +26,7 @@ Features = NDArray[np.float32]
 def log_odds(logits: Any, labels: Any) -> Any:
     """log(p_y / (1 - p_y)), what TRAK linearises; as stable as a logsumexp over the other classes."""
     torch = require("torch", "torch")
+    logits, labels = torch.as_tensor(logits), torch.as_tensor(labels)
     mine = torch.arange(logits.shape[1], device=logits.device) == labels.unsqueeze(1)
     own = torch.where(mine, logits, 0).sum(dim=1)
     others = torch.where(mine, float("-inf"), logits).logsumexp(dim=1)
@@ -52,6 +54,7 @@ def gradient_features(
 
     Raises UserError where the optimizer has no moments of a parameter.
     """
+    at_least_one(chunk=chunk)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     moments = None if optimizer is None else _moments(model, optimizer)
     parts = []
@@ -108,6 +111,14 @@ def _pairs(train: Sequence[Any], test: Sequence[Any], rates: Sequence[float] | N
     return pairs
 
 
+def _products(test: np.ndarray, train: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = test @ train.T
+    if not np.isfinite(products).all():
+        raise UserError("products of these features overflow fp32: scale them down")
+    return products
+
+
 def tracin(train: Sequence[Any], test: Sequence[Any], rates: Sequence[float]) -> Floats:
     """TracInCP (2002.08484): sum_k eta_k g_k(test) . g_k(train), of every pair: (tests, n).
 
@@ -115,7 +126,7 @@ def tracin(train: Sequence[Any], test: Sequence[Any], rates: Sequence[float]) ->
     pairs = _pairs(train, test, rates)
     total = np.zeros((len(pairs[0][1]), len(pairs[0][0])))
     for x, y, rate in pairs:
-        total += rate * (y @ x.T)
+        total += rate * _products(y, x)
     return total
 
 
@@ -197,7 +208,8 @@ def linear_datamodeling_score(attribution: Any, member: Any, outputs: Any) -> Fl
     best as a mean over seeds. 0 is no better than nothing; noise of training keeps it below 1. NaN where
     predictions or outputs are all equal.
     """
-    tau, inside, found = (np.asarray(to_numpy(a), np.float64) for a in (attribution, member, outputs))
+    tau, found = reals(attribution, "attributions"), reals(outputs, "outputs")
+    inside = booleans(member, "member").astype(np.float64)
     if tau.ndim != 2 or inside.shape[1:] != tau.shape[1:] or found.shape != (len(inside), len(tau)):
         raise UserError(
             f"attribution is (tests, n), member (subsets, n), outputs (subsets, tests), not of the shapes "

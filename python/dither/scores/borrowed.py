@@ -48,11 +48,20 @@ def _is_torch(x: Any) -> bool:
 
 
 def to_numpy(x: Any, what: str = "the array") -> np.ndarray:
-    """`x` as numpy: where it lies, but for torch's bf16, which becomes fp32 (numpy has no such dtype)."""
+    """`x` as numpy: where it lies, but for torch's bf16, which becomes fp32 (numpy has no such dtype).
+
+    UserError for what is no array, and for masked elements, which numpy would take for values."""
     if _is_torch(x):
         x = x.detach().cpu()
         return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy(force=True)
-    return view(x, what) if is_arrow(x) else np.asarray(x)
+    if is_arrow(x):
+        return view(x, what)
+    if hasattr(x, "mask") and np.ma.is_masked(x):
+        raise UserError(f"{what} has masked elements: leave them out, or fill them with a value of your own")
+    try:
+        return np.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{what} is no array: {error}") from None
 
 
 def shaped(x: Any, what: str) -> Any:
@@ -74,12 +83,7 @@ def borrow(x: Any, ndim: int, what: str) -> Borrowed:
         if ndim > 2 or not _rows(tuple(x.shape), tuple(x.stride())):
             x = x.contiguous()
         return Borrowed(x.data_ptr(), word, tuple(x.shape), tuple(x.stride()), x)
-    try:
-        array = view(x, what) if is_arrow(x) else np.asarray(x)
-    except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{what} is no array of numbers: {error}") from error
+    array = to_numpy(x, what)
     if array.dtype.name not in WORDS:
         if array.dtype.kind not in "iub":
             raise TypeError(f"{what} is fp32, bf16, fp16 or fp64, not {array.dtype}")
@@ -149,9 +153,31 @@ def floats(x: Any, what: str, n: int | None = None) -> Floats:
     return np.require(array, np.float64, ["C", "A"])
 
 
+def reals(x: Any, what: str) -> Floats:
+    """`x` of any shape as fp64. UserError for what is no real number."""
+    array = to_numpy(x, what)
+    if array.dtype.kind not in "fiubO" and array.dtype.name != "bfloat16":
+        raise UserError(f"{what} are numbers, not {array.dtype}")
+    try:
+        return np.asarray(array, np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{what} are numbers: {error}") from None
+
+
+def booleans(x: Any, what: str) -> NDArray[np.bool_]:
+    """`x` of any shape as booleans: those, or integers 0 and 1. TypeError for all others."""
+    array = to_numpy(x, what)
+    if array.dtype.kind not in "biu" or (
+        array.size and array.dtype.kind != "b" and (array.min() < 0 or array.max() > 1)
+    ):
+        raise TypeError(f"{what} holds booleans (or 0 and 1), not {array.dtype}")
+    return array.astype(bool)
+
+
 def matrix(x: Any, what: str) -> NDArray[np.float32]:
-    """`x` (n, d) as contiguous fp32, all finite; UserError names the first row that is not."""
-    borrow(x, 2, what)
+    """`x` (n, d) as contiguous fp32, all finite; UserError names the first row that is not. d is above 0."""
+    if borrow(x, 2, what).shape[1] == 0:
+        raise UserError(f"{what}: rows have no elements")
     with np.errstate(over="ignore"):
         array = np.ascontiguousarray(to_numpy(x), np.float32)
     finite = np.isfinite(array).all(axis=1)

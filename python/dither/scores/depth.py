@@ -9,6 +9,8 @@ import numpy as np
 
 from dither.errors import UserError, require
 from dither.scores.borrowed import Ints, integers, matrix
+from dither.scores.neighbours import check_squares
+from dither.scores.reliability import at_least_one
 
 BLOCK = 1 << 22
 """Distances held at a time."""
@@ -20,6 +22,7 @@ def activations(model: Any, inputs: Any, layers: Sequence[str], chunk: int = 256
     UserError for a layer that the model has not, or that its forward pass does not call exactly once.
     """
     torch = require("torch", "torch")
+    at_least_one(chunk=chunk, inputs=len(inputs))
     modules = dict(model.named_modules())
     if missing := [name for name in layers if name not in modules]:
         raise UserError(f"the model has no layer {missing[0]!r}; it has {', '.join(n for n in modules if n)}")
@@ -85,6 +88,7 @@ def prediction_depth(
         x, q = matrix(layers[place], f"layer {place}"), matrix(others[place], f"queries of layer {place}")
         if len(x) != n or len(q) != m or x.shape[1] != q.shape[1]:
             raise UserError(f"layer {place} has the shapes {x.shape} and {q.shape}")
+        check_squares(x, q)
         agrees &= classes[_votes(x, q, codes, len(classes), k, own)] == predicted
         depth[agrees] = place
     return depth

@@ -9,6 +9,7 @@ import numpy as np
 from dither.errors import UserError, require
 from dither.scores.borrowed import Floats, integers, matrix
 from dither.scores.engine import run_duplicates
+from dither.scores.neighbours import check_squares
 
 BLOCK = 2048
 
@@ -36,6 +37,7 @@ def prototypes_kmeans(embeddings: Any, k: int, *, metric: str = "l2", seed: int 
     if not 1 <= k <= len(x):
         raise UserError(f"k={k} centroids for {len(x)} examples")
     x = _unit(x) if metric == "cosine" else x
+    check_squares(x)
     found = require("sklearn.cluster", "scores").KMeans(k, n_init=1, random_state=seed).fit(x)
     centres = found.cluster_centers_[found.labels_]
     if metric == "cosine":

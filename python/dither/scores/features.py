@@ -29,6 +29,8 @@ class Features:
         """layer: as `model.named_modules()` has it. UserError where the model has none of that name, or no
         linear layer at all."""
         torch = require("torch", "torch")
+        if not isinstance(model, torch.nn.Module):
+            raise UserError(f"a torch model is needed, not {type(model).__name__}")
         modules = dict(model.named_modules())
         if layer is not None and layer not in modules:
             raise UserError(f"the model has no layer {layer!r}; it has {', '.join(n for n in modules if n)}")

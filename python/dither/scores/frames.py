@@ -122,7 +122,15 @@ def _arrow(frame: Any, pa: Any) -> Any:
     if type(frame).__module__.partition(".")[0] == "pandas":
         named = {"run", "id"} & set(frame.index.names)
         return pa.Table.from_pandas(frame.reset_index(list(named)) if named else frame, preserve_index=False)
-    return pa.table(dict(frame))
+    if not isinstance(frame, Mapping):
+        raise UserError(
+            "a table of scores comes from an Arrow, pandas or polars frame, or from columns by name, not "
+            f"from {type(frame).__name__}"
+        )
+    try:
+        return pa.table(dict(frame))
+    except (pa.ArrowException, TypeError) as error:
+        raise UserError(f"these columns make no table: {error}") from None
 
 
 def _about(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:

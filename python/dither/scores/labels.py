@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.borrowed import Floats, to_numpy
+from dither.scores.borrowed import Floats, reals
 from dither.scores.pointwise import check_labels
 
 
 def _checked(labels: Any, probabilities: Any) -> tuple[np.ndarray, Floats]:
-    p = to_numpy(probabilities).astype(np.float64)
+    p = reals(probabilities, "probabilities")
     if p.ndim != 2 or p.shape[1] < 2:
         raise UserError(f"probabilities are (n, at least 2 classes), not of the shape {p.shape}")
     if not np.isfinite(p).all() or (p < 0).any() or (np.abs(p.sum(axis=1) - 1) > 1e-3).any():

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.borrowed import Floats, floats, to_numpy
+from dither.scores.borrowed import Floats, floats, reals, to_numpy
 
 
 def learnability(loss: Any, held_out_loss: Any) -> Floats:
     """RHO-LOSS (Mindermann et al., 2206.07137): loss minus the loss of a model trained on held-out data.
 
-    High: learnable and not yet learned. Both (n,) in nats.
+    High: learnable and not yet learned. Both (n,) in nats; NaN where one of them is.
     """
     mine = floats(loss, "loss")
     return mine - floats(held_out_loss, "held_out_loss", len(mine))
@@ -23,7 +23,7 @@ def pvi(loss: Any, null_loss: Any) -> Floats:
     """Pointwise V-information (Ethayarajh et al., 2110.08420) in bits: log2 p(y | x) - log2 p(y | nothing).
 
     loss, null_loss: cross-entropies in nats of a model and of one trained on empty inputs. Below 0 suggests a
-    wrong label.
+    wrong label; NaN where one of them is.
     """
     mine = floats(loss, "loss")
     return (floats(null_loss, "null_loss", len(mine)) - mine) / np.log(2.0)
@@ -37,7 +37,7 @@ def disagreement(probabilities: Any, dialect: str | None = None) -> Floats:
     the other does not. Raises UserError for rows that are no probabilities."""
     if dialect not in (None, "symmetric-kl"):
         raise UserError(f"disagreement knows the dialect symmetric-kl, not {dialect!r}")
-    p = to_numpy(probabilities).astype(np.float64)
+    p = reals(probabilities, "probabilities")
     if p.ndim != 3 or len(p) < 2:
         raise UserError(f"probabilities are (at least 2 models, n, classes), not of the shape {p.shape}")
     wrong = ~((p >= 0).all(axis=2) & (np.abs(p.sum(axis=2) - 1) < 1e-2))  # NaN too; bf16 sums to 1 in .4 %

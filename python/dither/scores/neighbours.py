@@ -33,10 +33,7 @@ def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels:
     if x.shape[1] != tests.shape[1]:
         raise UserError(f"embeddings have {x.shape[1]} dimensions, test_embeddings {tests.shape[1]}")
     values, squares = np.zeros(len(x)), np.einsum("ij,ij->i", x, x)
-    # A product of two examples is at most the greatest square; its double is added to one.
-    longest = max(float(squares.max()), float(np.einsum("ij,ij->i", tests, tests).max()))
-    if not 4 * longest < np.finfo(np.float32).max:
-        raise UserError("distances of these embeddings overflow fp32: scale them down")
+    check_squares(x, tests)
     step = min(max(1, BLOCK // len(x)), len(tests))
     memory = np.empty((step, len(x)), np.float32)
     for start in range(0, len(tests), step):
@@ -46,3 +43,11 @@ def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels:
         distances += squares
         run_shapley(distances, y, test_y[start : start + step], k, values)
     return values / len(tests)
+
+
+def check_squares(*embeddings: np.ndarray) -> None:
+    """UserError where a distance of two rows is beyond fp32: a product of two rows is at most the greatest
+    square, and its double is added to one."""
+    longest = max(float(np.einsum("ij,ij->i", x, x).max(initial=0)) for x in embeddings)
+    if not 4 * longest < np.finfo(np.float32).max:
+        raise UserError("distances of these embeddings overflow fp32: scale them down")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.borrowed import Floats, borrow, to_numpy
+from dither.scores.borrowed import Floats, borrow, shaped, to_numpy
 from dither.scores.engine import run_kendall, run_ranks
 
 CHUNK = 4096
@@ -31,6 +31,7 @@ def rank(x: Any) -> Floats:
 
 def _matrix(x: Any) -> np.ndarray:
     """Rows of contiguous fp32 or fp64."""
+    x = shaped(x, "the scores")
     ndim = np.ndim(x)
     if ndim not in (1, 2):
         raise UserError(f"ranks are taken of one vector or of rows, not of the shape {np.shape(x)}")

@@ -13,16 +13,13 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.borrowed import Floats
+from dither.scores.borrowed import Floats, booleans, reals
 from dither.scores.ranks import rank, spearman
 
 
 def as_runs(values: Any, least: int = 2) -> Floats:
     """(runs, examples) in fp64, without NaN, of at least so many runs."""
-    try:
-        x = np.asarray(values, np.float64)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"scores are numbers, (runs, examples): {error}") from None
+    x = reals(values, "scores, (runs, examples),")
     if x.ndim != 2:
         raise UserError(f"scores are (runs, examples), not of the shape {x.shape}")
     if len(x) < least:
@@ -67,8 +64,12 @@ class Reliability:
 
 def spearman_brown(r1: float, runs: float) -> float:
     """Consistency of the mean of `runs` runs: R r1 / (1 + (R - 1) r1). Too high for discrete scores with
-    ties."""
-    return runs * r1 / (1 + (runs - 1) * r1)
+    ties; NaN for runs so opposed, r1 <= -1 / (R - 1), that R of them have no such correlation. UserError for
+    r1 that is no correlation and for runs that are not above 0."""
+    if abs(r1) > 1 + 1e-9 or not runs > 0:
+        raise UserError(f"r1={r1} is a correlation, and runs={runs} a number above 0")
+    rest = 1 + (runs - 1) * r1
+    return runs * r1 / rest if rest > 0 else np.nan
 
 
 def reliability(values: Any, *, target: float = 0.95, splits: int = 20, seed: int = 0) -> Reliability:
@@ -150,8 +151,10 @@ class Components:
 def rank_pca(values: Mapping[str, Any]) -> Components:
     """PCA of the ranks of several scores of (n,): is there one factor of difficulty? Signs: the largest
     loading is positive. UserError for a constant score, different numbers of examples, and no score."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"scores are given by name, not as {type(values).__name__}")
     names = tuple(values)
-    arrays = [np.asarray(values[name], np.float64) for name in names]
+    arrays = [reals(values[name], f"the scores {name!r}") for name in names]
     if len({a.shape for a in arrays}) != 1 or arrays[0].ndim != 1:
         shapes = {name: a.shape for name, a in zip(names, arrays, strict=True)}
         raise UserError(f"scores are vectors of one length, at least one, not {shapes}")
@@ -168,7 +171,7 @@ def rank_pca(values: Mapping[str, Any]) -> Components:
 
 def auc(scores: Any, positive: Any) -> float:
     """Area under the ROC curve: how often a positive example scores above another one (ties count half)."""
-    s, mask = np.asarray(scores, np.float64), np.asarray(positive, bool)
+    s, mask = reals(scores, "scores"), booleans(positive, "the mask of positive examples")
     if s.shape != mask.shape or s.ndim != 1:
         raise UserError(f"scores and the mask have one axis and one length, not {s.shape} and {mask.shape}")
     n, m = int(mask.sum()), int((~mask).sum())

@@ -112,8 +112,8 @@ def retrain(
     chosen = tuple(range(seeds) if isinstance(seeds, int) else seeds)
     if len(set(chosen)) != len(chosen) or len(chosen) < 2:
         raise UserError(f"a comparison needs at least 2 different seeds, not {list(chosen)}")
-    if not selections:
-        raise UserError("there is no selection to compare")
+    if not selections or not isinstance(selections, Mapping):
+        raise UserError("there is no selection by name to compare")
     if any(isinstance(s, bool) or not isinstance(s, Integral) or s < 0 for s in chosen):
         raise UserError(f"seeds are whole numbers, not negative: {list(chosen)}")
     if not 0 < confidence < 1:
@@ -169,9 +169,9 @@ class _Trainings:
                 self._read(self.path)
 
     def _read(self, path: Path) -> None:
-        text = path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a line that was cut off by a kill is trained again
         try:
+            text = path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1]  # a line that was cut off by a kill is trained again
             for line in whole.splitlines():
                 row = json.loads(line)
                 self.known[row["examples"], row["seed"]] = float(row["result"])

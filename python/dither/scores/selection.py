@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.borrowed import Floats, Ints, floats, integers
+from dither.scores.borrowed import Floats, Ints, floats, integers, reals
 
 
 def _scores(scores: Any) -> Floats:
@@ -185,6 +185,8 @@ def budget_aware(
     examples_per_parameter: kept examples over model parameters (or any measure of plenty), against
     `threshold`, where the theory's two regimes meet for your data: find it with a retrain comparison.
     """
+    if not examples_per_parameter > 0:
+        raise UserError(f"examples_per_parameter={examples_per_parameter} is a number above 0")
     return top(scores, keep) if examples_per_parameter >= threshold else bottom(scores, keep)
 
 
@@ -210,8 +212,10 @@ def repetition_aware(
     n_k examples seen after epoch k in units of `scale`, m strata, mean over theirs. utilities: b < 0 of every
     stratum, as fitted on your data; half_life: tau in epochs of one stratum. UserError for other values.
     """
-    s, b = _scores(scores), np.asarray(utilities, np.float64)
-    if b.ndim != 1 or not 1 <= len(b) <= max(len(s), 1) or not (b < 0).all():
+    s, b = _scores(scores), reals(utilities, "utilities")
+    if not len(s):
+        return np.empty(0, np.int64)
+    if b.ndim != 1 or not 1 <= len(b) <= len(s) or not (b < 0).all():
         raise UserError(
             f"utilities= are numbers below 0, one a stratum and at most {len(s)}, not {utilities}"
         )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dither.errors import UserError
-from dither.scores.borrowed import Floats, to_numpy
+from dither.scores.borrowed import Floats, booleans, to_numpy
 from dither.scores.engine import run_subsets
 
 
@@ -32,15 +32,8 @@ def _pair(member: Any, correct: Any) -> tuple[NDArray[np.bool_], np.ndarray]:
     if correct.dtype.kind == "f":
         if not ((correct >= 0) & (correct <= 1)).all():
             raise UserError("correct holds shares from 0 to 1, or booleans; there are others, or NaN")
-        return _mask("member", member), correct.astype(np.float64)
-    return _mask("member", member), _mask("correct", correct)
-
-
-def _mask(name: str, mask: np.ndarray) -> NDArray[np.bool_]:
-    whole = mask.dtype.kind in "biu"
-    if not whole or (mask.size and mask.dtype.kind != "b" and (mask.min() < 0 or mask.max() > 1)):
-        raise TypeError(f"{name} holds booleans (or 0 and 1), not {mask.dtype}")
-    return mask.astype(bool)
+        return booleans(member, "member"), correct.astype(np.float64)
+    return booleans(member, "member"), booleans(correct, "correct")
 
 
 def _contrast(member: NDArray[np.bool_], correct: np.ndarray, own: bool) -> Floats:

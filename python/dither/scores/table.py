@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,11 @@ class ScoreTable:
         scores: names of the dynamics scores that the columns are statistics of. UserError for columns of
         different lengths and for ids that are not unique.
         """
-        arrays = {str(name): to_numpy(values) for name, values in columns.items()}
+        if isinstance(run, bool) or not isinstance(run, (str, Integral)) or run == "":
+            raise UserError(f"a run has a name, not {run!r}")
+        arrays = {str(name): to_numpy(values, f"the column {name!r}") for name, values in columns.items()}
+        if taken := arrays.keys() & {"run", "id"}:
+            raise UserError(f"a table has columns 'run' and 'id' of its own: name {min(taken)!r} otherwise")
         lengths = {name: values.shape for name, values in arrays.items()}
         if not arrays or any(len(s) != 1 for s in lengths.values()) or len(set(lengths.values())) > 1:
             raise UserError(f"columns have one axis and one length, not {lengths}")
@@ -162,6 +167,8 @@ class ScoreTable:
         """
         merged, data = dict(self.runs), self.data
         for other in others:
+            if not isinstance(other, ScoreTable):
+                raise TypeError(f"a table merges with tables, not with {type(other).__name__}")
             if data is not None and other.data is not None and data != other.data:
                 raise UserError(f"the tables are of different data: {data} and {other.data}")
             data = data if data is not None else other.data
@@ -195,10 +202,17 @@ class ScoreTable:
         run has."""
         return labels_of(self.runs.values(), self.ids if ids is None else to_numpy(ids))
 
-    def select(self, keep: Callable[[str], bool] | Iterable[str]) -> ScoreTable:
-        """The table of some runs: one name, several, or a function of the name."""
-        names = {keep} if isinstance(keep, str) else () if callable(keep) else set(keep)
-        wanted = keep if callable(keep) else names.__contains__
+    def select(self, keep: Callable[[str], bool] | Iterable[str] | str) -> ScoreTable:
+        """The table of some runs, by name or names, or by a function of the name. UserError for a name that
+        no run has."""
+        if callable(keep):
+            wanted = keep
+        else:
+            names = {keep} if isinstance(keep, str) else set(keep)
+            if unknown := [name for name in names if name not in self.runs]:
+                near = suggest(unknown[0], self.runs)
+                raise UserError(f"no run {unknown[0]!r}{near}; there are {', '.join(self.runs) or 'none'}")
+            wanted = names.__contains__
         return ScoreTable({name: run for name, run in self.runs.items() if wanted(name)}, self.data)
 
     def fingerprint(self) -> str:

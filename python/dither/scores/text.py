@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dither.errors import UserError
-from dither.scores.borrowed import Floats, Ints
+from dither.scores.borrowed import Floats, Ints, floats
 from dither.scores.engine import run_ngram_count, run_ngram_weigh
 
 BUCKETS = 10_000
@@ -64,8 +64,8 @@ def ngram_counts(
 
     texts: str, or bytes of any encoding; under dialect="dsir" valid UTF-8, else UserError names the document.
     """
-    if buckets < 1:
-        raise UserError(f"buckets= is a positive number, not {buckets}")
+    if not 1 <= buckets <= 1 << 32:
+        raise UserError(f"buckets= is a positive number up to 2^32, not {buckets}")
     if dialect is None:
         return run_ngram_count(*_documents(texts), buckets)
     _check(dialect)
@@ -100,6 +100,12 @@ class Importance:
     weights: Floats
     dialect: str | None = None
 
+    def __post_init__(self) -> None:
+        """UserError for weights that are no vector of finite numbers."""
+        if not (weights := floats(self.weights, "weights")).size or not np.isfinite(weights).all():
+            raise UserError("weights are one finite number a bucket, of at least one bucket")
+        object.__setattr__(self, "weights", weights)
+
     @classmethod
     def fit(
         cls,
@@ -123,7 +129,7 @@ class Importance:
             _check(self.dialect)
             found = [(self.weights[hits].sum(), n) for hits, n in _by_sha(texts, len(self.weights))]
             return np.array([w for w, _ in found]), np.array([n for _, n in found], np.int64)
-        return run_ngram_weigh(*_documents(texts), np.ascontiguousarray(self.weights, np.float64))
+        return run_ngram_weigh(*_documents(texts), self.weights)
 
 
 def resample(log_weights: Any, k: int, seed: int = 0) -> Ints:

@@ -170,8 +170,9 @@ class Tracker:
         entropy: Any = None,
         step: SupportsIndex | None = None,
     ) -> None:
-        """The same from values that are at hand: p_y and whether the prediction was right, and what the
-        tracked scores need beside them. Raises UserError where one is missing, and as `update` does."""
+        """The same from values that are at hand: p_y, whether the prediction was right (0 or 1; of a share,
+        above one half), and what the tracked scores need beside them. Raises UserError where one is missing,
+        and as `update` does."""
         step = _whole(step)
         falls = step is not None and self.step is not None and step < self.step
         if not self._last and not self._from_logits and not falls:
@@ -211,12 +212,7 @@ class Tracker:
             assert why != "form"
             where = f"example {places[place]} at place {place} of the batch"
             if why == "finite":
-                name = next(
-                    n
-                    for n, v in zip(_COLUMNS, columns, strict=True)
-                    if v is not None and not abs(v[place]) < HELD
-                )
-                raise UserError(f"{name} has NaN, infinity or a number beyond fp32 for {where}")
+                raise UserError(f"{_wrong(columns, place)} for {where}")
             if why == "twice":
                 raise UserError(f"{where} stands in the batch before; a batch visits an example once")
             raise UserError(f"{where} is none of the {len(self)} examples")
@@ -298,6 +294,18 @@ class Tracker:
             for name, values in found.items():
                 values[:] = state[name]
             self._labels, self.classes, self.step = labels, about["classes"], about["step"]
+
+
+def _wrong(columns: Sequence[Floats | None], place: int) -> str:
+    """Which value the records do not take, and why."""
+    for name, values in zip(_COLUMNS, columns, strict=True):
+        if values is None:
+            continue
+        if name in ("confidence", "correct") and not 0 <= values[place] <= 1 + 2**-8:
+            return f"{name} is {values[place]:g} and not between 0 and 1"
+        if not abs(values[place]) < HELD:
+            return f"{name} has NaN, infinity or a number beyond fp32"
+    raise AssertionError("the records refuse nothing else")
 
 
 def _whole(step: Any) -> int | None:

@@ -77,6 +77,8 @@ class VoG:
         self.how = dialect(how)
         if self.how.stage is not None:
             raise UserError("a stage of the checkpoints is taken of all their gradients: use vog()")
+        if not (examples >= 0 and elements >= 0):
+            raise UserError(f"VoG is of numbers of examples and elements, not of {examples} and {elements}")
         self.checkpoints = 0
         self._mean = np.zeros((examples, elements), np.float32)
         self._squares = np.zeros((examples, elements), np.float32)

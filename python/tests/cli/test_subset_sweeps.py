@@ -93,7 +93,7 @@ def test_runs_over_seeds_give_memorization_and_influence(folder, capsys, runs):
     said = capsys.readouterr().out
     assert "6 runs on 50%" in said and "two halves of the runs agree to" in said
     found = SubsetRuns.load("runs")
-    assert found.tests is not None and found.correct.dtype == np.float64 and len(found.names) == 6
+    assert found.test_ids is not None and found.correct.dtype == np.float64 and len(found.names) == 6
     inside, outside = found.correct[found.member].mean(), found.correct[~found.member].mean()
     assert inside > outside + 0.1, "what was trained on is remembered"
     values = ScoreTable.load("scores.parquet").values("memorization")[0]

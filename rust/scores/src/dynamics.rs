@@ -76,7 +76,8 @@ pub enum Refused {
     Outside(usize),
     /// The example at this place of the batch stands in it before.
     Twice(usize),
-    /// A value at this place is NaN, infinite, or beyond what fp32 holds.
+    /// A value at this place is NaN, or beyond what fp32 holds; or the confidence, or whether it is correct, does not lie
+    /// between 0 and 1.
     NotFinite(usize),
 }
 
@@ -237,7 +238,8 @@ mod tests {
         for length in (0..=n).chain((0..20).map(|k| n - k)) {
             let mut index: Vec<i64> = (0..n as i64).collect();
             (1..n).for_each(|i| index.swap(i, (draw() * (i + 1) as f64) as usize));
-            let columns: Vec<Vec<f64>> = (0..6).map(|_| (0..length).map(|_| draw() * 4.0 - 2.0).collect()).collect();
+            let mut column = |k: usize| -> f64 { if k < 2 { draw() } else { draw() * 4.0 - 2.0 } };
+            let columns: Vec<Vec<f64>> = (0..6).map(|k| (0..length).map(|_| column(k)).collect()).collect();
             let batch = |from: usize, to: usize| Visits {
                 index: &index[from..to],
                 confidence: &columns[0][from..to],
@@ -302,8 +304,15 @@ mod tests {
         assert_eq!(run.visit(&[-1], &[0.5], &[1.0]), Err(Refused::Outside(0)));
         assert_eq!(run.visit(&[i64::MIN], &[0.5], &[1.0]), Err(Refused::Outside(0)));
         assert_eq!(run.visit(&index, &[0.5; 40], &[1.0; 40]), Err(Refused::Twice(39)));
-        for p in [f64::NAN, f64::NEG_INFINITY, 2f64.powi(127), f64::MAX] {
-            assert_eq!(run.visit(&[2, 1], &[0.5, p], &[1.0; 2]), Err(Refused::NotFinite(1)));
+        for bad in [f64::NAN, f64::NEG_INFINITY, 2f64.powi(127), f64::MAX, -1e-9, 1.01] {
+            assert_eq!(run.visit(&[2, 1], &[0.5, bad], &[1.0; 2]), Err(Refused::NotFinite(1)));
+            assert_eq!(run.visit(&[2, 1], &[0.5; 2], &[bad, 1.0]), Err(Refused::NotFinite(0)));
+            if bad.abs() < 2.0 {
+                continue; // as a margin
+            }
+            let (index, half, margin) = (&[3, 4, 5], &[0.5; 3], Some(&[0.0, 0.0, bad][..]));
+            let visits = Visits { index, confidence: half, correct: half, margin, others: [None; 3] };
+            assert_eq!(run.update(&visits), Err(Refused::NotFinite(2)));
         }
         assert!(run.0.iter().all(|r| *r == Record::default()) && run.1.iter().all(|r| *r == Rest::default()));
     }
