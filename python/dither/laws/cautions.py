@@ -99,8 +99,9 @@ def _bounds(fit: Fit) -> Iterator[str]:
 
 def _rows(fit: Fit) -> Iterator[str]:
     """Rows that look like mistakes of the table: other units, outliers, repetitions."""
+    numbers = np.flatnonzero(fit.used)
     for name, values in fit.arrays.items():
-        yield from units.counted(name, fit.law.variables[name], values)
+        yield from units.counted(name, fit.law.variables[name], values, numbers)
     size = np.abs(fit.residuals)
     usual = float(np.median(size))
     if mixed := units.mixed(fit):
@@ -109,8 +110,8 @@ def _rows(fit: Fit) -> Iterator[str]:
         yield f"residuals are {usual:.0%} of the loss: are its units mixed (nats, bits), or is the law wrong?"
     elif len(far := np.flatnonzero(size > max(WIDE, 20 * usual))):
         yield (
-            f"rows {listed(far)} lie more than {WIDE:.0%} off the curve, far beyond the others: check "
-            "or drop them"
+            f"rows {listed(numbers[far])} lie more than {WIDE:.0%} off the curve, far beyond the "
+            "others: check or drop them"
         )
     table = np.stack([*fit.arrays.values(), fit.loss], axis=1)
     same = len(table) - len(np.unique(table, axis=0))
@@ -120,7 +121,7 @@ def _rows(fit: Fit) -> Iterator[str]:
 
 def _design(fit: Fit) -> Iterator[str]:
     free = int(np.sum(fit.low < fit.high))
-    rows = len(fit.loss) if fit.weights is None else int(np.sum(fit.weights > 0))
+    rows = len(fit.loss)
     if rows == free:
         yield f"as many parameters as rows ({rows}): the curve meets every point, errors are unknown"
     elif rows < 2 * free:

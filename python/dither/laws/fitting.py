@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dither.errors import UserError, suggest
 from dither.laws import cautions, corner, search, table
@@ -20,6 +21,7 @@ from dither.laws.table import listed
 from dither.laws.uncertainty import Bootstrap, Derived, bootstrap
 
 AnyLaw = SumLaw | FunctionLaw
+Mask = NDArray[np.bool_]
 
 FARTHEST = 100.0
 """Predictions further than this factor beyond the largest run of the fit are refused unless asked for."""
@@ -42,7 +44,8 @@ class Fit:
 
     params: name -> value. value: of the objective (a sum over rows). certificate: evidence that this is the
     optimum. minima: (value, params) of every distinct minimum within 1 % of the best, best first. cautions:
-    what a reader must know, in words. theta: the parameters as they were searched.
+    what a reader must know, in words. theta: the parameters as they were searched. arrays, loss and weights
+    are of the rows that were fitted; used: which of the table's these are (rows of weight 0 are not).
     """
 
     law: AnyLaw
@@ -55,6 +58,7 @@ class Fit:
     arrays: dict[str, Floats] = field(repr=False)
     loss: Floats = field(repr=False)
     weights: Floats | None = field(repr=False)
+    used: Mask = field(repr=False)
     theta: Floats = field(repr=False)
     low: Floats = field(repr=False)
     high: Floats = field(repr=False)
@@ -64,6 +68,16 @@ class Fit:
     @property
     def rows(self) -> Rows:
         return Rows.of(self.law.columns(self.arrays), np.log(self.loss), self.weights)
+
+    def of_rows(self, values: Any, what: str) -> Any:
+        """Values that are given one a row of the table, of the rows that were fitted. UserError for other
+        numbers of them; what: names them there."""
+        found = np.asarray(values)
+        if found.shape != self.used.shape:
+            raise UserError(
+                f"{what} must be {len(self.used)}, one for each row of the table, not {found.shape}"
+            )
+        return found[self.used]
 
     def predict(self, *, far: bool = False, **variables: Any) -> Floats:
         """The law's value at `variables`. UserError beyond FARTHEST times the data's span, unless `far`."""
@@ -191,7 +205,8 @@ def fit(
         data: a mapping of columns, a pandas / polars / Arrow frame, or the path of a .csv, .jsonl or
         .parquet file. loss: name of the column of losses; `columns`: law's variable -> column's name
         (default: its own name). objective: "huber" (of log residuals, `delta`), "lad", "log_square",
-        "raw_square", "raw_huber"; summed. weights: one a row.
+        "raw_square", "raw_huber"; summed. weights: one a row, of any unit; rows of weight 0 are left out,
+        whatever their loss.
         starts: "project", a grid {parameter: values}, or rows of parameters.
         bounds, fixed: parameter -> (low, high), or a value.
 
@@ -205,18 +220,25 @@ def fit(
                 f"its variables are {', '.join(law.variables)}"
             )
     taken = table.select(data, {**{v: columns.get(v, v) for v in law.variables}, "the loss": loss})
+    w = None if weights is None else np.asarray(weights, dtype=np.float64)
+    used = np.ones(len(taken["the loss"]), dtype=bool)
+    if w is not None:
+        if w.shape != used.shape or not (np.isfinite(w) & (w >= 0)).all():
+            raise UserError(f"weights must be {len(used)} finite numbers that are not negative")
+        used = w > 0
+        w = w[used]
+    if not used.any():
+        raise UserError("the table has no rows" + " of a weight above 0" * (w is not None))
     y = taken.pop("the loss")
-    if len(bad := unusable(y)):
+    bad = unusable(y)
+    if len(bad := bad[used[bad]]):
         raise UserError(
             f"column {loss!r} has {len(bad)} losses that are missing, infinite, zero, negative or beyond "
             f"{LARGEST:g} (rows {listed(bad)}); drop them"
         )
-    arrays = law.arrays(taken)
+    arrays = {name: values[used] for name, values in law.arrays(taken).items()}
     kind = Objective(objective, delta)
-    w = None if weights is None else np.asarray(weights, dtype=np.float64)
-    if w is not None and (w.shape != y.shape or not (w >= 0).all()):
-        raise UserError(f"weights must be {len(y)} numbers that are not negative")
-    return fit_arrays(law, arrays, y, kind, w, starts, bounds or {}, fixed or {}, threads)
+    return fit_arrays(law, arrays, y[used], kind, w, starts, bounds or {}, fixed or {}, threads, used)
 
 
 def fit_arrays(
@@ -229,15 +251,15 @@ def fit_arrays(
     bounds: Mapping[str, tuple[float, float]],
     fixed: Mapping[str, float],
     threads: int = 1,
+    used: Mask | None = None,
 ) -> Fit:
-    """`fit` of checked arrays."""
+    """`fit` of checked arrays, whose rows all count."""
     rows = Rows.of(law.columns(arrays), np.log(loss), weights)
     low, high = search.theta_bounds(law, rows.y, bounds, fixed)
     free = int(np.sum(low < high))
-    used = len(loss) if weights is None else int(np.sum(weights > 0))
-    if used < free:
+    if len(loss) < free:
         raise UserError(
-            f"{law.name} has {free} free parameters, but there are {used} rows; "
+            f"{law.name} has {free} free parameters, but there are {len(loss)} rows; "
             "fix some (fixed=), take a law with fewer, or measure more"
         )
     found = search.find(law, rows, objective, low, high, starts=starts, threads=threads)
@@ -261,6 +283,7 @@ def fit_arrays(
         arrays=arrays,
         loss=loss,
         weights=weights,
+        used=np.ones(len(loss), dtype=bool) if used is None else used,
         theta=theta,
         low=low,
         high=high,

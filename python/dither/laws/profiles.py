@@ -173,18 +173,20 @@ def _across(problem: Problem, theta: Floats, along: Floats) -> tuple[Floats, flo
 def rise(fit: Fit, level: float) -> float:
     """How far above its optimum the profiled objective stays inside an interval.
 
-    The likelihood-ratio test of M-estimates (Hampel et al. 1986, section 7.2): 2 rise mean(psi') /
-    mean(psi^2) is chi-squared with one degree of freedom. psi' is averaged over a window of the residuals'
-    own width, because Huber's and the absolute deviation's have it at a few points only.
+    The likelihood-ratio test of M-estimates (Hampel et al. 1986, section 7.2): 2 rise sum(w psi') /
+    sum(w^2 psi^2) is chi-squared with one degree of freedom, whatever the unit of the weights w. psi' is
+    averaged over a window of the residuals' own width, because Huber's and the absolute deviation's have it
+    at a few points only.
     """
     r, objective = search.residuals(fit.law, fit.rows, fit.theta, fit.objective), fit.objective
     delta = objective.path()[-1][1] if objective.has_delta or objective.name == "lad" else np.inf
     psi = np.clip(r, -delta, delta)
     low, high = np.percentile(r, (25, 75))
     window = max(float(high - low) * len(r) ** -0.2, np.finfo(float).tiny)
-    bend = np.mean(np.clip(r + window, -delta, delta) - np.clip(r - window, -delta, delta)) / (2 * window)
+    weights = np.ones(len(r)) if fit.weights is None else fit.weights
+    bend = weights @ (np.clip(r + window, -delta, delta) - np.clip(r - window, -delta, delta)) / (2 * window)
     quantile = NormalDist().inv_cdf((1 + level) / 2)
-    return float(0.5 * quantile**2 * np.mean(psi**2) / bend / objective.unit)
+    return float(0.5 * quantile**2 * np.sum((weights * psi) ** 2) / bend / objective.unit)
 
 
 def _crossing(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dither.errors import UserError
 from dither.laws import table
 from dither.laws.engine import Floats, Objective
 
@@ -52,9 +51,7 @@ def sensitivities(
     for name, kept in _fewer_rows(fit):
         again(name, fit.objective, fit.arrays, kept)
     for name, sizes in (other_N or {}).items():
-        values = np.asarray(sizes, dtype=np.float64)
-        if values.shape != fit.loss.shape:
-            raise UserError(f"other_N[{name!r}] must hold a size for each of the {len(fit.loss)} rows")
+        values = np.asarray(fit.of_rows(sizes, f"sizes of other_N[{name!r}]"), dtype=np.float64)
         arrays = fit.law.arrays({**fit.arrays, "N": values})
         again(f"N: {name}", fit.objective, arrays, every)
     for name, data in (checkpoints or {}).items():

@@ -118,17 +118,13 @@ def groups(fit: Fit, by: Any) -> tuple[Any, Any]:
 
 
 def _labels(fit: Fit, by: Any) -> Any:
-    rows = len(fit.loss)
     if by is None or (isinstance(by, str) and by == "row"):
-        return np.arange(rows)
+        return np.arange(len(fit.loss))
     if isinstance(by, str):
         if by != "scale":
             raise UserError(f"by={by!r}: give 'scale', 'row', 'scale/row', or a label for each row")
         return scales(fit.arrays)
-    label = np.asarray(by)
-    if label.shape != (rows,):
-        raise UserError(f"by must name a group for each of the {rows} rows")
-    return np.unique(label, return_inverse=True)[1]
+    return np.unique(fit.of_rows(by, "the labels of groups (by)"), return_inverse=True)[1]
 
 
 def drawn(outer: Any, inner: Any, n: int, rng: np.random.Generator) -> Floats:
@@ -152,11 +148,11 @@ def drawn(outer: Any, inner: Any, n: int, rng: np.random.Generator) -> Floats:
 
 def bootstrap(fit: Fit, n: int, *, by: Any, weights: Any, seed: int, threads: int) -> Bootstrap:
     """See `Fit.bootstrap`."""
-    rows = len(fit.loss)
     if weights is not None:
         counts = np.asarray(weights, dtype=np.float64)
-        if counts.ndim != 2 or counts.shape[1] != rows or not (counts >= 0).all():
-            raise UserError(f"weights of resamples must be (replicates, {rows}) and not negative")
+        if counts.ndim != 2 or counts.shape[1] != len(fit.used) or not (counts >= 0).all():
+            raise UserError(f"weights of resamples must be (replicates, {len(fit.used)}) and not negative")
+        counts = counts[:, fit.used]
         outer = np.unique(counts, axis=1, return_inverse=True)[1].ravel()  # rows always drawn together
     else:
         outer, inner = groups(fit, by)

@@ -34,8 +34,9 @@ ALIKE = 0.03
 COUNTED = ("parameters", "training tokens")
 
 
-def counted(name: str, meaning: str, values: Floats) -> Iterator[str]:
-    """What is odd about a variable's values: a gap between two clouds, or counts in thousands and more."""
+def counted(name: str, meaning: str, values: Floats, numbers: Any) -> Iterator[str]:
+    """What is odd about a variable's values: a gap between two clouds, or counts in thousands and more.
+    numbers: of the values' rows in the table, from 0."""
     order = np.argsort(values)
     jumps = values[order][1:] / values[order][:-1]
     if jumps.max(initial=1.0) > GAP:
@@ -43,8 +44,8 @@ def counted(name: str, meaning: str, values: Floats) -> Iterator[str]:
         fewer = np.sort(order[:at] if 2 * at <= len(order) else order[at:])
         yield (
             f"{name} jumps by a factor of {jumps.max():.1g} between neighbouring values: are its units mixed?"
-            f" Rows {listed(fewer)} ({len(fewer)} of {len(values)}) lie apart; where they are given in "
-            "thousands, millions or billions, multiply them"
+            f" Rows {listed(numbers[fewer])} ({len(fewer)} of {len(values)}) lie apart; where they are given "
+            "in thousands, millions or billions, multiply them"
         )
     elif meaning.startswith(COUNTED) and values.min() < FEWEST:
         yield (
@@ -57,12 +58,12 @@ def mixed(fit: Fit) -> str:
     """`two_units` of a fit's runs, where it leaves some of them far off."""
     if np.abs(fit.residuals).max() < 0.5 * SHIFT:
         return ""
-    return two_units(list(fit.arrays.values()), fit.loss)
+    return two_units(list(fit.arrays.values()), fit.loss, np.flatnonzero(fit.used))
 
 
-def two_units(variables: Sequence[Floats], loss: Floats) -> str:
+def two_units(variables: Sequence[Floats], loss: Floats, numbers: Any) -> str:
     """Rows whose loss lies a factor off a smooth surface through the others, in words; empty if there are
-    none, or only one (an outlier).
+    none, or only one (an outlier). numbers: of the rows in the table, from 0.
 
     The surface is a quadratic in the logarithms of the variables (a plane where rows are few), with a step
     for the rows of the other unit, which are found by turns with it, from many starts.
@@ -81,7 +82,7 @@ def two_units(variables: Sequence[Floats], loss: Floats) -> str:
             "corpus or tokenizer, fit them apart"
         )
     return (
-        f"the loss: are its units mixed? Rows {listed(np.flatnonzero(apart))} ({apart.sum()} of {len(loss)}) "
+        f"the loss: are its units mixed? Rows {listed(numbers[apart])} ({apart.sum()} of {len(loss)}) "
         f"have {np.exp(shift):.3g} times the loss that the others tell; {why}"
     )
 

@@ -74,7 +74,7 @@ def test_sensitivities_are_fits_to_other_choices():
         assert len(found[name].loss) == len(rows["loss"]), name
         assert found[name].params == pytest.approx(expected.params, rel=1e-4), name
         assert expected.params["B"] != pytest.approx(fit.params["B"], rel=1e-3), name
-    with pytest.raises(UserError, match="a size for each of the 42 rows"):
+    with pytest.raises(UserError, match="must be 42, one for each row of the table"):
         laws.sensitivities(fit, other_N={"body": body[1:]})
     with pytest.raises(UserError, match="must be positive"):
         laws.sensitivities(fit, other_N={"body": body - body.max()})
