@@ -13,7 +13,7 @@ import tyro
 from dither.cli.formats import plain_table
 from dither.cli.terminal import console, parse
 from dither.errors import UserError, require
-from dither.files import check_place, replacing
+from dither.files import alone, check_place, replacing
 from dither.scores import ScoreTable, SubsetRuns, overview
 from dither.scores.sources import read_column, score_paths
 
@@ -66,10 +66,12 @@ def main(arguments: Sequence[str]) -> int:
     out = Path(a.out)
     check_out(out, a)
     table = subsets_table(a) if ACROSS_RUNS in a.scores or a.influence else paths_table(a)
-    if a.merge and out.exists():
-        table = ScoreTable.load(out).merge(table)
-    print_overview(table, a.target)
-    table.save(out)
+    with alone(out):  # another process may have written it meanwhile
+        check_free(out, a)
+        if a.merge and out.exists():
+            table = joined(ScoreTable.load(out), table, ", ".join(a.paths))
+        print_overview(table, a.target)
+        table.save(out)
     print(f"wrote {out}: {len(table.runs)} runs, {len(table.ids):,} examples")
     return 0
 
@@ -100,10 +102,26 @@ def paths_table(a: Arguments) -> ScoreTable:
     ids = None if a.ids is None else read_column(a.ids, "id")
     runs = [path for path in a.paths if (Path(path) / CONFIG).is_file()]
     files = [path for path in a.paths if path not in runs]
+    if not a.paths:
+        raise UserError("name at least one run, file or folder of logits")
     table = score_runs(runs, a)
-    if files or not runs:
-        table = table.merge(score_paths(files, a.scores or None, visits=a.visits, labels=labels, ids=ids))
+    for path in files:
+        one = score_paths([path], a.scores or None, visits=a.visits, labels=labels, ids=ids)
+        table = joined(table, one, path)
     return table
+
+
+def joined(table: ScoreTable, one: ScoreTable, source: str) -> ScoreTable:
+    """The merged table. Says where a run gets more examples: files of one name may be shards of a run, or two
+    runs in folders of their own."""
+    merged = table.merge(one)
+    for name, run in table.runs.items():
+        if more := len(merged.runs[name].ids) - len(run.ids):
+            print(
+                f"run {name}: {more:,} examples of {source} join the {len(run.ids):,} that it had, as shards "
+                "of one run; files of different runs have different names"
+            )
+    return merged
 
 
 def score_runs(runs: Sequence[str], a: Arguments) -> ScoreTable:
@@ -126,10 +144,7 @@ def check_out(out: Path, a: Arguments) -> None:
         raise UserError(f"--out {out}: there is no folder {out.parent}")
     if a.merge and a.force:
         raise UserError("--merge keeps the table that exists, --force replaces it; give one of them")
-    if out.exists() and not (a.merge or a.force):
-        raise UserError(
-            f"{out} exists; --merge adds the runs to it, --force replaces it, or name another --out"
-        )
+    check_free(out, a)
     if a.influence is not None:
         influence = Path(a.influence)
         if influence.suffix != ".npz":
@@ -137,6 +152,14 @@ def check_out(out: Path, a: Arguments) -> None:
         if influence.exists() and not a.force:
             raise UserError(f"{influence} exists; --force replaces it, or name another --influence")
         check_place(influence)
+
+
+def check_free(out: Path, a: Arguments) -> None:
+    """UserError for a table that exists and may be neither added to nor replaced."""
+    if out.exists() and not (a.merge or a.force):
+        raise UserError(
+            f"{out} exists; --merge adds the runs to it, --force replaces it, or name another --out"
+        )
 
 
 def print_overview(table: ScoreTable, target: float) -> None:

@@ -16,6 +16,9 @@ from dither.errors import UserError
 from dither.scores.borrowed import Floats, booleans, reals
 from dither.scores.ranks import rank, spearman
 
+CURVES = 10
+"""Sets of runs that a noise curve is a mean over."""
+
 
 def as_runs(values: Any, least: int = 2) -> Floats:
     """(runs, examples) in fp64, without NaN, of at least so many runs."""
@@ -182,7 +185,12 @@ def auc(scores: Any, positive: Any) -> float:
 
 def noise_curve(values: Any, planted: Any, direction: Callable[[Floats], Floats] = lambda s: s) -> Floats:
     """AUC for finding planted label noise with the mean rank of 1, 2, ... runs. values: (runs, n), high is
-    hard after `direction`."""
-    x = as_runs(values, 1)
-    ranks = np.atleast_2d(rank(direction(x)))
-    return np.array([auc(ranks[:k].mean(axis=0), planted) for k in range(1, len(x) + 1)])
+    hard after `direction`. Each is a mean over at most ten sets of so many neighbouring runs, in a circle."""
+    ranks = np.atleast_2d(rank(direction(as_runs(values, 1))))
+    runs = len(ranks)
+    first = np.unique(np.linspace(0, runs, min(runs, CURVES), endpoint=False).astype(int))
+    sums, curve = np.zeros((len(first), ranks.shape[1])), []
+    for more in range(runs):
+        sums += ranks[(first + more) % runs]
+        curve.append(np.mean([auc(row, planted) for row in sums]))
+    return np.array(curve)

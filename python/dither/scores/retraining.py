@@ -7,11 +7,8 @@ and a difference that could not have been seen is said to be that.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -23,8 +20,8 @@ from dither.errors import UserError
 from dither.paired import Interval, paired_interval, student_quantile
 from dither.scores.borrowed import Ints, integers
 from dither.scores.selection import random
+from dither.scores.trainings import Train, trainings
 
-Train = Callable[[Ints, int], float]
 Choice = Any  # (k,) positions, or a function of the seed that gives them
 BASELINE = 1 << 32
 """The baseline of seed s is random(n, k, seed=s + 2^32): no policy's own seed."""
@@ -50,12 +47,24 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """One of "better", "worse" and "not told apart"."""
+        """One of "better", "worse", "not told apart", and "no verdict" where every seed gives the same
+        difference: an interval of no width tells nothing of other seeds."""
         low, high = self.interval.low, self.interval.high
         assert low is not None and high is not None
-        if low <= 0 <= high:
+        if self._same_for_every_seed and abs(self.interval.mean) > self._rounding:
+            return "no verdict"
+        if self._same_for_every_seed or low <= 0 <= high:
             return "not told apart"
         return "better" if (low > 0) == self.higher_is_better else "worse"
+
+    @property
+    def _rounding(self) -> float:
+        return 1e-12 * max(map(abs, (*self.results, *self.baseline)))
+
+    @property
+    def _same_for_every_seed(self) -> bool:
+        assert self.interval.sd is not None
+        return self.interval.sd <= self._rounding
 
     def __str__(self) -> str:
         found = self.interval
@@ -64,6 +73,8 @@ class Comparison:
             f"{self.name}, {self.kept:,} examples: {means}, "
             f"difference {found.mean:+.4g} [{found.low:+.4g}, {found.high:+.4g}] over {found.n} seeds: "
         )
+        if self._same_for_every_seed:
+            return text + f"{self.verdict}: every seed gives the same difference"
         if self.verdict == "not told apart":
             return text + f"not told apart from random (a difference of {self.detectable:.2g} would be seen)"
         return text + f"{self.verdict} than random"
@@ -96,6 +107,7 @@ def retrain(
     full: bool = False,
     confidence: float = 0.95,
     record: str | Path | None = None,
+    tag: str | None = None,
 ) -> Retraining:
     """Train on every selection and on random examples, for every seed, and compare.
 
@@ -104,12 +116,15 @@ def retrain(
     selections: name -> positions of the examples kept out of n, or a function of the seed that gives them.
     seeds: how many, or which. full: train on all n as well.
     confidence: of the intervals together (Bonferroni over the selections).
-    record: a .jsonl file that gets a line for every training that ends; the same call goes on from it.
+    record: a .jsonl file that gets a line for every training that ends; the same call goes on from it. What a
+        `train` of other code left there is not taken.
+    tag: what stands for `train` in the record, in place of its code: name there what its code does not show,
+        such as the data and the settings that it reads.
 
     Selections of one size share their random partners. Raises UserError for fewer than 2 seeds, positions
-    that are no examples or repeated, and a result that is not finite.
+    that are no examples or repeated, a result that is not finite, and a record that another process writes.
     """
-    chosen = tuple(range(seeds) if isinstance(seeds, int) else seeds)
+    chosen = tuple(range(int(seeds)) if isinstance(seeds, Integral) else seeds)
     if len(set(chosen)) != len(chosen) or len(chosen) < 2:
         raise UserError(f"a comparison needs at least 2 different seeds, not {list(chosen)}")
     if not selections or not isinstance(selections, Mapping):
@@ -126,19 +141,19 @@ def retrain(
         if len({len(p) for p in positions}) > 1:
             sizes = [len(p) for p in positions]
             raise UserError(f"the selection {name!r} keeps as many examples for every seed, not {sizes}")
-    runs = _Trainings(train, record)
     each = 1 - (1 - confidence) / len(kept)
     found = {}
-    for name, positions in kept.items():
-        results = [runs.result(p, s) for p, s in zip(positions, chosen, strict=True)]
-        partners = [random(n, len(p), seed=s + BASELINE) for p, s in zip(positions, chosen, strict=True)]
-        baseline = [runs.result(p, s) for p, s in zip(partners, chosen, strict=True)]
-        interval = paired_interval(results, baseline, each)
-        found[name] = Comparison(
-            name, len(positions[0]), tuple(results), tuple(baseline), interval, _detectable(interval),
-            higher_is_better,
-        )  # fmt: skip
-    everything = tuple(runs.result(np.arange(n), s) for s in chosen) if full else ()
+    with trainings(train, record, tag) as runs:
+        for name, positions in kept.items():
+            results = [runs.result(p, s) for p, s in zip(positions, chosen, strict=True)]
+            partners = [random(n, len(p), seed=s + BASELINE) for p, s in zip(positions, chosen, strict=True)]
+            baseline = [runs.result(p, s) for p, s in zip(partners, chosen, strict=True)]
+            interval = paired_interval(results, baseline, each)
+            found[name] = Comparison(
+                name, len(positions[0]), tuple(results), tuple(baseline), interval, _detectable(interval),
+                higher_is_better,
+            )  # fmt: skip
+        everything = tuple(runs.result(np.arange(n), s) for s in chosen) if full else ()
     return Retraining(found, everything, confidence)
 
 
@@ -154,51 +169,3 @@ def _positions(name: str, positions: Any, n: int) -> Ints:
     if not len(found) or found[0] < 0 or found[-1] >= n or (np.diff(found) == 0).any():
         raise UserError(f"the selection {name!r} holds different positions of {n} examples, at least one")
     return found
-
-
-class _Trainings:
-    """Trains once for equal examples and seeds, and remembers it in a file."""
-
-    def __init__(self, train: Train, record: str | Path | None) -> None:
-        self.train, self.path = train, None if record is None else Path(record)
-        self.known: dict[tuple[str, int], float] = {}
-        if self.path is not None:
-            if self.path.is_dir() or not self.path.parent.is_dir():
-                raise UserError(f"record={self.path} is a file in a folder that exists")
-            if self.path.exists():
-                self._read(self.path)
-
-    def _read(self, path: Path) -> None:
-        try:
-            text = path.read_text(encoding="utf-8")
-            whole = text[: text.rfind("\n") + 1]  # a line that was cut off by a kill is trained again
-            for line in whole.splitlines():
-                row = json.loads(line)
-                self.known[row["examples"], row["seed"]] = float(row["result"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no record of trainings ({error}); name another") from None
-        if whole != text:
-            with path.open("r+", encoding="utf-8") as file:
-                file.truncate(len(whole.encode()))
-
-    def result(self, positions: Ints, seed: int) -> float:
-        key = hashlib.sha256(positions.tobytes()).hexdigest()[:32], int(seed)
-        if key not in self.known:
-            found = self.train(positions, int(seed))
-            try:
-                value = float(found)
-            except (TypeError, ValueError):
-                value = math.nan
-            if not math.isfinite(value):
-                raise UserError(
-                    f"training on {len(positions):,} examples with seed {seed} gave {found!r}, no finite "
-                    "number"
-                )
-            self.known[key] = value
-            if self.path is not None:
-                row = {"examples": key[0], "kept": len(positions), "seed": key[1], "result": value}
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-        return self.known[key]

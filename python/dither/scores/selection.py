@@ -1,7 +1,9 @@
 """Which examples to keep, given any score: the policies of the literature, seeded and documented.
 
 Every function takes scores of (n,), where HIGH IS HARD unless `Score.direction` says otherwise (negate the
-easy ones), and returns ascending positions of the examples to keep.
+easy ones), and returns ascending positions of the examples to keep. Equal scores stand in an order that is
+drawn once for every number of examples, not by position: where data are sorted by class, the many examples
+that were never forgotten would otherwise be chosen by class.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ import numpy as np
 
 from dither.errors import UserError
 from dither.scores.borrowed import Floats, Ints, floats, integers, reals
+
+TIES = 0
+"""The seed of the order of equal scores."""
 
 
 def _scores(scores: Any) -> Floats:
@@ -53,8 +58,24 @@ def _generator(seed: int) -> np.random.Generator:
 
 
 def _order(s: Floats) -> Ints:
-    """Positions, easiest first; equal scores by position."""
-    return np.argsort(s, kind="stable")
+    """Positions, easiest first; equal scores in an order drawn once for all."""
+    drawn = _generator(TIES).permutation(len(s))
+    return drawn[np.argsort(s[drawn], kind="stable")]
+
+
+def _without_hardest(s: Floats, k: int, drop_hardest: float) -> Ints:
+    """Positions, easiest first, without that share of the hardest, at least k. UserError where fewer would be
+    cut off than asked."""
+    n = len(s)
+    if not 0 <= drop_hardest < 1:
+        raise UserError(f"drop_hardest={drop_hardest} is a share below 1")
+    cut = min(round(drop_hardest * n), n - k)
+    if drop_hardest * n - cut >= 1:  # what rounding does is no contradiction
+        raise UserError(
+            f"keeping {k:,} of {n:,} examples leaves {n - k:,} to cut off, and drop_hardest={drop_hardest} "
+            f"asks for {round(drop_hardest * n):,}: keep or drop fewer"
+        )
+    return _order(s)[: n - cut]
 
 
 def top(scores: Any, keep: float | int) -> Ints:
@@ -81,15 +102,17 @@ def band(scores: Any, low: float, high: float) -> Ints:
 def window(scores: Any, keep: float | int, drop_hardest: float = 0.01) -> Ints:
     """The hardest after the very hardest are dropped (data-diet: about 1 %, more under label noise)."""
     s = _scores(scores)
-    if not 0 <= drop_hardest < 1:
-        raise UserError(f"drop_hardest={drop_hardest} is a share below 1")
-    k, n = _count(len(s), keep), len(s)
-    end = max(n - round(drop_hardest * n), k)
-    return np.sort(_order(s)[end - k : end])
+    k = _count(len(s), keep)
+    pool = _without_hardest(s, k, drop_hardest)
+    return np.sort(pool[len(pool) - k :])
 
 
 def with_class_floor(scores: Any, labels: Any, keep: float | int, floor: float = 0.5) -> Ints:
-    """The hardest, but of every class at least `floor` of its proportional share (2206.14486 keeps 50 %)."""
+    """The hardest, but of every class at least `floor` of its proportional share (2206.14486 keeps 50 %).
+
+    Shares are rounded up. Where that makes more than `keep` (many small classes), those with the smallest
+    rest are rounded down.
+    """
     s = _scores(scores)
     y = integers(labels, "labels", len(s))
     if not 0 <= floor <= 1:
@@ -99,9 +122,14 @@ def with_class_floor(scores: Any, labels: Any, keep: float | int, floor: float =
         return np.empty(0, np.int64)
     kept = np.zeros(n, bool)
     hardest = _order(s)[::-1]
-    for label in np.unique(y):
-        mine = hardest[y[hardest] == label]
-        kept[mine[: int(floor * k * len(mine) / n)]] = True
+    classes, counts = np.unique(y, return_counts=True)
+    due = floor * k * counts / n
+    least = np.floor(due + 1e-9).astype(np.int64)  # .58 of 50 is 29 but for rounding
+    rest = due - least
+    up = np.argsort(-rest, kind="stable")[: k - int(least.sum())]
+    least[up] += rest[up] > 1e-9
+    for label, count in zip(classes, least, strict=True):
+        kept[hardest[y[hardest] == label][:count]] = True
     rest = hardest[~kept[hardest]]
     kept[rest[: k - int(kept.sum())]] = True
     return np.flatnonzero(kept)
@@ -159,9 +187,9 @@ def coverage(
     the score's range gets an equal budget, small strata first; what they do not use goes to the others."""
     s = _finite(scores, "their range has no strata")
     k = _count(len(s), keep)
-    if not 0 <= drop_hardest < 1 or strata < 1:
-        raise UserError(f"drop_hardest={drop_hardest} is a share below 1, strata={strata} at least 1")
-    pool = _order(s)[: max(len(s) - round(drop_hardest * len(s)), k)]
+    if strata < 1:
+        raise UserError(f"strata={strata} is at least 1")
+    pool = _without_hardest(s, k, drop_hardest)
     if k == 0:
         return np.empty(0, np.int64)
     edges = np.linspace(s[pool[0]], s[pool[-1]], strata + 1)[1:-1]
@@ -209,8 +237,10 @@ def repetition_aware(
 
         log error = b_1 log(n_1) + sum_k b_k log(n_k / n_{k-1}),  b_k = mean(b) (1/2)^((k-1) / (m tau)),
 
-    n_k examples seen after epoch k in units of `scale`, m strata, mean over theirs. utilities: b < 0 of every
-    stratum, as fitted on your data; half_life: tau in epochs of one stratum. UserError for other values.
+    n_k examples seen after epoch k in units of `scale` (1 over the paper's a), m strata, mean over theirs.
+    utilities: b < 0 of every stratum, as fitted on your data; half_life: tau in epochs of one stratum.
+    UserError for other values, and where a first epoch has fewer than `scale` examples: the laws of all
+    strata meet there, and below it a better one predicts more error.
     """
     s, b = _scores(scores), reals(utilities, "utilities")
     if not len(s):
@@ -223,6 +253,12 @@ def repetition_aware(
         raise UserError(f"seen={seen}, half_life={half_life} and scale={scale} are above 0")
     order, strata = _order(s), len(b)
     sizes = [round(m * len(s) / strata) for m in range(1, strata + 1)]
+    if (least := min(sizes[0], seen)) < scale:
+        raise UserError(
+            f"a first epoch of {least:,} examples is less than scale={scale:g}, the unit in which the law "
+            "counts them, and below one unit better strata predict more error; give the scale= of your fit, "
+            f"at most {least:,}"
+        )
     errors = [
         _log_error(float(b[:m].mean()), half_life * m, size, seen, scale) for m, size in enumerate(sizes, 1)
     ]

@@ -1,11 +1,18 @@
 """`dither score` and `dither select`: tables, ids, exit codes, nothing half written."""
 
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from dither.cli.main import main
-from dither.scores import ScoreTable, selection
+from dither.errors import UserError
+from dither.files import alone
+from dither.scores import ScoreTable, score_paths, selection
 
 N = 200
 RNG = np.random.default_rng(0)
@@ -211,3 +218,71 @@ def test_a_score_that_is_neither_hard_nor_easy_needs_a_direction(runs, capsys):
     for direction, kept in (("hard", "3"), ("easy", "0")):
         assert main([*base, "--direction", direction]) == 0
         assert capsys.readouterr().out.split() == [kept]
+
+
+@pytest.mark.slow
+def test_processes_may_merge_into_one_table_at_once(runs):
+    """Each read the table, and the last to write it left out what the others had added."""
+    for k in range(4):
+        (runs / f"l{k}").mkdir()
+        np.save(runs / f"l{k}" / f"run{k}.npy", RNG.standard_normal((50, 5)).astype(np.float32))
+        np.save(runs / f"l{k}" / "labels.npy", np.zeros(50, int))
+    code = "import sys; from dither.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "score", "--out", "race.parquet", "--merge"]
+    children = [subprocess.Popen([*command, f"l{k}/run{k}.npy"]) for k in range(4)]
+    assert [child.wait() for child in children] == [0] * 4
+    assert list(ScoreTable.load("race.parquet").runs) == [f"run{k}" for k in range(4)]
+    assert not list(runs.glob(".*"))
+
+
+def test_a_table_that_another_process_made_meanwhile_is_kept(runs, capsys, monkeypatch):
+    """After the options were checked and before the table is written."""
+    other = ScoreTable.of_run("other", {"el2n": DIFFICULTY})
+
+    def slow(*arguments, **options):
+        other.save("scores.parquet")
+        return score_paths(*arguments, **options)
+
+    monkeypatch.setattr("dither.cli.score.score_paths", slow)
+    assert main(["score", "runs/seed0/4.npy", "--merge"]) == 0
+    assert list(ScoreTable.load("scores.parquet").runs) == ["4", "other"]
+    (runs / "scores.parquet").unlink()
+    assert "scores.parquet exists" in refused(["score", "runs/seed0/4.npy"], capsys)
+    assert ScoreTable.load("scores.parquet").fingerprint() == other.fingerprint()
+
+
+def test_one_at_a_time(tmp_path):
+    """Eight threads add one to a file sixty times each; a lock file that was left does not matter."""
+    path = tmp_path / "n"
+    path.write_text("0")
+    (tmp_path / ".n.lock").touch()
+
+    def add(_):
+        for _ in range(60):
+            with alone(path):
+                found = int(path.read_text())
+                time.sleep(0)
+                path.write_text(str(found + 1))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(8)))
+    assert path.read_text() == "480" and [p.name for p in tmp_path.iterdir()] == ["n"]
+    with alone(path), pytest.raises(UserError, match="in use by another process"), alone(path, wait=False):
+        pass
+    with pytest.raises(UserError, match="cannot be written"), alone(tmp_path / "none" / "n"):
+        pass
+
+
+def test_runs_of_one_name_that_become_one_are_said_to(runs, capsys):
+    for k in range(2):
+        (runs / f"exp{k}").mkdir()
+        np.save(runs / f"exp{k}" / "epoch-10.npy", RNG.standard_normal((5, 5)).astype(np.float32))
+        np.save(runs / f"exp{k}" / "ids.npy", np.arange(5) + 5 * k)
+    assert main(["score", "exp0", "exp1"]) == 0
+    said = "run epoch-10: 5 examples of exp1 join the 5 that it had, as shards of one run"
+    assert said in capsys.readouterr().out
+    assert main(["score", "exp0", "--out", "b.parquet"]) == 0 and "shards" not in capsys.readouterr().out
+    assert main(["score", "exp1", "--out", "b.parquet", "--merge"]) == 0
+    assert said in capsys.readouterr().out
+    assert main(["score", "exp1", "--out", "b.parquet", "--merge"]) == 0
+    assert "shards" not in capsys.readouterr().out

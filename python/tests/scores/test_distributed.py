@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ def batches(rank: int):
     """(epoch, places, logits, labels) of a process; logits depend on example and epoch alone."""
     from torch.utils.data.distributed import DistributedSampler
 
-    sampler = DistributedSampler(range(N), WORLD, rank, shuffle=True, seed=5)
+    sampler = DistributedSampler(
+        torch.utils.data.TensorDataset(torch.arange(N)), WORLD, rank, shuffle=True, seed=5
+    )
     for epoch in range(EPOCHS):
         z = torch.from_numpy(np.random.default_rng(epoch).standard_normal((N, CLASSES)).astype(np.float32))
         sampler.set_epoch(epoch)
@@ -36,7 +39,7 @@ def process(rank: int, folder: str) -> None:
         for b in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.M | re.S)
         if "def gathered" in b
     ]
-    names = {"np": np}
+    names: dict[str, Any] = {"np": np}
     exec(block, names)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
     tracker = Tracker(N, SCORES)

@@ -163,6 +163,13 @@ def test_auc_is_scikits_and_more_runs_find_more_noise():
     values = runs(10, 1000, 3.0, truth=planted * 2.0)
     curve = noise_curve(values, planted)
     assert curve[0] < 0.75 < 0.9 < curve[-1]
+    # One run: all of them, not the first by name; and all runs at once, whatever their order.
+    single = [roc_auc_score(planted, row) for row in values]
+    np.testing.assert_allclose(curve[0], np.mean(single))
+    np.testing.assert_allclose(noise_curve(values[::-1], planted)[[0, -1]], curve[[0, -1]])
+    np.testing.assert_allclose(curve[-1], roc_auc_score(planted, rank(values).mean(axis=0)))
+    assert noise_curve(values[:1], planted) == pytest.approx([single[0]])
+    assert len(noise_curve(runs(13, 1000, 3.0, truth=planted * 2.0), planted)) == 13
     with pytest.raises(UserError, match="positive and negative"):
         auc(scores, np.zeros(500, bool))
 

@@ -1,6 +1,7 @@
 """Comparisons with random: intervals that cover, verdicts that know their power, trainings made once."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from scipy import stats
 
 from dither.errors import UserError
 from dither.scores import retrain, selection
+from dither.scores.trainings import code_of
 
 N = 200
 VALUE = np.linspace(-1, 1, N)
@@ -134,3 +136,77 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     (tmp_path / "x.jsonl").write_text("no json\n")
     with pytest.raises(UserError, match="no record"):
         retrain(noisy(1.0), good, N, record=tmp_path / "x.jsonl")
+
+
+def test_one_and_the_same_difference_is_no_verdict():
+    """An interval of no width was taken for a proof."""
+
+    def constant(value: float):
+        return lambda kept, seed: value if kept[0] == 5 else 0.1 + 0.2
+
+    chosen = {"mine": np.array([5, 6])}
+    for value in (0.9, 0.1):
+        found = retrain(constant(value), chosen, 1000, seeds=3).comparisons["mine"]
+        assert found.verdict == "no verdict" and "every seed gives the same difference" in str(found)
+    same = retrain(constant(0.3), chosen, 1000, seeds=3).comparisons["mine"]  # .1 + .2 is not quite .3
+    assert same.verdict == "not told apart" and "would be seen" not in str(same)
+
+    def wide(kept, seed):
+        return (0.9 if kept[0] == 5 else 0.3) + 1e-6 * seed * kept[0]
+
+    assert retrain(wide, chosen, 1000, seeds=3).comparisons["mine"].verdict == "better"
+
+
+def test_a_record_holds_trainings_of_other_code_apart(tmp_path):
+    record, chosen = tmp_path / "t.jsonl", {"a": np.arange(5)}
+
+    def scaled(by: float):
+        return lambda kept, seed: by * float(kept.mean()) + seed
+
+    def result(train, **more) -> float:
+        return float(
+            np.mean(retrain(train, chosen, N, seeds=2, record=record, **more).comparisons["a"].results)
+        )
+
+    assert result(scaled(1.0)) == 2.5 and result(scaled(2.0)) == 4.5 and result(scaled(1.0)) == 2.5
+    assert result(partial(lambda by, kept, seed: by + seed, 7.0)) == 7.5
+    assert result(partial(lambda by, kept, seed: by + seed, 8.0)) == 8.5
+    assert len(record.read_text().splitlines()) == 16
+    # A tag stands for the code.
+    assert result(scaled(1.0), tag="x") == 2.5 and result(scaled(2.0), tag="x") == 2.5
+    assert result(scaled(2.0), tag="y") == 4.5
+    record.write_text('{"examples": "a", "seed": 0, "result": 1.0}\n')
+    with pytest.raises(UserError, match="no record of trainings"):
+        result(scaled(1.0))
+
+
+def test_the_code_of_a_function():
+    def outer(depth):
+        return outer(depth - 1) if depth else 0
+
+    class Model:
+        def __call__(self, kept, seed):
+            return 0.0
+
+        def train(self, kept, seed):
+            return 1.0
+
+    kinds = [outer, Model(), Model().train, len, partial(outer, depth=2), lambda k, s: k in {"a", "b", 3}]
+    hashes = [code_of(kind) for kind in kinds]
+    assert len(set(hashes)) == len(kinds) and hashes == [code_of(kind) for kind in kinds]
+
+
+def test_two_writers_of_a_record_are_refused(tmp_path):
+    record, chosen = tmp_path / "t.jsonl", {"a": np.arange(5)}
+
+    def inner(kept, seed):
+        with pytest.raises(UserError, match="in use by another process"):
+            retrain(noisy(1.0), chosen, N, record=record)
+        return float(seed + kept[0])
+
+    retrain(inner, chosen, N, seeds=2, record=record)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.jsonl"]
+
+
+def test_numpys_number_of_seeds_is_one():
+    assert len(retrain(noisy(1.0), {"a": [1]}, N, seeds=np.int64(3)).comparisons["a"].results) == 3
