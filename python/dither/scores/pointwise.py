@@ -141,6 +141,7 @@ def sequence_scores(
     shape = tuple(logits.shape)
     if len(shape) != 3:
         raise UserError(f"logits have the axes sequences, tokens, vocabulary, not the shape {shape}")
+    scores = (scores,) if isinstance(scores, str) else scores
     wanted = tuple(dict.fromkeys(("loss", "entropy", "el2n", "perplexity") if scores is None else scores))
     sequences, tokens, classes = shape
     if tuple(labels.shape) != (sequences, tokens):

@@ -102,7 +102,7 @@ def retrain(
     selections: Mapping[str, Choice],
     n: int,
     *,
-    seeds: int | Iterable[int] = 5,
+    seeds: int | np.integer | Iterable[int] = 5,
     higher_is_better: bool = True,
     full: bool = False,
     confidence: float = 0.95,
@@ -124,7 +124,7 @@ def retrain(
     Selections of one size share their random partners. Raises UserError for fewer than 2 seeds, positions
     that are no examples or repeated, a result that is not finite, and a record that another process writes.
     """
-    chosen = tuple(range(int(seeds)) if isinstance(seeds, Integral) else seeds)
+    chosen = tuple(range(int(seeds)) if isinstance(seeds, (int, np.integer)) else seeds)
     if len(set(chosen)) != len(chosen) or len(chosen) < 2:
         raise UserError(f"a comparison needs at least 2 different seeds, not {list(chosen)}")
     if not selections or not isinstance(selections, Mapping):

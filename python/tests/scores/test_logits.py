@@ -266,3 +266,9 @@ def test_sequences_are_means_over_the_tokens_that_count(kind):
     assert np.isnan(found["loss"][3]) and np.isnan(found["perplexity"][3])
     with pytest.raises(UserError, match="mask has the shape"):
         sequence_scores(z, y, mask=mask[:2])
+
+
+def test_one_name_is_one_score():
+    z, y = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32), np.zeros((2, 3), int)
+    assert set(sequence_scores(z, y, "loss")) == {"loss", "tokens"}
+    assert set(logit_scores(z[0], y[0], "loss")) == {"loss"}
