@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
             table = joined(ScoreTable.load(out), table, ", ".join(a.paths))
         print_overview(table, a.target)
         table.save(out)
-    print(f"wrote {out}: {len(table.runs)} runs, {len(table.ids):,} examples")
+    print(f"wrote {out}: {len(table.runs)} runs, {len(table.ids_of_any):,} examples")
     return 0
 
 

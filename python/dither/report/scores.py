@@ -64,7 +64,7 @@ def page(table: ScoreTable, score: str | None, about: Material) -> str:
     parts = [
         html.heading("Scores of examples", 1),
         html.paragraph(
-            f"{len(table.ids):,} examples, {runs}" + (f", {table.data}" if table.data else ""), "lead"
+            f"{len(table.ids_of_any):,} examples, {runs}" + (f", {table.data}" if table.data else ""), "lead"
         ),
     ]
     if len(table.runs) < 2:

@@ -78,8 +78,10 @@ class ScoreTable:
         return cls({str(run): RunScores(keys, kept, named, checked_provenance(provenance))}, data)
 
     def __repr__(self) -> str:
-        n = len(self.ids) if self.runs else 0
-        return f"ScoreTable({len(self.runs)} runs, {n} examples, scores: {', '.join(self.scores) or 'none'})"
+        n, common = len(self.ids_of_any), len(self.ids)
+        some = f" ({common} in every run)" if common < n else ""
+        names = ", ".join(self.scores) or "none"
+        return f"ScoreTable({len(self.runs)} runs, {n} examples{some}, scores: {names})"
 
     @property
     def ids(self) -> np.ndarray:

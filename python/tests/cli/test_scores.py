@@ -199,7 +199,8 @@ def test_examples_that_a_run_lacks_have_no_score_there(runs, capsys):
     assert said.out.split() == ["2", "3"] and "2 of 4 examples (50.0%)" in said.err
     assert "6 without a score left out" in said.err
     assert main(["score", "t.parquet", "--out", "again.parquet"]) == 0
-    assert "up to 6 examples that some run has no value of" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "up to 6 examples that some run has no value of" in told and "2 runs, 10 examples" in told
     assert main([*base, "--runs", "a"]) == 0 and len(capsys.readouterr().out.split()) == 5
 
 

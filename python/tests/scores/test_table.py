@@ -336,6 +336,7 @@ def test_columns_added_to_an_arrow_table_are_read():
 
 def test_values_of_examples_that_some_run_lacks():
     t = table("a", [0, 2, 5], 1).merge(table("b", [2, 3], 2), ScoreTable.of_run("c", {"el2n": []}))
+    assert repr(t).startswith("ScoreTable(3 runs, 4 examples (0 in every run), scores: el2n")
     assert t.ids.tolist() == [] and t.ids_of_any.tolist() == [0, 2, 3, 5]
     found = t.values("el2n", ids=t.ids_of_any)
     assert np.isnan(found).tolist() == [[0, 0, 1, 0], [1, 0, 0, 1], [1, 1, 1, 1]]
