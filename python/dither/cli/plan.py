@@ -27,10 +27,10 @@ class Arguments:
     tokens beyond which more training harms a model quantized to --bits (the gap by --gap_data, --gap or
     published). memory: bits after training for --memory bytes and --tokens (the same). bits: bits of training
     for --flops, with --size held where it is given. split: exponent and mantissa bits of a float of --bits.
-    mixture: shares of the domains --domains that make the --loss of --data least. worth: is a cheaper method
-    (--cheap, its cost divided by --speedup) better than --data at equal compute up to --flops. hyper:
-    learning rate and batch for --flops (and --size). bits, split and hyper without own runs say what other
-    publications say, and how far apart they are.
+    mixture: shares of the domains --domains that make the mean of several --loss of --data least. worth: is a
+    cheaper method (--cheap, its cost divided by --speedup) better than --data at equal compute up to --flops.
+    hyper: learning rate and batch for --flops (and --size). bits, split and hyper without own runs say what
+    other publications say, and how far apart they are.
     """
 
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
@@ -41,8 +41,8 @@ class Arguments:
     """own runs: one table, or run directories"""
     column: Pairs = ()
     """the table's column of a variable, as N=params"""
-    loss: str = "loss"
-    """the table's column of the loss"""
+    loss: tuple[str, ...] = ("loss",)
+    """the table's column of the loss; mixture: those of several validation domains"""
     only: Pairs = ()
     """own runs: the rows alone whose column has that value, as corpus=9e8191e3f4e9"""
     constants: Pairs = ()
@@ -73,6 +73,8 @@ class Arguments:
     """bytes of the weights"""
     domains: tuple[str, ...] = ()
     """mixture: the table's columns of shares"""
+    weights: tuple[float, ...] = ()
+    """mixture: of the losses in their mean; alike where none are given"""
     cheap: tuple[str, ...] = ()
     """worth: runs of the cheaper method"""
     cheap_only: Pairs = ()
@@ -99,6 +101,8 @@ def check(a: Arguments) -> None:
             raise UserError(
                 f"dither plan {a.what} does not read --{one.name}; it reads --{', --'.join(read[1:])}"
             )
+    if len(a.loss) != 1 and a.what != "mixture":
+        raise UserError(f"dither plan {a.what} takes one --loss, not {len(a.loss)}")
     for one, other in (("data", "constants"), ("gap_data", "gap")):
         if getattr(a, one) and getattr(a, other):
             raise UserError(

@@ -41,12 +41,16 @@ def need(a: Arguments, *names: str) -> list[float]:
     return values
 
 
+def groups(a: Arguments, frame: dict[str, list[Any]]) -> Any:
+    """What --by resamples."""
+    return None if a.by is None else levels(frame, a.by)
+
+
 def own(
     a: Arguments, law: laws.SumLaw | laws.FunctionLaw, frame: dict[str, list[Any]]
 ) -> tuple[laws.Fit, Any]:
     """The law fitted to the user's runs, and what --by resamples."""
-    fit = laws.fit(law, frame, loss=a.loss, **mapping(law, a.column))
-    return fit, None if a.by is None else levels(frame, a.by)
+    return laws.fit(law, frame, loss=a.loss[0], **mapping(law, a.column)), groups(a, frame)
 
 
 def rows(a: Arguments, data: Sequence[str], only: Sequence[str]) -> dict[str, list[Any]]:
@@ -166,20 +170,16 @@ def _split(a: Arguments) -> laws.Decision:
 def _mixture(a: Arguments) -> laws.Decision:
     if not a.data:
         raise UserError("dither plan mixture needs --data: runs at several mixtures, a column a domain")
-    law = laws.mixing(a.domains)
-    fit, by = own(a, law, rows(a, a.data, a.only))
-    laws.check_shares(fit.arrays)
-
-    def what(**params: float) -> dict[str, float]:
-        vector = law.vector(params)
-
-        def loss(shares: Any) -> float:
-            return float(law.curve(vector, dict(zip(law.variables, shares, strict=True))))
-
-        shares, value = laws.best_mixture(loss, len(law.variables))
-        return {**dict(zip(law.variables, map(float, shares), strict=True)), "loss": value}
-
-    return laws.decide(law, what, fit, n=min(a.bootstrap, 100), by=by)  # each of them is searched
+    law, frame = laws.mixing(a.domains), rows(a, a.data, a.only)
+    names = list(dict.fromkeys(a.loss))
+    if len(names) < max(2, len(a.loss)):
+        raise UserError(
+            "dither plan mixture needs --loss COLUMN COLUMN ...: the losses of several validation domains, "
+            "each once. By the law of mixtures a single one is always least with one domain alone"
+        )
+    fits = {name: laws.fit(law, frame, loss=name, **mapping(law, a.column)) for name in names}
+    # each resample is searched
+    return laws.mixture(fits, a.weights or None, n=min(a.bootstrap, 100), by=groups(a, frame))
 
 
 def _worth(a: Arguments) -> laws.Decision:
@@ -198,10 +198,10 @@ def _worth(a: Arguments) -> laws.Decision:
 def _hyper(a: Arguments) -> laws.Decision:
     (flops,) = need(a, "flops")
     law = laws.get("compute_power")
-    if a.data and a.loss == "loss":
+    if a.data and a.loss == ("loss",):
         raise UserError("plan hyper --data needs --loss: the column of the best learning rates or batches")
     if a.data:
-        return decide(a, law.name, lambda **params: {a.loss: float(law.predict(params, C=flops))})
+        return decide(a, law.name, lambda **params: {a.loss[0]: float(law.predict(params, C=flops))})
     size = None if a.size is None else need(a, "size")[0]
     first, *others = rivals.of_hyper(flops, size).items()
     found = laws.Decision(
@@ -222,7 +222,7 @@ WHAT: dict[str, tuple[Callable[[Arguments], laws.Decision], str]] = {
     "memory": (_memory, "law constants gap gap_data memory tokens"),
     "bits": (_bits, "constants flops size"),
     "split": (_split, "constants bits"),
-    "mixture": (_mixture, "domains"),
+    "mixture": (_mixture, "domains weights"),
     "worth": (_worth, "law cheap cheap_only speedup flops"),
     "hyper": (_hyper, "flops size"),
 }

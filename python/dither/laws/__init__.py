@@ -19,7 +19,7 @@ from dither.laws.intervals import interval_mean, interval_median, rerun_noise, r
 from dither.laws.isoflop import approaches
 from dither.laws.law import FunctionLaw, Law, Parameter, SumLaw
 from dither.laws.loss_to_loss import LossMap, loss_to_loss
-from dither.laws.mixtures import check_shares, filtered_error, mixing
+from dither.laws.mixtures import check_shares, filtered_error, mixing, mixture
 from dither.laws.planning import budget
 from dither.laws.profiles import Profile
 from dither.laws.runs import read_runs
@@ -67,6 +67,7 @@ __all__ = [
     "logistic",
     "loss_to_loss",
     "mixing",
+    "mixture",
     "multi_power",
     "names",
     "observational",

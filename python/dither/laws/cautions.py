@@ -100,7 +100,7 @@ def _bounds(fit: Fit) -> Iterator[str]:
 def _rows(fit: Fit) -> Iterator[str]:
     """Rows that look like mistakes of the table: other units, outliers, repetitions."""
     numbers = np.flatnonzero(fit.used)
-    for name, values in fit.arrays.items():
+    for name, values in fit.law.measured(fit.arrays).items():
         yield from units.counted(name, fit.law.variables[name], values, numbers)
     size = np.abs(fit.residuals)
     usual = float(np.median(size))
@@ -126,7 +126,7 @@ def _design(fit: Fit) -> Iterator[str]:
         yield f"as many parameters as rows ({rows}): the curve meets every point, errors are unknown"
     elif rows < 2 * free:
         yield f"{rows} rows for {free} parameters: intervals will be too narrow"
-    for name, values in fit.arrays.items():
+    for name, values in fit.law.measured(fit.arrays).items():
         levels = distinct(values)
         span = float(np.log10(values.max() / values.min()))
         if levels == 1:

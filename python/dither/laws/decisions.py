@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,12 +68,23 @@ class Constants:
 
 def own(fit: Fit, *, n: int = 500, by: Any = None, seed: int = 0) -> Constants:
     """Of the user's runs; by: what is resampled, as `Fit.bootstrap` takes it."""
-    drawn, why = fit.bootstrap(n, by=by, seed=seed), uncalibrated(fit, by)
-    said = (*fit.cautions, *([NOT_CALIBRATED + why] if why else ()), *drawn.cautions)
-    return Constants(
-        fit.law, fit.params, drawn.values[drawn.converged], f"{len(fit.loss)} own runs",
-        f"{n} resamples of own runs", said, fit,
-    )  # fmt: skip
+    return own_together([fit], n=n, by=by, seed=seed)[0]
+
+
+def own_together(fits: Sequence[Fit], *, n: int = 500, by: Any = None, seed: int = 0) -> list[Constants]:
+    """Of several fits to the same runs: a draw of one and of another are of the same resample."""
+    drawn = [fit.bootstrap(n, by=by, seed=seed) for fit in fits]
+    kept, found = np.all([one.converged for one in drawn], axis=0), []
+    for fit, one in zip(fits, drawn, strict=True):
+        why = uncalibrated(fit, by)
+        said = (*fit.cautions, *([NOT_CALIBRATED + why] if why else ()), *one.cautions)
+        found.append(
+            Constants(
+                fit.law, fit.params, one.values[kept], f"{len(fit.loss)} own runs",
+                f"{n} resamples of own runs", said, fit,
+            )
+        )  # fmt: skip
+    return found
 
 
 def published(law: AnyLaw) -> tuple[Values, str]:

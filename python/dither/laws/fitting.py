@@ -92,11 +92,13 @@ class Fit:
     def extrapolation(self, arrays: Mapping[str, Floats]) -> float:
         """How far the farthest point lies beyond the data: the largest factor over the variables, 1 inside.
 
-        Where a law has N and D, their product (compute) counts as well.
+        Of some of the law's variables, or all; where N and D are there, their product (compute) counts as
+        well.
         """
-        spans = [(arrays[name], self.arrays[name]) for name in self.arrays]
-        if {"N", "D"} <= set(self.arrays):
-            spans.append((arrays["N"] * arrays["D"], self.arrays["N"] * self.arrays["D"]))
+        new, old = self.law.measured(arrays), self.law.measured(self.arrays)
+        spans = [(new[name], old[name]) for name in new]
+        if {"N", "D"} <= set(new):
+            spans.append((new["N"] * new["D"], old["N"] * old["D"]))
         return float(max(1.0, *(max(np.max(new) / old.max(), old.min() / np.min(new)) for new, old in spans)))
 
     @property

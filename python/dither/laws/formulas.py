@@ -234,6 +234,7 @@ SPARSE = function_law(
     },
     lambda aS, bS, cS, bN, aD, bD, c, N, D, S: (aS * (1 - S) ** bS + cS) * N**-bN + (aD / D) ** bD + c,
     "Frantar et al. 2023, 2309.08520",
+    zero={"S": lambda s: 1 - s},
 )
 
 

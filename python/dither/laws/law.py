@@ -54,7 +54,8 @@ class Law:
 
     variables: name -> meaning with its unit. parameters: in the order in which vectors hold them. published:
     label (with the source) -> parameter values; spread: label -> their covariance, studied: label -> variable
-    (C: 6 N D) -> from where to where its runs went, where these are known.
+    (C: 6 N D) -> from where to where its runs went, where these are known. zero: variables that may be 0 ->
+    what the formula takes of them, which must be positive; the others are positive themselves.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Law:
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     spread: Mapping[str, Spread] = field(default_factory=dict)
     studied: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    zero: Mapping[str, Callable[[Floats], Floats]] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,13 +107,22 @@ class Law:
         )
         arrays = dict(zip(self.variables, values, strict=True))
         for name, value in arrays.items():
-            if len(bad := unusable(value)):
+            taken = value
+            if name in self.zero:
+                taken = np.where(value >= 0, self.zero[name](value), np.nan)
+            if len(bad := unusable(taken)):
                 where = f" (rows {listed(bad)} are not)" if np.size(value) > 1 else ""
-                raise UserError(
-                    f"{name} ({self.variables[name]}) must be positive and finite everywhere, and within "
-                    f"{1 / LARGEST:g} to {LARGEST:g}{where}"
+                what = (
+                    "be at least 0, and such that the formula is defined"
+                    if name in self.zero
+                    else f"be positive and finite everywhere, and within {1 / LARGEST:g} to {LARGEST:g}"
                 )
+                raise UserError(f"{name} ({self.variables[name]}) must {what}{where}")
         return arrays
+
+    def measured(self, arrays: Mapping[str, Floats]) -> dict[str, Floats]:
+        """The variables as they are compared by factors: those that may be 0 as the formula takes them."""
+        return {name: self.zero[name](v) if name in self.zero else v for name, v in arrays.items()}
 
     def predict(self, params: Mapping[str, float], **variables: Any) -> Floats:
         """The law's value; variables broadcast against each other."""

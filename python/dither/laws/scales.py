@@ -18,7 +18,10 @@ WIDEST = 3.0
 
 def size(arrays: Mapping[str, Floats]) -> Floats:
     """What orders the runs."""
-    return arrays["N"] * arrays["D"] * 6 if {"N", "D"} <= set(arrays) else next(iter(arrays.values()))
+    if {"N", "D"} <= set(arrays):
+        return arrays["N"] * arrays["D"] * 6
+    first = next(iter(arrays.values()))
+    return np.maximum(first, 1e-3 * first.max())  # of shares: 0 has no logarithm
 
 
 def scales(arrays: Mapping[str, Floats]) -> Any:

@@ -29,6 +29,7 @@ MOE_SPARSITY = function_law(
     ),
     "Abnar et al. 2025, 2501.12370 (form to be checked)",
     signed=("m",),
+    zero={"S": lambda s: 1 - s},
 )
 
 VOCABULARY = function_law(

@@ -171,6 +171,7 @@ FP_TRAINING = straight(
         "m": lambda v: np.log(v["m"] + 0.5),
     },
     floor="eps",
+    zero={"e": lambda e: e + 0.5, "m": lambda m: m + 0.5},
     grid=np.array([0.15, 0.3, 0.5, 1.0, 2.0, 3.0]),
     source="Sun et al. 2025, 2501.02423, equation 26 (table 2)",
     published={

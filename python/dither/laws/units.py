@@ -58,7 +58,8 @@ def mixed(fit: Fit) -> str:
     """`two_units` of a fit's runs, where it leaves some of them far off."""
     if np.abs(fit.residuals).max() < 0.5 * SHIFT:
         return ""
-    return two_units(list(fit.arrays.values()), fit.loss, np.flatnonzero(fit.used))
+    measured = fit.law.measured(fit.arrays)
+    return two_units(list(measured.values()), fit.loss, np.flatnonzero(fit.used))
 
 
 def two_units(variables: Sequence[Floats], loss: Floats, numbers: Any) -> str:

@@ -227,7 +227,18 @@ def test_tables_without_rows_are_said_to_be_that(name, content, message, tmp_pat
         (("plan", "target", "--loss_target", "2", "--served", "-5"), "--served must be tokens, not -5"),
         (("plan", "hyper", "--flops", "1e20", "--data", "T"), "needs --loss: the column of the best"),
         (
-            ("plan", "mixture", "--data", "T", "--domains", "params", "tokens", "--loss", "val_loss"),
+            (
+                "plan",
+                "mixture",
+                "--data",
+                "T",
+                "--domains",
+                "params",
+                "tokens",
+                "--loss",
+                "val_loss",
+                "tokens",
+            ),
             "must sum to 1 in every row; rows 1, 2, 3, 4, 5, ... sum to",
         ),
         (

@@ -211,17 +211,39 @@ def test_runs_that_are_left_out_of_a_decision_are_named(folder, capsys):
 
 
 def test_the_best_mixture_of_own_runs(tmp_path, capsys):
-    """L = c + exp(sum t_j r_j) is least at the vertex of the least t; its runs say so."""
-    shares = np.random.default_rng(0).dirichlet([2.0, 2.0, 2.0], 24)
-    loss = 1.5 + np.exp(shares @ [0.6, -0.4, 0.3])
-    path = tmp_path / "mixtures.csv"
-    rows = [",".join(f"{v:.9f}" for v in (*r, y)) for r, y in zip(shares, loss, strict=True)]
-    path.write_text("\n".join(["web,code,books,loss", *rows]))
-    out = tmp_path / "mixture.json"
-    arguments = ["--data", str(path), "--domains", "web", "code", "books", "--out", str(out)]
-    assert main(["plan", "mixture", *arguments]) == 0
-    found = json.loads(out.read_text())["values"]
-    assert found["code"] > 0.99 and found["loss"] == pytest.approx(1.5 + np.exp(-0.4), rel=1e-2)
+    """Each validation domain wants its own text: the best mixture lies between, nearer to the heavier."""
+    shares = np.random.default_rng(0).dirichlet([1.0, 1.0, 1.0], 24)
+    shares[:3] = np.eye(3)  # runs of one domain alone
+    t = -np.array([[2.0, 0.3, 0.1], [0.2, 2.0, 0.3], [0.1, 0.1, 1.5]])
+    losses = np.array([1.0, 1.2, 0.9]) + np.exp(shares @ t.T)
+    domains, columns = ("web", "code", "books"), ("web_loss", "code_loss", "book_loss")
+    table = write(
+        tmp_path / "mixtures.csv",
+        dict(zip((*domains, *columns), (*shares.T, *losses.T), strict=True)),
+    )
+    arguments = ("mixture", "--data", table, "--domains", *domains, "--loss", *columns)
+    said, alike = decided(capsys, tmp_path, *arguments)
+    _, books = decided(capsys, tmp_path, *arguments, "--weights", "1", "1", "4")
+    best, least = laws.best_mixture(lambda r: float(np.mean([1.0, 1.2, 0.9] + np.exp(t @ r))), 3)
+    assert [alike["values"][name] for name in domains] == pytest.approx(best.tolist(), abs=1e-3)
+    assert alike["values"]["mean loss"] == pytest.approx(least, rel=1e-4)
+    for name, value in zip(columns, [1.0, 1.2, 0.9] + np.exp(t @ best), strict=True):
+        assert alike["values"][f"loss {name}"] == pytest.approx(value, rel=1e-3)
+    assert set(alike["intervals"]) == set(alike["values"])
+    assert "24 own runs, losses of each: web_loss (weight 0.333)" in said and "resamples of own runs" in said
+    assert books["values"]["books"] > alike["values"]["books"] + 0.1
+    assert books["values"]["loss book_loss"] < alike["values"]["loss book_loss"]
+
+
+def test_one_loss_has_no_best_mixture(tmp_path, capsys):
+    """By its law it is least with one domain alone, whatever the runs: no answer worth an interval."""
+    mixed = ["plan", "mixture", "--data", str(tmp_path / "none.csv"), "--domains", "web", "code"]
+    write(tmp_path / "none.csv", {"web": [0.2, 0.8], "code": [0.8, 0.2], "loss": [2.0, 2.1]})
+    for losses in ((), ("--loss", "loss"), ("--loss", "loss", "loss")):
+        assert main([*mixed, *losses]) == 2
+        assert "a single one is always least with one domain alone" in capsys.readouterr().err
+    assert main(["plan", "budget", "--flops", "1e21", "--loss", "one", "other"]) == 2
+    assert "takes one --loss, not 2" in capsys.readouterr().err
 
 
 def test_methods_of_different_text_or_one_size_are_no_comparison(folder, tmp_path, capsys):
