@@ -25,8 +25,9 @@ RIVALS = {
 class Prediction:
     """A prediction with its interval: the fit's own (bootstrap), and widened to the competing families.
 
-    rivals: law -> its prediction. factor: how far beyond the data. calibrated: False where intervals of such
-    a design were measured not to cover (see `why`).
+    rivals: law -> its prediction. left_out: rivals without a certified optimum on these runs. factor: how far
+    beyond the data. calibrated: False where intervals of such a design were measured not to cover (see
+    `why`).
     """
 
     value: float
@@ -35,6 +36,7 @@ class Prediction:
     family_low: float
     family_high: float
     rivals: dict[str, float]
+    left_out: tuple[str, ...]
     factor: float
     calibrated: bool
     why: str
@@ -44,6 +46,8 @@ class Prediction:
             f"{self.value:.5g}, 95 % {self.low:.5g} .. {self.high:.5g}; with competing laws "
             f"{self.family_low:.5g} .. {self.family_high:.5g}; {self.factor:.3g}x beyond the data"
         )
+        if self.left_out:
+            text += f"; without {', '.join(self.left_out)}, whose optimum is not certified on these runs"
         return text if self.calibrated else f"{text}; not calibrated: {self.why}"
 
 
@@ -72,10 +76,13 @@ def predict_interval(
     noise = np.random.default_rng(seed + 1).choice(fit.residuals, len(curves))
     tails = 50 * (1 - level), 50 * (1 + level)
     low, high = (float(v) for v in np.percentile(curves * np.exp(noise), tails))
-    others = {}
+    others, left_out = {}, []
     for name in RIVALS.get(fit.law.name, ()) if rivals is None else rivals:
         law = get(name)
         rival = fit_arrays(law, fit.arrays, fit.loss, fit.objective, fit.weights, "project", {}, {})
+        if not rival.certificate.is_minimum:
+            left_out.append(name)
+            continue
         others[name] = float(rival.law.curve(rival.law.vector(rival.params), arrays))
     values = [value, *others.values()]
     why = uncalibrated(fit, by)
@@ -86,6 +93,7 @@ def predict_interval(
         min(low, low + min(values) - value),
         max(high, high + max(values) - value),
         others,
+        tuple(left_out),
         fit.extrapolation(arrays),
         not why,
         why,

@@ -153,8 +153,7 @@ class SumLaw(Law):
     model: the sum of power terms. features: arrays -> columns in the model's order. to_theta, from_theta:
     between parameters and the engine's theta, over leading axes. fixed: theta of constant parameters of the
     model. grid: exponents of the projection. same: parameter -> the theta that is it (or its logarithm), so
-    that it can be bounded or fixed; called: what a theta that is no parameter is of them. `via`: the straight
-    law (no exponent on the sum) whose optima give starts, by `bend(their parameters)`, to one that bends.
+    that it can be bounded or fixed; called: what a theta that is no parameter is of them.
     """
 
     model: Model = None  # pyright: ignore[reportAssignmentType]
@@ -165,8 +164,6 @@ class SumLaw(Law):
     grid: Mapping[str, Floats] = field(default_factory=dict)
     same: Mapping[str, str] = field(default_factory=dict)
     called: Mapping[str, str] = field(default_factory=dict)
-    via: SumLaw | None = None
-    bend: Callable[[Floats], Floats] | None = None
 
     @property
     def thetas(self) -> tuple[str, ...]:

@@ -7,24 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
 
 from dither.errors import UserError, suggest
 from dither.laws import engine, numeric
+from dither.laws import starts as begin
+from dither.laws.certificate import SAME
 from dither.laws.engine import Floats, Objective, Optima, Rows
 from dither.laws.law import FunctionLaw, SumLaw
-
-KEEP = 20
-"""Projected starts that are minimised: from each, all problems tried so far gave the best known optimum."""
 
 DEEPEST = 20.0
 """ln E is kept above ln(min L) - DEEPEST: an E of a billionth of the loss is no E."""
 
 FINITE = 700.0
 """Logarithms of starts are brought to this size: a coefficient of 0 or infinity is none to start from."""
+
+LONG = 3000
+"""Evaluations of the engine, where what it has by default did not do."""
+
+ROUNDS = 3
+"""Times that ends which did not converge go on."""
+
+UNFINISHED = 5
+"""Ends that go on, the lowest."""
+
+PROMISING = 0.5
+"""Ends go on that lie up to this share above the best."""
 
 
 @dataclass(frozen=True)
@@ -145,62 +155,51 @@ def find(
     """Minimise from `starts`: "project" (the law's own), a grid {parameter: values}, or vectors of
     parameters.
     """
-    given = _starts(law, rows, objective, low, high, starts, threads)
-    inside = np.clip(np.clip(given, -FINITE, FINITE), low, high)
+    given = begin.of(law, rows, low, high, starts)
+    inside = _distinct(np.clip(np.clip(given, -FINITE, FINITE), low, high))
     optima = minimise(law, rows, inside, objective, low, high, threads)
+    if isinstance(law, SumLaw) and objective.name != "lad":
+        optima = _finished(law, rows, optima, objective, low, high, threads)
     return Found(optima, inside, low, high)
 
 
-def _starts(
-    law: SumLaw | FunctionLaw,
-    rows: Rows,
-    objective: Objective,
-    low: Floats,
-    high: Floats,
-    starts: Any,
-    threads: int,
-) -> Floats:
-    if isinstance(starts, str):
-        if starts != "project":
-            raise UserError(f"starts={starts!r}: give 'project', a grid {{parameter: values}}, or vectors")
-        if isinstance(law, SumLaw):
-            return _projected(law, rows, objective, low, high, threads)
-        starts = law.starts
-    if isinstance(starts, Mapping):
-        for name in starts:
-            if name not in law.names:
-                raise UserError(f"starts: {law.name} has no parameter {name!r}{suggest(name, law.names)}")
-        missing = [name for name in law.names if name not in starts]
-        if missing:
-            raise UserError(f"starts: no values of {', '.join(missing)}")
-        starts = np.array(list(product(*(starts[name] for name in law.names))), dtype=np.float64)
-    vectors = np.atleast_2d(np.asarray(starts, dtype=np.float64))
-    if vectors.ndim != 2 or vectors.shape[1] != len(law.names) or not len(vectors):
-        raise UserError(f"starts must be rows of {', '.join(law.names)}, not of shape {vectors.shape}")
-    return law.to_theta(vectors)
+def _distinct(starts: Floats) -> Floats:
+    """Each start once, in their order: what bounds bring to one point says nothing twice."""
+    _, first = np.unique(starts, axis=0, return_index=True)
+    return starts[np.sort(first)]
 
 
-def _projected(
-    law: SumLaw, rows: Rows, objective: Objective, low: Floats, high: Floats, threads: int
-) -> Floats:
-    if law.via is None:
-        at = {name: i for i, name in enumerate(law.model.params)}
-        grid = {name: _within(values, low[at[name]], high[at[name]]) for name, values in law.grid.items()}
-        base = np.where(low == high, low, 0.0)
-        return engine.project(law.model, rows, grid, base=base, keep=KEEP)[0]
-    # A law that bends starts from the optima of the straight one.
-    straight = law.via
-    own = theta_bounds(straight, rows.y, {}, {})
-    optima = find(straight, rows, objective, *own, threads=threads).optima
-    assert law.bend is not None
-    ends, values = optima.theta[0], optima.value[0]
-    best = ends[np.argsort(values)[:5]]
-    return law.to_theta(law.bend(straight.from_theta(best)))
-
-
-def _within(values: Floats, low: float, high: float) -> Floats:
-    """The grid's values inside the bounds; where there are none, the nearest bound."""
-    if low == high:
-        return np.array([low])
-    inside = values[(values >= low) & (values <= high)]
-    return inside if len(inside) else np.clip(values[:1], low, high)
+def _finished(
+    law: SumLaw, rows: Rows, optima: Optima, objective: Objective, low: Floats, high: Floats, threads: int
+) -> Optima:
+    """The lowest ends go on where none that is as low as the best has converged: valleys of laws with many
+    parameters, or of one that bends, are long and narrow. Changes `optima` in place.
+    """
+    for _ in range(ROUNDS):
+        value, ending = optima.value[0], optima.ending[0]
+        best = np.min(value, initial=np.inf, where=np.isfinite(value))
+        if (ending[value <= best * (1 + SAME)] == 0).any():
+            break
+        unfinished = np.flatnonzero((value <= best * (1 + PROMISING)) & (ending != 0))
+        unfinished = unfinished[np.argsort(value[unfinished])][:UNFINISHED]
+        if not len(unfinished):
+            break
+        more = engine.minimise(
+            law.model,
+            rows,
+            optima.theta[0][unfinished],
+            objective=objective,
+            low=low,
+            high=high,
+            evaluations=LONG,
+            threads=threads,
+        )
+        optima.evaluations[0, unfinished] += more.evaluations[0]
+        for end, further in (
+            (optima.theta, more.theta),
+            (optima.value, more.value),
+            (optima.promise, more.promise),
+            (optima.ending, more.ending),
+        ):
+            end[0, unfinished] = further[0]
+    return optima

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from dither.laws.engine import Floats
-from dither.laws.law import Spread, SumLaw, powers
+from dither.laws.law import COARSE, Spread, SumLaw, powers
 from dither.laws.straight import ND, exponent, log, scale, straight
 
 BESIROGLU = "2404.10102 (Besiroglu et al.)"
@@ -190,19 +190,6 @@ FP_TRAINING = straight(
 )
 
 
-def _bent(vector: Floats, fixed_data: bool) -> Floats:
-    """Chinchilla's parameters as those of a law that bends, alike along each axis far from the other term."""
-    a, b, e, alpha, beta = np.moveaxis(vector, -1, 0)
-    with np.errstate(over="ignore", under="ignore"):  # of an exponent near 0: such starts are brought back
-        if fixed_data:
-            return np.stack([a ** (1 / alpha), b ** (1 / beta), e, alpha, beta], axis=-1)
-        starts = [
-            np.stack([a ** (1 / g), b ** (1 / g), e, alpha / g, beta / g, np.full_like(a, g)], axis=-1)
-            for g in (0.45, 0.7, 1.0, 1.3)
-        ]
-    return np.concatenate(starts)
-
-
 _BENT_MODEL = powers({"A": {"N": "p"}, "B": {"D": "q"}}, variables=("N", "D"), floor="E", outer="gamma")[0]
 
 
@@ -243,8 +230,7 @@ KAPLAN_E = SumLaw(
     fixed={"q": 1.0},
     same={"B": "B", "E": "E", "beta": "gamma"},
     called={"p": "alpha/beta"},
-    via=CHINCHILLA,
-    bend=lambda vector: _bent(vector, True),
+    grid={"p": COARSE},
 )
 
 
@@ -277,8 +263,7 @@ GAMMA = SumLaw(
     to_theta=_gamma_to_theta,
     from_theta=_gamma_from_theta,
     same={name: name for name in ("A", "B", "E", "p", "q", "gamma")},
-    via=CHINCHILLA,
-    bend=lambda vector: _bent(vector, False),
+    grid={"p": COARSE, "q": COARSE},
 )
 
 LAWS: tuple[SumLaw, ...] = (
