@@ -21,14 +21,14 @@ from dither.laws.law import FunctionLaw, SumLaw
 KEEP = 20
 """Projected starts that are minimised: from each, all problems tried so far gave the best known optimum."""
 
-BENDS = (0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.1)
+BENDS = (0.03, 0.06, 0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.1, 2.0)
 """Exponents of the sum that are tried; those of laws published so far lie between .1 and 1.2."""
 
 FLOORS = (0.05, 0.5, 0.8, 0.95)
 """Floors that are tried, as shares of the smallest loss."""
 
-KEEP_BENT = 20
-"""Starts of a law that bends, of one for each exponent of the sum and floor."""
+KEEP_BENT = 16
+"""Starts of a law that bends that are minimised."""
 
 
 def of(law: SumLaw | FunctionLaw, rows: Rows, low: Floats, high: Floats, starts: Any) -> Floats:
@@ -78,7 +78,11 @@ def _projected(law: SumLaw, rows: Rows, low: Floats, high: Floats) -> Floats:
         found[:, floor], found[:, outer] = ln_e, gamma
         best.append(found)
         errors.append(error)
-    return np.concatenate(best)[np.argsort(np.concatenate(errors))[:KEEP_BENT]]
+    table, order = np.concatenate(best), np.argsort(np.concatenate(errors))
+    # the best of every exponent of the sum, then the others
+    first = np.unique(table[order, outer], return_index=True)[1]
+    later = np.setdiff1d(np.arange(len(order)), first)
+    return table[order[np.concatenate([np.sort(first), later])[:KEEP_BENT]]]
 
 
 def _within(values: Floats, low: float, high: float) -> Floats:
