@@ -140,6 +140,8 @@ def check_out(out: Path, a: Arguments) -> None:
     """Refuse, before anything is computed, what could not be written at the end."""
     if out.suffix != ".parquet":
         raise UserError(f"--out {out}: a table of scores is a .parquet file")
+    if not 0 < a.target < 1:
+        raise UserError(f"--target {a.target} is a consistency between 0 and 1")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
     if a.merge and a.force:

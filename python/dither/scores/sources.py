@@ -212,11 +212,14 @@ def _tables(
     path: Path, scores: Sequence[str] | None, visits: bool, labels: Any, ids: Any
 ) -> Iterator[ScoreTable]:
     if path.is_file():
-        yield (
-            ScoreTable.load(path)
-            if _is_table(path)
-            else score_file(read_logits(path, labels, ids), path.stem, scores)
-        )
+        if _is_table(path):
+            table = ScoreTable.load(path)
+            for name in scores or ():
+                with _says(path):
+                    table.having(name)
+            yield table
+        else:
+            yield score_file(read_logits(path, labels, ids), path.stem, scores)
         return
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder")

@@ -73,9 +73,16 @@ def test_errors_of_score_leave_nothing(runs, capsys):
     assert ".parquet" in refused(["score", "runs", "--out", "x.csv"], capsys)
     assert "no folder" in refused(["score", "runs", "--out", "none/x.parquet"], capsys)
     assert "aun" in refused(["score", "runs", "--scores", "aun"], capsys)
+    assert "--target 1.5" in refused(["score", "runs", "--target", "1.5"], capsys)
     np.save("runs/seed3/4.npy", np.full((N, 5), np.nan, np.float32))
     assert "seed3/4.npy" in refused(["score", "runs"], capsys)
     assert [p.name for p in runs.iterdir()] == ["runs"]
+
+
+def test_a_table_has_the_scores_that_are_asked_of_it(table, capsys):
+    assert main(["score", "scores.parquet", "--scores", "aum", "--out", "again.parquet"]) == 0
+    told = refused(["score", "scores.parquet", "--scores", "aun", "--out", "b.parquet"], capsys)
+    assert "scores.parquet: no run has a score 'aun' (did you mean 'aum'?)" in told
 
 
 POLICIES = {
