@@ -9,7 +9,7 @@ import json
 import math
 import os
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +21,49 @@ Train = Callable[[Ints, int], float]
 
 
 def code_of(train: Any) -> str:
-    """A hash of what a function does, as far as its code shows: byte code, constants, defaults, and the
-    numbers, texts and functions that it encloses. Arrays, settings in a dict, and what it reads elsewhere are
-    not seen."""
-    return hashlib.sha256(_told(train, set()).encode()).hexdigest()[:16]
+    """A hash of what a function does, as far as its code shows: byte code, constants and defaults, and the
+    numbers, texts and functions that it encloses or its module names. Data, settings in a dict, and what it
+    reads elsewhere are not seen."""
+    return hashlib.sha256(_told(train, {}, set()).encode()).hexdigest()[:16]
 
 
-def _told(x: Any, seen: set[int]) -> str:
-    if x is None or isinstance(x, (bool, int, float, complex, str, bytes)):
+def _told(x: Any, names: Mapping[str, Any], seen: set[int]) -> str:
+    """names: globals of the function that is looked at. seen: functions that were told."""
+    if _is_plain(x):
         return repr(x)
-    if id(x) in seen:
-        return "again"  # a function that encloses itself
-    seen = {*seen, id(x)}
     if isinstance(x, tuple):
-        return f"({', '.join(_told(i, seen) for i in x)})"
+        return f"({', '.join(_told(i, names, seen) for i in x)})"
     if isinstance(x, frozenset):
-        return f"{{{', '.join(sorted(_told(i, seen) for i in x))}}}"
+        return f"{{{', '.join(sorted(_told(i, names, seen) for i in x))}}}"
     if isinstance(x, types.CodeType):
-        return f"code {x.co_code.hex()} {x.co_names} {_told(x.co_consts, seen)}"
+        used = tuple(names[n] for n in x.co_names if n in names and _is_part(names[n], names.get("__name__")))
+        return f"code {x.co_code.hex()} {x.co_names} {_told((x.co_consts, used), names, seen)}"
     if isinstance(x, types.FunctionType):
-        enclosed = tuple(_cell(cell) for cell in x.__closure__ or ())
+        if id(x) in seen:
+            return "again"
+        seen.add(id(x))
+        enclosed = tuple(_content(cell) for cell in x.__closure__ or ())
         keywords = tuple(sorted((x.__kwdefaults__ or {}).items()))
-        return "function " + _told((x.__code__, x.__defaults__, keywords, enclosed), seen)
+        return "function " + _told((x.__code__, x.__defaults__, keywords, enclosed), x.__globals__, seen)
     if isinstance(x, functools.partial):
-        return "partial " + _told((x.func, x.args, tuple(sorted(x.keywords.items()))), seen)
+        return "partial " + _told((x.func, x.args, tuple(sorted(x.keywords.items()))), names, seen)
     if isinstance(x, types.MethodType):
-        return f"method {_told(x.__func__, seen)} {type(x.__self__).__qualname__}"
+        return f"method {_told(x.__func__, names, seen)} {type(x.__self__).__qualname__}"
     called = vars(type(x)).get("__call__")
-    return f"{type(x).__qualname__} {_told(called, seen) if isinstance(called, types.FunctionType) else ''}"
+    own = _told(called, names, seen) if isinstance(called, types.FunctionType) else ""
+    return f"{type(x).__qualname__} {own}"
 
 
-def _cell(cell: types.CellType) -> Any:
+def _is_plain(x: Any) -> bool:
+    return x is None or isinstance(x, (bool, int, float, complex, str, bytes))
+
+
+def _is_part(x: Any, module: Any) -> bool:
+    """Whether what a function names is part of what it does: a value, or a function of its own module."""
+    return _is_plain(x) or (isinstance(x, types.FunctionType) and x.__module__ == module)
+
+
+def _content(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:

@@ -192,7 +192,14 @@ def test_the_code_of_a_function():
             return 1.0
 
     kinds = [outer, Model(), Model().train, len, partial(outer, depth=2), lambda k, s: k in {"a", "b", 3}]
+    text = "RATE = {}\ndef fit(x):\n    return x * RATE + {}\ndef train(kept, seed):\n    return fit(seed)\n"
+    for rate, more in ((0.1, 1), (0.2, 1), (0.1, 2)):  # what a function calls, and the constants there
+        module: dict = {"__name__": "mine"}
+        exec(text.format(rate, more), module)
+        kinds.append(module["train"])
     hashes = [code_of(kind) for kind in kinds]
+    for train in kinds[-3:]:
+        assert train([], 2) == train([], 2)  # byte code that was run is the same
     assert len(set(hashes)) == len(kinds) and hashes == [code_of(kind) for kind in kinds]
 
 
