@@ -56,6 +56,9 @@ class Tracker:
     step that the score is meant for, or after an evaluation there. `update` also keeps the labels (4 bytes an
     example), by which tables of different data are told apart. Thread-safe; a batch that is refused leaves
     nothing behind.
+
+    Counts are exact. Means are kept in fp32 without bias: after T visits they are right to about 5e-8
+    sqrt(T/3) of themselves (rms; 4e-6 after 20,000), that of the margin to 1e-12.
     """
 
     def __init__(self, n_examples: int, scores: Iterable[str] = DEFAULT) -> None:
