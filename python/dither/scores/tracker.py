@@ -3,7 +3,6 @@ order."""
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
@@ -19,6 +18,7 @@ from dither.scores.pointwise import logit_scores
 from dither.scores.runs import LABEL
 from dither.scores.settling import Settling
 from dither.scores.table import ScoreTable
+from dither.scores.visits import check_labels, check_step, refusal, whole_step
 
 DEFAULT = (
     "forgetting",
@@ -34,9 +34,6 @@ _COLUMNS = ("confidence", "correct", "margin", "loss", "el2n", "entropy")
 
 LAST = tuple(score.name for score in POINTWISE)
 """Scores of one visit: the tracker keeps the latest."""
-
-HELD = 2.0**127
-"""Means of numbers below it fit into the records."""
 
 
 class Tracker:
@@ -111,7 +108,7 @@ class Tracker:
         of order, as after a resumption without `load_state_dict` (shards may follow one another, each from
         step 0). Nothing is taken then.
         """
-        step = _whole(step)
+        step = whole_step(step)
         places = integers(index, "index", masks=False)
         logits = shaped(logits, "logits")
         wanted = tuple(dict.fromkeys((*self._columns, *self._last)))
@@ -124,8 +121,8 @@ class Tracker:
             if rows != len(places):
                 raise UserError(f"index has {len(places)} elements where logits have {rows} rows")
             mine = integers(labels, "labels")
-            self._check_step(places, step)
-            self._check_labels(places, mine)
+            check_step(step, self.step, places, self._histories["visits"])
+            check_labels(places, mine, self._labels)
             self._take_batch(places, [found.get(name) for name in _COLUMNS], found, step)
             if self._labels is None:
                 self._labels = np.full(len(self), -1, np.int32)
@@ -133,33 +130,6 @@ class Tracker:
             if self._settling is not None:
                 self._settling.visit(places, logits, self._histories["visits"])
             self.classes = classes
-
-    def _check_step(self, places: np.ndarray, step: int | None) -> None:
-        """Visits of an example are taken in their order."""
-        if step is None or self.step is None or step >= self.step or not len(places):
-            return
-        if places.min() < 0 or places.max() >= len(self):
-            return  # refused by its own name
-        again = self._histories["visits"][places] > 0
-        if again.any():
-            raise UserError(
-                f"step={step} comes after step {self.step}, and example {places[int(again.argmax())]} was "
-                "visited before: histories have an order. A training that goes on from a checkpoint takes "
-                "the tracker's state of then (load_state_dict); visits without order take no step="
-            )
-
-    def _check_labels(self, places: np.ndarray, labels: np.ndarray) -> None:
-        """An example whose label changes is, most of the time, another one: the index is wrong."""
-        if self._labels is None or not len(places) or places.min() < 0 or places.max() >= len(self):
-            return  # a place outside is refused by its own name
-        before = self._labels[places]
-        changed = (before != labels) & (before >= 0)
-        if changed.any():
-            k = int(changed.argmax())
-            raise UserError(
-                f"example {places[k]} at place {k} of the batch has the label {labels[k]} and had "
-                f"{before[k]} before; is the index that of the data set? New labels need a new tracker"
-            )
 
     def visit(
         self,
@@ -176,7 +146,7 @@ class Tracker:
         """The same from values that are at hand: p_y, whether the prediction was right (0 or 1; of a share,
         above one half), and what the tracked scores need beside them. Raises UserError where one is missing,
         and as `update` does."""
-        step = _whole(step)
+        step = whole_step(step)
         falls = step is not None and self.step is not None and step < self.step
         if not self._last and not self._from_logits and not falls:
             # A training step a visit: arrays that need no conversion go straight into the histories. What is
@@ -197,7 +167,7 @@ class Tracker:
                 raise UserError(f"the tracked scores need {name}; pass it, or use update() with logits")
             columns.append(floats(value, _COLUMNS[len(columns)], n) if wanted else None)
         with self._lock:
-            self._check_step(places, step)
+            check_step(step, self.step, places, self._histories["visits"])
             self._take_batch(
                 places, columns, dict(zip(_COLUMNS, columns, strict=True)) if self._last else {}, step
             )
@@ -213,12 +183,7 @@ class Tracker:
         if refused is not None:
             place, why = refused
             assert why != "form"
-            where = f"example {places[place]} at place {place} of the batch"
-            if why == "finite":
-                raise UserError(f"{_wrong(columns, place)} for {where}")
-            if why == "twice":
-                raise UserError(f"{where} stands in the batch before; a batch visits an example once")
-            raise UserError(f"{where} is none of the {len(self)} examples")
+            raise refusal(why, place, places, dict(zip(_COLUMNS, columns, strict=True)), len(self))
         for name, last in self._last.items():
             last[places] = values[name]
         if step is not None:
@@ -297,26 +262,3 @@ class Tracker:
             for name, values in found.items():
                 values[:] = state[name]
             self._labels, self.classes, self.step = labels, about["classes"], about["step"]
-
-
-def _wrong(columns: Sequence[Floats | None], place: int) -> str:
-    """Which value the records do not take, and why."""
-    for name, values in zip(_COLUMNS, columns, strict=True):
-        if values is None:
-            continue
-        if name in ("confidence", "correct") and not 0 <= values[place] <= 1 + 2**-8:
-            return f"{name} is {values[place]:g} and not between 0 and 1"
-        if not abs(values[place]) < HELD:
-            return f"{name} has NaN, infinity or a number beyond fp32"
-    raise AssertionError("the records refuse nothing else")
-
-
-def _whole(step: Any) -> int | None:
-    """UserError, before anything is taken, where a step is no whole number, or negative."""
-    try:
-        whole = None if step is None else operator.index(step)
-    except TypeError:
-        raise UserError(f"step= is a whole number, not {step!r}") from None
-    if whole is not None and whole < 0:
-        raise UserError(f"step= counts from 0, not {step!r}")
-    return whole
