@@ -1,5 +1,6 @@
-"""Whether a batch of visits can be taken into a tracker: what its records (rust/scores/src/dynamics.rs) do not
-see, and what they refused, in words."""
+"""Whether a batch of visits can be taken into a tracker: what its records
+(rust/scores/src/dynamics.rs) do not see, and what they refused, in words.
+"""
 
 from __future__ import annotations
 
