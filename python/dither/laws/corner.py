@@ -71,6 +71,19 @@ def settle(
     return optima, None
 
 
+def settle_each(
+    law: AnyLaw, rows: Rows, theta: Floats, objective: Objective, low: Floats, high: Floats
+) -> tuple[Floats, Mask]:
+    """The corner of every set of weights from its end theta, (sets, params), and which sets have one."""
+    assert rows.weights is not None
+    found = [
+        _Problem.of(law, Rows(rows.x, rows.y, weights), objective, low, high).corner(end)
+        for weights, end in zip(rows.weights, theta, strict=True)
+    ]
+    ends = [end if one is None else one[0] for one, end in zip(found, theta, strict=True)]
+    return np.array(ends), np.array([one is not None for one in found])
+
+
 @dataclass(frozen=True)
 class _Problem:
     """The rows that count, each once with its weight, and what is fixed."""

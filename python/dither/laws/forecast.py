@@ -69,8 +69,7 @@ def predict_interval(
     """
     value = float(fit.predict(far=far, **dict(at)))
     arrays = fit.law.arrays(at)
-    replicates = fit.bootstrap(n, by=by, seed=seed)
-    kept = replicates.values[replicates.converged]
+    kept = fit.bootstrap(n, by=by, seed=seed).kept
     curves = np.array([float(fit.law.curve(v, arrays)) for v in kept])
     # A new run scatters about the curve as the runs of the fit do.
     noise = np.random.default_rng(seed + 1).choice(fit.residuals, len(curves))

@@ -186,6 +186,7 @@ def rise(fit: Fit, level: float) -> float:
     weights = np.ones(len(r)) if fit.weights is None else fit.weights
     bend = weights @ (np.clip(r + window, -delta, delta) - np.clip(r - window, -delta, delta)) / (2 * window)
     quantile = NormalDist().inv_cdf((1 + level) / 2)
+    bend = max(float(bend), np.finfo(float).tiny)
     return float(0.5 * quantile**2 * np.sum((weights * psi) ** 2) / bend / objective.unit)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dither.errors import UserError
-from dither.laws import search
+from dither.laws import corner, search
 from dither.laws.engine import Floats, Rows
 from dither.laws.scales import scales
 
@@ -46,6 +46,16 @@ class Bootstrap:
         return int(np.sum(~self.converged))
 
     @property
+    def kept(self) -> Floats:
+        """The values of the replicates that converged. UserError where there is none."""
+        if not self.converged.any():
+            raise UserError(
+                f"none of the {len(self.values)} resamples has an optimum, so there are no intervals: these "
+                "runs do not identify the parameters; fix some (fixed=), or add runs of other sizes"
+            )
+        return self.values[self.converged]
+
+    @property
     def cautions(self) -> tuple[str, ...]:
         """What speaks against its intervals, in words."""
         n, kept = len(self.values), int(np.sum(self.converged))
@@ -56,36 +66,27 @@ class Bootstrap:
             return (f"{kept} resamples make rough intervals: draw {FEW} or more",)
         return ()
 
-    def _need_converged(self) -> None:
-        if not self.converged.any():
-            raise UserError(
-                f"none of the {len(self.values)} resamples has an optimum, so there are no intervals: these "
-                "runs do not identify the parameters; fix some (fixed=), or add runs of other sizes"
-            )
-
     def of(self, derived: Derived) -> Floats:
-        """`derived(**params)` of every converged replicate."""
+        """`derived(**params)` of every converged replicate. UserError where there is none."""
         names = self.fit.law.names
-        return np.array([derived(**dict(zip(names, v, strict=True))) for v in self.values[self.converged]])
+        return np.array([derived(**dict(zip(names, v, strict=True))) for v in self.kept])
 
     def standard_errors(self) -> dict[str, float]:
-        return self.fit.law.named(self.values[self.converged].std(axis=0))
+        return self.fit.law.named(self.kept.std(axis=0))
 
     def interval(self, level: float = 0.95, derived: Derived | None = None) -> Any:
         """Percentile intervals: of every parameter, or (low, high) of `derived(**params)`."""
-        self._need_converged()
         tails = 50 * (1 - level), 50 * (1 + level)
         if derived is not None:
             low, high = np.percentile(self.of(derived), tails, axis=0)
             return low, high
-        table = np.percentile(self.values[self.converged], tails, axis=0)
+        table = np.percentile(self.kept, tails, axis=0)
         return {n: (float(a), float(b)) for n, a, b in zip(self.fit.law.names, *table, strict=True)}
 
     def bca(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Bias-corrected and accelerated intervals (Efron 1987); the acceleration by leaving groups out."""
-        self._need_converged()
         normal = NormalDist()
-        values = self.values[self.converged]
+        values = self.kept
         jackknife = _jackknife(self.fit, self.labels)
         result = {}
         for i, (name, estimate) in enumerate(self.fit.params.items()):
@@ -161,25 +162,22 @@ def bootstrap(fit: Fit, n: int, *, by: Any, weights: Any, seed: int, threads: in
         if outer.max() < 1:
             raise UserError("there is one group only; nothing can be resampled")
         counts = drawn(outer, inner, n, np.random.default_rng(seed))
-    own = counts if fit.weights is None else counts * fit.weights
-    optima = search.minimise(
-        fit.law,
-        Rows.of(fit.rows.x, fit.rows.y, own),
-        fit.theta[None],
-        fit.objective,
-        fit.low,
-        fit.high,
-        threads,
-    )
-    theta, _, which = optima.best()
-    converged = optima.ending[np.arange(len(theta)), which] == 0
+    theta, converged = _refits(fit, counts, threads)
     return Bootstrap(fit, fit.law.from_theta(theta), converged, counts, outer)
 
 
 def _jackknife(fit: Fit, group: Any) -> Floats:
     """Parameters with each group of rows left out."""
     kept = (np.arange(group.max() + 1)[:, None] != group).astype(np.float64)
-    own = kept if fit.weights is None else kept * fit.weights
+    return fit.law.from_theta(_refits(fit, kept)[0])
+
+
+def _refits(fit: Fit, counts: Floats, threads: int = 1) -> tuple[Floats, Any]:
+    """theta of the fit to rows that count so often, (refits, params), and which of them are optima."""
+    own = counts if fit.weights is None else counts * fit.weights
     rows = Rows.of(fit.rows.x, fit.rows.y, own)
-    theta, _, _ = search.minimise(fit.law, rows, fit.theta[None], fit.objective, fit.low, fit.high).best()
-    return fit.law.from_theta(theta)
+    optima = search.minimise(fit.law, rows, fit.theta[None], fit.objective, fit.low, fit.high, threads)
+    theta, _, which = optima.best()
+    if fit.objective.name == "lad":
+        return corner.settle_each(fit.law, rows, theta, fit.objective, fit.low, fit.high)
+    return theta, optima.ending[np.arange(len(theta)), which] == 0

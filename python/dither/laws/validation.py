@@ -246,6 +246,15 @@ def validate(
             f"validation needs three scales of compute; the runs have {int(scale.max()) + 1}: add other "
             "budgets"
         )
+    try:
+        return _validated(fit, scale, by, other_N, checkpoints)
+    except UserError as error:
+        raise UserError(f"validation refits the law with runs left out: {error}") from error
+
+
+def _validated(
+    fit: Fit, scale: Any, by: Any, other_N: Mapping[str, Any] | None, checkpoints: Any
+) -> Validation:
     return Validation(
         hold_out(fit, scale < scale.max()),
         tuple(rolling_origin(fit)),

@@ -25,6 +25,9 @@ def write(fit: Fit, folder: str | Path, *, notes: tuple[str, ...] = (), **of_run
         folder.mkdir(parents=True, exist_ok=True)
         pictures = []
         for name, caption, figure in plots.of_fit(fit, **of_runs):
+            if figure is None:
+                pictures.append(html.paragraph(f"No picture of {name}: {caption}"))
+                continue
             data = curves.png(figure)
             with replacing(folder / f"{name}.png") as aside:
                 aside.write_bytes(data)

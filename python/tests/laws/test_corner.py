@@ -117,3 +117,18 @@ def test_what_the_runs_do_not_tell_apart_is_not_certified():
     assert "do not tell" in " ".join(fit.cautions)
     held = laws.fit("chinchilla", data, objective="lad", fixed=truth)  # nothing is searched
     assert held.certificate.is_minimum
+
+
+@pytest.mark.parametrize("name", ["chinchilla", "kaplan_e"])
+def test_resamples_end_at_corners_too(name):
+    """Most were taken for failures (59 and 90 of 100), and intervals were of the others alone."""
+    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(2e7, 5e9, 5), np.geomspace(5e8, 1e11, 5)))
+    truth = dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
+    data = laws.get("chinchilla").simulate(truth, N=n, D=d, noise=0.004, seed=1)
+    drawn = laws.fit(name, data, objective="lad").bootstrap(40)
+    assert drawn.failed <= 1
+    logs = np.log(data["loss"])
+    for counts, values in list(zip(drawn.counts, drawn.values, strict=True))[:10]:
+        law = drawn.fit.law
+        r = logs - np.log(law.curve(values, drawn.fit.arrays))
+        assert np.sum((np.abs(r) < 1e-9) & (counts > 0)) >= 4  # 5 parameters, or the floor at its bound

@@ -291,3 +291,18 @@ def test_every_picture_is_on_a_page_where_its_data_are(fit):
     assert names | alone == set(plots.__all__) - {"of_fit"} and not names & alone
     with pytest.raises(UserError, match="shows coverage, not chinchilla"):
         plots.samples(fit)
+
+
+def test_a_page_says_which_pictures_cannot_be_drawn(tmp_path):
+    """Runs that leave nothing to hold out, that the law meets, of one size, of one scale, all the same."""
+    from dither.report import laws as page
+
+    law, n = laws.get("chinchilla"), np.geomspace(1e7, 1e9, 5)
+    five = laws.fit(law, law.simulate(TRUTH, N=n, D=1e9, noise=0.01))
+    met = laws.fit("saturation", {"C": [1e8, 1e9], "loss": [3.1, 2.7]}, fixed={"E": 1.0})
+    text = page.write(five, tmp_path / "five", n=5).read_text()
+    assert "No picture of extrapolation: chinchilla has 5 free parameters, but there are 4 rows" in text
+    text = page.write(met, tmp_path / "met", n=5).read_text()
+    assert "No picture of profiles: the law meets every run" in text and "starts.png" not in text
+    one_scale = laws.fit(law, law.simulate(TRUTH, N=n, D=1e18 / n, noise=0.01))
+    assert drawn(plots.residuals(one_scale)) and (tmp_path / "met" / "starts.png").is_file()

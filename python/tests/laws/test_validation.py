@@ -217,3 +217,12 @@ def test_coverage_of_the_curve(case: str):
         assert labelled >= (86 if case == "clustered" else 95)
     else:
         assert covered >= 82
+
+
+def test_validation_of_too_few_runs_says_that_it_leaves_some_out():
+    n = np.geomspace(1e7, 1e9, 5)
+    fit = laws.fit("chinchilla", laws.get("chinchilla").simulate(TRUTH, N=n, D=1e9, noise=0.01))
+    with pytest.raises(
+        UserError, match="validation refits the law with runs left out: chinchilla has 5 free"
+    ):
+        laws.validate(fit)

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dither.errors import UserError
 from dither.laws.decisions import published
 from dither.laws.isoflop import parabolas
 from dither.laws.plots.budgets import contours, envelope, isoflop, reducible, tokens_per_parameter
@@ -53,54 +54,71 @@ def of_fit(
     other_N: Mapping[str, Any] | None = None,
     checkpoints: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[str, str, Any]]:
-    """(name, caption, figure) of every picture that a fit and its runs allow.
+    """(name, caption, figure) of every picture that a fit and its runs allow; where one cannot be drawn after
+    all, the reason in place of its caption, and None.
 
     n, by: of its bootstrap. curves: of its runs, as `envelope` takes them. other_N, checkpoints: as
     `dither.laws.sensitivities` takes them.
     """
-    yield "residuals", "Fitted against observed; residuals should depend on nothing", residuals(fit)
+    for name, caption, draw in _pictures(fit, n, by, curves, other_N, checkpoints):
+        try:
+            yield name, caption, draw()
+        except UserError as error:
+            yield name, str(error), None
+
+
+def _pictures(
+    fit: Fit, n: int, by: Any, curves: Any, other_N: Any, checkpoints: Any
+) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    yield "residuals", "Fitted against observed; residuals should depend on nothing", lambda: residuals(fit)
     if scales(fit.arrays).max() >= 2:
         caption = "The largest scale predicted from the others; errors of rolling-origin predictions"
-        yield "extrapolation", caption, extrapolation(fit, n=n)
-    yield "starts", "Where every start ended: each step is a minimum", starts(fit)
+        yield "extrapolation", caption, lambda: extrapolation(fit, n=n)
+    yield "starts", "Where every start ended: each step is a minimum", lambda: starts(fit)
     caption = "Parameters under other objectives, rows, counts of N and checkpoints"
-    yield "sensitivity", caption, sensitivity(fit, other_N=other_N, checkpoints=checkpoints)
-    drawn = fit.bootstrap(n, by=by)
-    if drawn.converged.any():
-        caption = "Parameters over resamples: a ridge is a direction that is hardly identified"
-        yield "pairs", caption, pairs(drawn)
+    yield "sensitivity", caption, lambda: sensitivity(fit, other_N=other_N, checkpoints=checkpoints)
+    caption = "Parameters over resamples: a ridge is a direction that is hardly identified"
+    yield "pairs", caption, lambda: pairs(fit.bootstrap(n, by=by))
     if profiled := [name for name in ("E", "alpha", "beta") if name in fit.law.same]:
-        yield "profiles", "The best objective at held values of one parameter", profiles(fit, profiled)
+        yield (
+            "profiles",
+            "The best objective at held values of one parameter",
+            lambda: profiles(fit, profiled),
+        )
     if set(fit.arrays) == {"N", "D"}:
-        yield "contours", "The fitted loss, the runs and the efficient frontier", contours(fit)
-        yield "reducible", "Reducible loss over compute", reducible(fit)
-        if drawn.converged.any():
-            figure = tokens_per_parameter(fit, n=min(n, 100), by=by)
-            yield "tokens_per_parameter", "Optimal tokens a parameter over compute", figure
+        yield "contours", "The fitted loss, the runs and the efficient frontier", lambda: contours(fit)
+        yield "reducible", "Reducible loss over compute", lambda: reducible(fit)
+        caption = "Optimal tokens a parameter over compute"
+        yield "tokens_per_parameter", caption, lambda: tokens_per_parameter(fit, n=min(n, 100), by=by)
         flops = 6 * fit.arrays["N"] * fit.arrays["D"]
         if len(parabolas(fit.arrays["N"], flops, fit.loss)) >= 2:
             caption = "Loss over size at each budget, without the law: minima of parabolas"
-            yield "isoflop", caption, isoflop(fit.arrays["N"], flops, fit.loss)
+            yield "isoflop", caption, lambda: isoflop(fit.arrays["N"], flops, fit.loss)
     if curves:
-        yield "envelope", "Training curves and their lower envelope, without the law", envelope(curves)
-    yield from _of_law(fit, n, drawn.converged.any())
+        yield (
+            "envelope",
+            "Training curves and their lower envelope, without the law",
+            lambda: envelope(curves),
+        )
+    yield from _of_law(fit, n)
 
 
-def _of_law(fit: Fit, n: int, resampled: bool) -> Iterator[tuple[str, str, Any]]:
+def _of_law(fit: Fit, n: int) -> Iterator[tuple[str, str, Callable[[], Any]]]:
     """The picture that one law has."""
     name = fit.law.name
-    if list(fit.arrays) == ["L"] and resampled:
-        yield "task", "The task over the loss", task(fit, n=n)
-    elif name == "coverage" and resampled:
-        yield "samples", "Coverage of repeated samples: a straight line is a power law", samples(fit, n=n)
-    elif name == "rl_sigmoid" and resampled:
-        yield "reward", "Reward over compute and the asymptote", reward(fit, n=n)
-    elif name == PRECISION.name:
+    if list(fit.arrays) == ["L"]:
+        yield "task", "The task over the loss", lambda: task(fit, n=n)
+    elif name == "coverage":
         yield (
-            "bits",
-            "What bits leave of the size; the share of quantized training, as published",
-            bits(fit.params),
+            "samples",
+            "Coverage of repeated samples: a straight line is a power law",
+            lambda: samples(fit, n=n),
         )
+    elif name == "rl_sigmoid":
+        yield "reward", "Reward over compute and the asymptote", lambda: reward(fit, n=n)
+    elif name == PRECISION.name:
+        caption = "What bits leave of the size; the share of quantized training, as published"
+        yield "bits", caption, lambda: bits(fit.params)
     elif name == QAT_SHARE.name:
         caption = "What bits leave of the size, as published; the share of quantized training"
-        yield "bits", caption, bits(published(PRECISION)[0], share=fit.params)
+        yield "bits", caption, lambda: bits(published(PRECISION)[0], share=fit.params)

@@ -52,6 +52,8 @@ def residuals(fit: Fit, *, other: Mapping[str, float] | None = None) -> Any:
     last.set_xlabel("parameters")
     for axes, (name, values) in zip(middle, against.items(), strict=False):
         axes.plot(values, sets["fit"], "o", color=COLOURS[0], markersize=3)
+        if values.max() < 1.001 * values.min():
+            axes.set_xlim(values.min() / 2, values.max() * 2)
         axes.set(xscale="log", xlabel=name)
     for axes in (last, *middle[: len(against)]):
         axes.axhline(0, color="#777777", linewidth=1)
@@ -73,7 +75,7 @@ def extrapolation(fit: Fit, *, n: int = 200, seed: int = 0) -> Any:
     part = subset(fit, seen)
     held = {name: values[~seen] for name, values in fit.arrays.items()}
     drawn = part.bootstrap(n, seed=seed)
-    curves = np.array([part.law.curve(v, held) for v in drawn.values[drawn.converged]])
+    curves = np.array([part.law.curve(v, held) for v in drawn.kept])
     low, high = np.percentile(curves, (2.5, 97.5), axis=0)
     value = part.law.curve(part.law.vector(part.params), held)
     figure, ((left, right),) = canvas(1, 2, width=5)
@@ -110,7 +112,7 @@ def extrapolation(fit: Fit, *, n: int = 200, seed: int = 0) -> Any:
 def pairs(drawn: Bootstrap, *, published: Mapping[str, float] | None = None) -> Any:
     """Every two parameters over the resamples (scales by their logarithm); the fit, and published ones."""
     law = drawn.fit.law
-    values = drawn.values[drawn.converged]
+    values = drawn.kept
     log = [p.logarithmic for p in law.parameters]
     names = [f"ln {p.name}" if p.logarithmic else p.name for p in law.parameters]
 
@@ -146,7 +148,11 @@ def pairs(drawn: Bootstrap, *, published: Mapping[str, float] | None = None) -> 
 
 
 def profiles(fit: Fit, names: Sequence[str]) -> Any:
-    """The objective's optimum over fixed values of each parameter, with the limit of the 95 % interval."""
+    """The objective's optimum over fixed values of each parameter, with the limit of the 95 % interval.
+    UserError where the law meets every run.
+    """
+    if fit.value == 0:
+        raise UserError("the law meets every run: there is no objective to compare with")
     figure, grid = canvas(1, len(names), width=3.9, height=3.2)
     for axes, name in zip(grid.flat, names, strict=True):
         found = fit.profile(name)
@@ -196,7 +202,8 @@ def starts(fit: Fit) -> Any:
     found = search.find(fit.law, fit.rows, fit.objective, fit.low, fit.high, starts=how, threads=threads)
     values = np.sort(found.optima.value[0])
     figure, ((axes,),) = canvas(width=5.6)
-    excess = values / values[0] - 1
+    best = values[0] if values[0] > 0 else max(float(values[-1]), 1.0)  # of 0: in units of the worst
+    excess = (values - values[0]) / best
     axes.plot(np.arange(1, len(values) + 1), np.maximum(excess, EQUAL), "o-", color=COLOURS[0], markersize=4)
     reached = int(np.sum(excess <= 1e-6))
     axes.axvspan(

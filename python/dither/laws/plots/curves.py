@@ -74,7 +74,7 @@ def samples(fit: Fit, *, n: int = 200, seed: int = 0) -> Any:
     k = fit.arrays["k"]
     grid = np.geomspace(k.min(), 10 * k.max(), 80)
     drawn = fit.bootstrap(n, seed=seed)
-    curves = [-np.log(fit.law.curve(v, {"k": grid})) for v in drawn.values[drawn.converged]]
+    curves = [-np.log(fit.law.curve(v, {"k": grid})) for v in drawn.kept]
     figure, ((axes,),) = canvas(width=6)
     low, high = np.percentile(curves, (2.5, 97.5), axis=0)
     axes.fill_between(grid, low, high, color=COLOURS[0], alpha=BAND, lw=0, label="95 %")

@@ -95,7 +95,7 @@ def task(
     figure, grid = canvas(1, 1 if upstream is None else 2, width=5)
     axes = grid[0, 0]
     own = fit.bootstrap(n, seed=seed)
-    drawn = own.values[own.converged]
+    drawn = own.kept
     x = np.linspace(fit.arrays["L"].min(), fit.arrays["L"].max(), 80)
     curves = np.array([fit.law.curve(v, {"L": x}) for v in drawn])
     centre = fit.law.vector(fit.params)
@@ -109,7 +109,7 @@ def task(
         size = np.sqrt(flops / (6 * ratio))
         at = {"N": size, "D": ratio * size}
         above = upstream.bootstrap(n, seed=seed + 1)
-        losses = [upstream.law.curve(v, at) for v in above.values[above.converged]]
+        losses = [upstream.law.curve(v, at) for v in above.kept]
         chained = np.array([fit.law.curve(v, {"L": y}) for v, y in zip(drawn, losses, strict=False)])
         middle = fit.law.curve(centre, {"L": upstream.law.curve(upstream.law.vector(upstream.params), at)})
         _band(grid[0, 1], flops, middle, chained)
