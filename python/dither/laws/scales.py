@@ -21,7 +21,8 @@ def size(arrays: Mapping[str, Floats]) -> Floats:
     if {"N", "D"} <= set(arrays):
         return arrays["N"] * arrays["D"] * 6
     first = next(iter(arrays.values()))
-    return np.maximum(first, 1e-3 * first.max())  # of shares: 0 has no logarithm
+    least = first[first > 0].min(initial=first.max())
+    return np.where(first > 0, first, 0.1 * least)  # of shares: 0 has no logarithm
 
 
 def scales(arrays: Mapping[str, Floats]) -> Any:
