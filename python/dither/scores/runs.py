@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from dither.errors import UserError
-from dither.scores.borrowed import Ints, integers, to_numpy
-from dither.scores.dynamics import DERIVED
+from dither.errors import UserError, suggest
+from dither.scores.borrowed import Floats, Ints, integers, to_numpy
+from dither.scores.dialects import rescale
+from dither.scores.dynamics import DERIVED, derive
 
 LABEL = "label"
 """The column of the examples' labels. It is no score; it tells data apart."""
@@ -87,7 +88,11 @@ def checked_column(name: str, values: np.ndarray) -> np.ndarray:
     kind = "f" if values.dtype.name == "bfloat16" else values.dtype.kind
     if kind not in "fiub":
         raise UserError(f"the column {name!r} holds numbers, not {values.dtype}; leave it out")
-    return values.astype(np.float64) if kind == "f" else integers(values, f"the column {name!r}")
+    if kind != "f":
+        return integers(values, f"the column {name!r}")
+    numbers = values.astype(np.float64)
+    numbers += 0.0  # -0 becomes 0: shards that agree have equal bits
+    return numbers
 
 
 def labels_of(runs: Iterable[RunScores], ids: np.ndarray) -> Ints:
@@ -99,6 +104,26 @@ def labels_of(runs: Iterable[RunScores], ids: np.ndarray) -> Ints:
             found = np.where(run.ids[place] == ids, run.columns[LABEL][place], -1)
             known = np.where(known >= 0, known, found)
     return known
+
+
+def read(name: str, run: RunScores, score: str, dialect: str | None) -> Floats:
+    """A score of a run of that name, stored or derived. UserError where it has none."""
+    if score in run.columns:
+        return rescale(score, run.columns[score].astype(np.float64), dialect)
+    if score in DERIVED:
+        return derive(run.columns, score, dialect)
+    known = [*run.columns, *run.scores]
+    raise UserError(f"run {name!r} has no score {score!r}{suggest(score, known)}; it has {', '.join(known)}")
+
+
+def pick(run: RunScores, ids: np.ndarray, values: Floats) -> Floats:
+    """Values of the examples `ids`; NaN of those that the run has not."""
+    if np.array_equal(ids, run.ids):
+        return values
+    if not len(run.ids):
+        return np.full(len(ids), np.nan)
+    place = np.minimum(np.searchsorted(run.ids, ids), len(run.ids) - 1)
+    return np.where(run.ids[place] == ids, values[place], np.nan)
 
 
 def join(name: str, a: RunScores, b: RunScores) -> RunScores:

@@ -21,8 +21,6 @@ from dither.errors import UserError, require, suggest
 from dither.files import make_folder, replacing
 from dither.scores import frames
 from dither.scores.borrowed import Floats, Ints, to_numpy
-from dither.scores.dialects import rescale
-from dither.scores.dynamics import DERIVED, derive
 from dither.scores.ranks import rank
 from dither.scores.runs import (
     RunScores,
@@ -32,6 +30,8 @@ from dither.scores.runs import (
     checked_provenance,
     join,
     labels_of,
+    pick,
+    read,
 )
 
 
@@ -186,7 +186,7 @@ class ScoreTable:
         """One score: (runs, examples), runs by name, examples as `ids`: by default those that every run has;
         of others (`ids_of_any`) a run that has them not has NaN. See `dynamics.derive` for dialects."""
         ids = self.ids if ids is None else ids
-        rows = [_pick(run, ids, _read(name, run, score, dialect)) for name, run in self.runs.items()]
+        rows = [pick(run, ids, read(name, run, score, dialect)) for name, run in self.runs.items()]
         if not rows:
             raise UserError("the table has no runs")
         return np.stack(rows)
@@ -301,24 +301,6 @@ class ScoreTable:
 def mean_of_ranks(values: Floats) -> Floats:
     """(runs, n) -> (n,): mean of the ranks within each run, added in the order of the runs."""
     return _reduce(np.atleast_2d(rank(values)))
-
-
-def _read(name: str, run: RunScores, score: str, dialect: str | None) -> Floats:
-    if score in run.columns:
-        return rescale(score, run.columns[score].astype(np.float64), dialect)
-    if score in DERIVED:
-        return derive(run.columns, score, dialect)
-    known = [*run.columns, *run.scores]
-    raise UserError(f"run {name!r} has no score {score!r}{suggest(score, known)}; it has {', '.join(known)}")
-
-
-def _pick(run: RunScores, ids: np.ndarray, values: Floats) -> Floats:
-    if np.array_equal(ids, run.ids):
-        return values
-    if not len(run.ids):
-        return np.full(len(ids), np.nan)
-    place = np.minimum(np.searchsorted(run.ids, ids), len(run.ids) - 1)
-    return np.where(run.ids[place] == ids, values[place], np.nan)
 
 
 def _reduce(values: Floats) -> Floats:

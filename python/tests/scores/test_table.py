@@ -378,3 +378,8 @@ def test_integers_beyond_int64_are_refused():
     with pytest.raises(UserError, match="the column 'h' holds integers beyond int64"):
         ScoreTable.of_run("a", {"h": np.array([2**63 + 5], np.uint64)})
     assert ScoreTable.of_run("a", {"h": np.array([2**63 - 1], np.uint64)}).runs["a"].columns["h"][0] > 0
+
+
+def test_zeros_of_both_signs_are_one_number():
+    a, b = (ScoreTable.of_run("a", {"x": [zero, 1.0]}) for zero in (0.0, -0.0))
+    assert a.merge(b).fingerprint() == b.merge(a).fingerprint() == a.fingerprint()
