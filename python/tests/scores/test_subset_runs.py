@@ -231,6 +231,13 @@ def test_what_cannot_be_meant_is_refused(tmp_path):
     for runs in (0, [], [1, 1]):
         with pytest.raises(UserError, match="runs="):
             quiet(folder=tmp_path / "a", runs=runs)
+    for ids, words in (
+        ([1], "120 integers or strings"),
+        ([7] * N, "occurs twice"),
+        ([None] * N, "empty cells"),
+    ):
+        with pytest.raises(UserError, match=words):
+            quiet(None, folder=tmp_path / "a", ids=ids)  # before anything is trained
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(UserError, match="is a file"):
