@@ -78,9 +78,8 @@ def subset_runs(
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"runs= is a positive number or different seeds, not {runs!r}")
     kept = {seed: subset(n, fraction, seed) for seed in seeds}
-    ScoreTable.of_run(
-        "ids", {MEMBER: _member(kept[seeds[0]], n)}, ids=ids
-    )  # they are looked at before any training
+    # The ids are looked at before any training.
+    ScoreTable.of_run("ids", {MEMBER: _member(kept[seeds[0]], n)}, ids=ids)
     folder = Path(folder)
     make_folder(folder)
     check_place(folder / FILE)
