@@ -7,6 +7,7 @@ projections keep inner products), the rest is a matrix product a checkpoint.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ def gradient_features(
     chunk: int = 64,
 ) -> Features:
     """Gradients of every example, projected to k coordinates: (n, k) fp32; k = 0 keeps all, unprojected.
+    (Each entry goes to 4 of them, or to 2 or 1 where 4 does not divide k.)
 
     of: what is differentiated, a function of (logits, labels) of one example; default the cross-entropy, for
     TRAK `log_odds`. optimizer: the torch Adam or AdamW of the checkpoint; training examples of LESS move the
@@ -52,9 +54,12 @@ def gradient_features(
     correction, as its code), instead of by g. The projection is addressed by `seed`: use one for all that is
     multiplied. The model must not mix examples: put it into eval().
 
-    Raises UserError where the optimizer has no moments of a parameter.
+    Raises UserError where the optimizer has no moments of a parameter, and for a negative k.
     """
     at_least_one(chunk=chunk)
+    if k < 0:
+        raise UserError(f"k= is the number of coordinates, 0 for all of the gradient, not {k}")
+    entries = math.gcd(4, k)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     moments = None if optimizer is None else _moments(model, optimizer)
     parts = []
@@ -64,7 +69,7 @@ def gradient_features(
         for name in names:
             g = found[name].detach().flatten(1).float()
             g = g if moments is None else _adam(g, *moments[name])
-            rows.append(g.cpu().numpy() if k == 0 else project(g, k, seed=seed, first=first))
+            rows.append(g.cpu().numpy() if k == 0 else project(g, k, entries=entries, seed=seed, first=first))
             first += g.shape[1]
         parts.append(np.concatenate(rows, axis=1) if k == 0 else np.sum(rows, axis=0))
     return np.concatenate(parts) if parts else np.zeros((0, k), np.float32)

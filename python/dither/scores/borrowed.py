@@ -7,6 +7,7 @@ without changing it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,26 @@ def borrow(x: Any, ndim: int, what: str) -> Borrowed:
         array = np.ascontiguousarray(array)
         strides = tuple(s // size for s in array.strides)
     return Borrowed(array.ctypes.data, WORDS[array.dtype.name], array.shape, strides, array)
+
+
+def dense(x: Borrowed, what: str) -> Borrowed:
+    """`x` with its rows one after the other, copied only where they are not."""
+    if x.shape[0] <= 1 or x.stride == x.shape[1]:
+        return x
+    rows: Any = x.owner
+    return borrow(rows.contiguous() if _is_torch(rows) else np.ascontiguousarray(rows), 2, what)
+
+
+def pieces(n: int, width: int) -> Iterator[slice]:
+    """Rows that hold about 2^20 elements: what is computed of them stays small, however many there are."""
+    step = max(1, (1 << 20) // max(width, 1))
+    return (slice(start, start + step) for start in range(0, n, step))
+
+
+def improper(p: Floats) -> NDArray[np.bool_]:
+    """Where the last axis holds no probabilities: negative ones, NaN, or of another sum than 1 (which bf16
+    has to .4 %)."""
+    return ~((p >= 0).all(axis=-1) & (np.abs(p.sum(axis=-1) - 1) < 1e-2))
 
 
 def _check_axes(shape: tuple[int, ...], ndim: int, what: str) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from dither.errors import UserError, require
 from dither.scores.borrowed import Ints, integers, matrix
-from dither.scores.neighbours import check_squares
+from dither.scores.gradients import check_apart
+from dither.scores.neighbours import centred
 from dither.scores.reliability import at_least_one
 
 BLOCK = 1 << 22
@@ -19,10 +20,12 @@ BLOCK = 1 << 22
 def activations(model: Any, inputs: Any, layers: Sequence[str], chunk: int = 256) -> list[Any]:
     """Outputs of the named layers of a torch model, each flattened to (n, d) numpy fp32, in the given order.
 
-    UserError for a layer that the model has not, or that its forward pass does not call exactly once.
+    UserError for a layer that the model has not, or that its forward pass does not call exactly once, and for
+    a model whose outputs depend on the batch or on chance (batch normalisation, dropout): call eval() first.
     """
     torch = require("torch", "torch")
     at_least_one(chunk=chunk, inputs=len(inputs))
+    check_apart(torch, model)
     modules = dict(model.named_modules())
     if missing := [name for name in layers if name not in modules]:
         raise UserError(f"the model has no layer {missing[0]!r}; it has {', '.join(n for n in modules if n)}")
@@ -85,10 +88,10 @@ def prediction_depth(
     depth = np.full(m, len(layers), np.int64)
     agrees = np.ones(m, bool)
     for place in range(len(layers) - 1, -1, -1):
-        x, q = matrix(layers[place], f"layer {place}"), matrix(others[place], f"queries of layer {place}")
+        x = matrix(layers[place], f"layer {place}")
+        q = x if others is layers else matrix(others[place], f"queries of layer {place}")
         if len(x) != n or len(q) != m or x.shape[1] != q.shape[1]:
             raise UserError(f"layer {place} has the shapes {x.shape} and {q.shape}")
-        check_squares(x, q)
         agrees &= classes[_votes(x, q, codes, len(classes), k, own)] == predicted
         depth[agrees] = place
     return depth
@@ -96,7 +99,8 @@ def prediction_depth(
 
 def _votes(x: np.ndarray, q: np.ndarray, codes: np.ndarray, classes: int, k: int, own: bool) -> Ints:
     """The class that most of the k nearest of x have, for every row of q."""
-    squares, won = np.einsum("ij,ij->i", x, x), np.empty(len(q), np.int64)
+    x, q, squares = centred(x, q)
+    won = np.empty(len(q), np.int64)
     step = max(1, BLOCK // len(x))
     for start in range(0, len(q), step):
         block = q[start : start + step]

@@ -94,9 +94,9 @@ def _variability(c: Mapping[str, np.ndarray], visits: Floats, dialect: str | Non
 
 def _aleatoric(c: Mapping[str, np.ndarray], visits: Floats, dialect: str | None) -> Floats:
     _plain(dialect, "aleatoric")
-    mean = c["mean_confidence"]
-    # mean of p (1 - p) = mean p - mean p^2 = p (1 - p) of the mean, less the variance.
-    return mean * (1 - mean) - c["squares_confidence"] / visits
+    # mean of p (1 - p) = mean p - mean p^2 = p (1 - p) of the mean, less the variance. Both are rounded to
+    # fp32: where p was always 0 or 1, only that would make their difference less than 0.
+    return np.maximum(_closeness(c, visits, dialect) - c["squares_confidence"] / visits, 0.0)
 
 
 def _closeness(c: Mapping[str, np.ndarray], visits: Floats, dialect: str | None) -> Floats:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, require
-from dither.scores.borrowed import Floats, integers, matrix
+from dither.scores.borrowed import Floats, integers, matrix, pieces
 from dither.scores.engine import run_duplicates
 from dither.scores.neighbours import check_squares
 
@@ -39,10 +39,11 @@ def prototypes_kmeans(embeddings: Any, k: int, *, metric: str = "l2", seed: int 
     x = _unit(x) if metric == "cosine" else x
     check_squares(x)
     found = require("sklearn.cluster", "scores").KMeans(k, n_init=1, random_state=seed).fit(x)
-    centres = found.cluster_centers_[found.labels_]
     if metric == "cosine":
-        return 1.0 - np.einsum("ij,ij->i", x, _unit(centres)).astype(np.float64)
-    return np.linalg.norm((x - centres).astype(np.float64), axis=1)
+        # Of unit centres another one may be the nearest than of those that k-means assigned by.
+        centres = _unit(found.cluster_centers_.astype(np.float64))
+        return np.concatenate([1.0 - (x[part] @ centres.T).max(axis=1) for part in pieces(*x.shape)])
+    return np.linalg.norm((x - found.cluster_centers_[found.labels_]).astype(np.float64), axis=1)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -39,6 +39,8 @@ _RECORD = np.dtype(
 _REST = np.dtype(
     [("first_correct", np.uint32), *((name, np.float32) for name in ("loss", "el2n", "entropy"))]
 )
+_STATE = "records", "records.rest"
+"""Parts of a state. Their names say what the bytes are: another layout gets other names."""
 _LINE = 64
 """Bytes of a line of the cache: a record that straddles none costs one."""
 
@@ -66,6 +68,13 @@ class Histories:
         """A view. The highest bit of `visits`: the last was correct."""
         return self._parts[column in (_REST.names or ())][column]
 
+    def mean(self, column: str) -> Floats:
+        """In fp64. The records hold a margin with its rounding error, and a confidence above 1/2 less 1."""
+        mean = self[column].astype(np.float64)
+        if column == "margin":
+            return mean + self["margin_error"]
+        return mean + np.signbit(mean) if column == "confidence" else mean
+
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self._parts)
@@ -83,12 +92,12 @@ class Histories:
     def state(self) -> dict[str, np.ndarray]:
         """Copies, as bytes."""
         records, rest = self._parts
-        return {"histories": records.view(np.uint8).copy(), "histories.rest": rest.view(np.uint8).copy()}
+        return {_STATE[0]: records.view(np.uint8).copy(), _STATE[1]: rest.view(np.uint8).copy()}
 
     def load_state(self, state: Mapping[str, Any]) -> bool:
         """Restore what `state` gave; False, and nothing is taken, where it is of another number of examples
         or of another layout."""
-        bytes_ = {"histories": self._parts[0].view(np.uint8), "histories.rest": self._parts[1].view(np.uint8)}
+        bytes_ = dict(zip(_STATE, (part.view(np.uint8) for part in self._parts), strict=True))
         if not all(alike(state.get(name), values) for name, values in bytes_.items()):
             return False
         for name, values in bytes_.items():

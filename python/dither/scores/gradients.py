@@ -48,7 +48,7 @@ def _check_classes(labels: Any, classes: int) -> None:
 def _losses(model: Any, loss: Callable[[Any, Any], Any] | None) -> tuple[Any, Any]:
     torch = require("torch", "torch")
     measure: Any = loss or torch.nn.functional.cross_entropy
-    _check_apart(torch, model)
+    check_apart(torch, model)
     params = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     if not params:
         raise UserError("the model has no parameter that requires a gradient")
@@ -73,16 +73,19 @@ def _losses(model: Any, loss: Callable[[Any, Any], Any] | None) -> tuple[Any, An
     return params, checked
 
 
-def _check_apart(torch: Any, model: Any) -> None:
-    """UserError where the gradient of an example depends on the others, or on chance."""
+def check_apart(torch: Any, model: Any) -> None:
+    """UserError where what a model makes of an example depends on the others, or on chance."""
     if not isinstance(model, torch.nn.Module):
         raise UserError(f"a torch model is needed, not {type(model).__name__}")
     batch, dropout = torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd
     for name, module in model.named_modules():
-        if module.training and (isinstance(module, batch) or (isinstance(module, dropout) and module.p > 0)):
+        # Attention and recurrent layers draw by themselves, with a probability that they call dropout.
+        share = module.p if isinstance(module, dropout) else getattr(module, "dropout", 0)
+        by_chance = isinstance(share, (int, float)) and share > 0
+        if module.training and (isinstance(module, batch) or by_chance):
             raise UserError(
-                f"{name or 'the model'} ({type(module).__name__}) makes an example's gradient depend on the "
-                "batch or on chance: call model.eval() first"
+                f"{name or 'the model'} ({type(module).__name__}) makes an example's outputs and gradients "
+                "depend on the batch or on chance: call model.eval() first"
             )
 
 
@@ -143,7 +146,7 @@ def class_gradients(
     torch = require("torch", "torch")
     if output not in ("logit", "prob"):
         raise UserError(f"output= is 'logit' or 'prob', not {output!r}")
-    _check_apart(torch, model)
+    check_apart(torch, model)
     inputs, labels = _tensors(inputs, labels)
     if labels.ndim != 1:
         raise UserError(f"labels are one class an example, not of the shape {tuple(labels.shape)}")

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from dither.errors import UserError
-from dither.scores.borrowed import Floats, floats, reals, to_numpy
+from dither.scores.borrowed import Floats, floats, improper, pieces, reals, to_numpy
 
 
 def learnability(loss: Any, held_out_loss: Any) -> Floats:
     """RHO-LOSS (Mindermann et al., 2206.07137): loss minus the loss of a model trained on held-out data.
 
-    High: learnable and not yet learned. Both (n,) in nats; NaN where one of them is.
+    High: learnable and not yet learned. Both (n,) in nats; NaN where one of them is. UserError where both are
+    infinite.
     """
-    mine = floats(loss, "loss")
-    return mine - floats(held_out_loss, "held_out_loss", len(mine))
+    return _less(loss, "loss", held_out_loss, "held_out_loss")
 
 
 def pvi(loss: Any, null_loss: Any) -> Floats:
     """Pointwise V-information (Ethayarajh et al., 2110.08420) in bits: log2 p(y | x) - log2 p(y | nothing).
 
     loss, null_loss: cross-entropies in nats of a model and of one trained on empty inputs. Below 0 suggests a
-    wrong label; NaN where one of them is.
+    wrong label; NaN where one of them is. UserError where both are infinite.
     """
-    mine = floats(loss, "loss")
-    return (floats(null_loss, "null_loss", len(mine)) - mine) / np.log(2.0)
+    return _less(null_loss, "null_loss", loss, "loss") / np.log(2.0)
+
+
+def _less(a: Any, name: str, b: Any, other: str) -> Floats:
+    """Losses less other losses."""
+    x = floats(a, name)
+    y = floats(b, other, len(x))
+    both = np.isinf(x) & (x == y)
+    if both.any():
+        raise UserError(
+            f"{name} and {other} of example {int(both.argmax())} are both {x[both][0]}, which have no "
+            "difference: leave it out, or bound the losses"
+        )
+    return x - y
 
 
 def disagreement(probabilities: Any, dialect: str | None = None) -> Floats:
@@ -37,26 +51,37 @@ def disagreement(probabilities: Any, dialect: str | None = None) -> Floats:
     the other does not. Raises UserError for rows that are no probabilities."""
     if dialect not in (None, "symmetric-kl"):
         raise UserError(f"disagreement knows the dialect symmetric-kl, not {dialect!r}")
-    p = reals(probabilities, "probabilities")
-    if p.ndim != 3 or len(p) < 2:
-        raise UserError(f"probabilities are (at least 2 models, n, classes), not of the shape {p.shape}")
-    wrong = ~((p >= 0).all(axis=2) & (np.abs(p.sum(axis=2) - 1) < 1e-2))  # NaN too; bf16 sums to 1 in .4 %
-    if wrong.any():
-        model, row = np.argwhere(wrong)[0]
-        raise UserError(
-            f"example {row} under model {model} has no probabilities: they are not negative and sum to 1 "
-            "(pass softmax outputs)"
-        )
-    total = np.zeros(p.shape[1])
-    own = -_xlogx(p).sum(axis=2)
-    for i in range(len(p)):
-        for j in range(i):
-            if dialect is not None:
-                total += _kl(p[i], p[j]) + _kl(p[j], p[i])
-                continue
-            mixed = -_xlogx((p[i] + p[j]) / 2).sum(axis=1)
-            total += np.maximum(mixed - (own[i] + own[j]) / 2, 0.0)
-    return total / (len(p) * (len(p) - 1) / 2)
+    given = to_numpy(probabilities)
+    if given.ndim != 3 or len(given) < 2:
+        raise UserError(f"probabilities are (at least 2 models, n, classes), not of the shape {given.shape}")
+    models, n, classes = given.shape
+    result = np.empty(n)
+    for part in pieces(n, models * classes):
+        p = reals(given[:, part], "probabilities")
+        wrong = improper(p)
+        if wrong.any():
+            model, row = np.argwhere(wrong)[0]
+            raise UserError(
+                f"example {part.start + row} under model {model} has no probabilities: they are not negative "
+                "and sum to 1 (pass softmax outputs)"
+            )
+        result[part] = _of_pairs(p, _jensen_shannon if dialect is None else _symmetric_kl)
+    return result
+
+
+def _of_pairs(p: Floats, divergence: Callable[[Floats, Floats], Floats]) -> Floats:
+    """The mean divergence of all pairs of models."""
+    pairs = [divergence(p[i], p[j]) for i in range(len(p)) for j in range(i)]
+    return np.mean(pairs, axis=0)
+
+
+def _jensen_shannon(p: Floats, q: Floats) -> Floats:
+    own, mixed = _xlogx(p).sum(axis=1) + _xlogx(q).sum(axis=1), _xlogx((p + q) / 2).sum(axis=1)
+    return np.maximum(own / 2 - mixed, 0.0)
+
+
+def _symmetric_kl(p: Floats, q: Floats) -> Floats:
+    return _kl(p, q) + _kl(q, p)
 
 
 def _xlogx(p: np.ndarray) -> np.ndarray:
@@ -88,7 +113,10 @@ def vote_entropy(predictions: Any) -> Floats:
         raise UserError(
             f"predictions are integers of (models, n), not {votes.dtype} of the shape {votes.shape}"
         )
-    shares = np.zeros((votes.shape[1], len(np.unique(votes)))) if votes.size else np.zeros((0, 1))
-    for k, label in enumerate(np.unique(votes)):
-        shares[:, k] = (votes == label).mean(axis=0)
-    return -_xlogx(shares).sum(axis=1) + 0.0
+    # Votes for one class lie side by side: a run of r of M votes adds -r/M ln(r/M).
+    ordered = np.sort(votes, axis=0)
+    result, run = np.zeros(votes.shape[1]), np.ones(votes.shape[1])
+    for before, now in itertools.pairwise(ordered):
+        result -= np.where(now == before, 0.0, _xlogx(run / len(votes)))
+        run = np.where(now == before, run + 1, 1.0)
+    return result - _xlogx(run / len(votes)) + 0.0

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dither.errors import UserError
 from dither.scores.borrowed import Floats, integers, matrix
 from dither.scores.engine import run_shapley
 
+Matrix = NDArray[np.float32]
 BLOCK = 1 << 24
 """Distances held at a time."""
 
@@ -20,6 +22,9 @@ def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels:
     embeddings: (n, d), test_embeddings: (tests, d), Euclidean distances in fp32 (scale to unit length for
     cosine). Values are means over the test examples and sum to the mean share of right labels among the k
     nearest. Memory: 2^24 distances at a time.
+
+    The mean of the embeddings is taken off both first, which leaves distances what they are: what is common
+    to all would cost fp32 its digits.
 
     Raises UserError for k < 1, empty data, shapes that do not agree, NaN.
     """
@@ -32,8 +37,8 @@ def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels:
         raise UserError("there are no examples")
     if x.shape[1] != tests.shape[1]:
         raise UserError(f"embeddings have {x.shape[1]} dimensions, test_embeddings {tests.shape[1]}")
-    values, squares = np.zeros(len(x)), np.einsum("ij,ij->i", x, x)
-    check_squares(x, tests)
+    x, tests, squares = centred(x, tests)
+    values = np.zeros(len(x))
     step = min(max(1, BLOCK // len(x)), len(tests))
     memory = np.empty((step, len(x)), np.float32)
     for start in range(0, len(tests), step):
@@ -43,6 +48,17 @@ def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels:
         distances += squares
         run_shapley(distances, y, test_y[start : start + step], k, values)
     return values / len(tests)
+
+
+def centred(x: Matrix, others: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """Both less the mean of x, and the squares of x: distances stay what they are, and fp32's digits are
+    those of the differences. UserError where a distance is beyond fp32."""
+    centre = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    with np.errstate(over="ignore"):
+        same, x = others is x, x - centre
+        others = x if same else others - centre
+    check_squares(x, others)
+    return x, others, np.einsum("ij,ij->i", x, x)
 
 
 def check_squares(*embeddings: np.ndarray) -> None:

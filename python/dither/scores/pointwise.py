@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ NAMES = tuple(score.name for score in POINTWISE)
 
 LABEL_FREE = ("max_confidence", "entropy", "top_margin")
 DEFAULT = ("loss", "confidence", "entropy", "margin", "el2n")
+AT_ONCE = 1 << 22
+"""Logits of a sequence's tokens that are copied at a time."""
 
 
 def logit_scores(
@@ -49,15 +51,31 @@ def logit_scores(
 
     Raises UserError for labels outside the classes, rows without probabilities, unknown names.
     """
-    if nan not in ("raise", "propagate"):
-        raise UserError(f"nan= is 'raise' or 'propagate', not {nan!r}")
     wanted = _names(scores, labels is not None)
     spoken = by_score(dialect, wanted)
+    results = _scored(logits, labels, wanted, ignore_index, nan, out, "row {}".format)
+    for name, spelled in spoken.items():
+        results[name][:] = rescale(name, results[name], spelled)
+    return results
+
+
+def _scored(
+    logits: Any,
+    labels: Any,
+    wanted: tuple[str, ...],
+    ignore_index: int | None,
+    nan: str,
+    out: Mapping[str, Floats] | None,
+    called: Callable[[int], str],
+) -> dict[str, Floats]:
+    """The scores without a dialect. called: what errors call a row."""
+    if nan not in ("raise", "propagate"):
+        raise UserError(f"nan= is 'raise' or 'propagate', not {nan!r}")
     z = borrow(logits, 2, "logits")
     rows, classes = z.shape
     if classes == 0:
         raise UserError("logits have no classes")
-    y = None if labels is None else check_labels(labels, rows, classes, ignore_index)
+    y = None if labels is None else check_labels(labels, rows, classes, ignore_index, called)
     results = {name: _array(out, name, rows) for name in wanted}
     probe = None if nan == "propagate" or "entropy" in results else np.empty(rows)
     every = dict(results) if probe is None else {**results, "entropy": probe}
@@ -65,11 +83,9 @@ def logit_scores(
     if nan == "raise" and np.isnan(every["entropy"]).any():
         row = int(np.flatnonzero(np.isnan(every["entropy"]))[0])
         raise UserError(
-            f"row {row} of the logits has NaN, +infinity or nothing but -infinity; "
+            f"{called(row)} of the logits has NaN, +infinity or nothing but -infinity; "
             "mend it, or score it as NaN with logit_scores(..., nan='propagate') in Python"
         )
-    for name, spelled in spoken.items():
-        results[name][:] = rescale(name, results[name], spelled)
     return results
 
 
@@ -99,8 +115,15 @@ def _array(out: Mapping[str, Floats] | None, name: str, rows: int) -> Floats:
     return array
 
 
-def check_labels(labels: Any, rows: int, classes: int, ignore_index: int | None = None) -> Ints:
-    """Labels as int64, -1 where there is none. UserError where one is outside the classes."""
+def check_labels(
+    labels: Any,
+    rows: int,
+    classes: int,
+    ignore_index: int | None = None,
+    called: Callable[[int], str] = "row {}".format,
+) -> Ints:
+    """Labels as int64, -1 where there is none. UserError, which calls a row so, where one is outside the
+    classes."""
     y = integers(labels, "labels", rows)
     if y.size == 0 or (y.min() >= 0 and y.max() < classes):
         return y if ignore_index is None else np.where(y == ignore_index, -1, y)
@@ -108,9 +131,8 @@ def check_labels(labels: Any, rows: int, classes: int, ignore_index: int | None 
     outside = np.flatnonzero(known & ((y < 0) | (y >= classes)))
     if outside.size:
         raise UserError(
-            f"label {y[outside[0]]} of row {outside[0]} lies outside the {classes} classes; pass "
-            f"ignore_index= for "
-            "rows without a label"
+            f"label {y[outside[0]]} of {called(outside[0])} lies outside the {classes} classes; pass "
+            "ignore_index= for rows without a label"
         )
     return np.where(known, y, -1)
 
@@ -128,14 +150,12 @@ def sequence_scores(
 
     logits: (sequences, tokens, vocabulary), token j's logits for the label at j (shift before you call).
     labels: (sequences, tokens). A token counts where its label is not `ignore_index` and `mask` (same shape,
-    if
-        given) is true. scores: names of token scores, and "perplexity", exp of the mean loss (Marion et al.,
-        2309.04564, prune by it; it depends on length and tokenizer). Default: loss, entropy, el2n,
-        perplexity.
+        if given) is true; where some do not, those that do are copied, 2^22 logits at a time.
+    scores: names of token scores, and "perplexity", exp of the mean loss (Marion et al., 2309.04564, prune by
+        it; it depends on length and tokenizer). Default: loss, entropy, el2n, perplexity.
 
     Returns fp64 arrays of one value a sequence, and "tokens", how many counted; NaN for a sequence without
-    any.
-    Raises UserError for shapes that do not agree and as `logit_scores` does.
+    any. Raises UserError for shapes that do not agree and as `logit_scores` does.
     """
     logits, labels = shaped(logits, "logits"), shaped(labels, "labels")
     shape = tuple(logits.shape)
@@ -155,10 +175,18 @@ def sequence_scores(
                 f"the mask has the shape {tuple(mask.shape)} where labels have {(sequences, tokens)}"
             )
         counts &= integers(mask.reshape(-1), "the mask") != 0
-    names = tuple(dict.fromkeys("loss" if name == "perplexity" else name for name in wanted))
+    names = _names(("loss" if name == "perplexity" else name for name in wanted), labelled=True)
     used = np.flatnonzero(counts)
-    rows = logits.reshape(-1, classes)
-    found = logit_scores(rows[used] if len(used) < len(flat) else rows, flat[used], names, nan=nan)
+    rows, found = logits.reshape(len(flat), classes), {name: np.empty(len(used)) for name in names}
+    step = len(used) if len(used) == len(flat) else max(1, AT_ONCE // max(classes, 1))
+    for start in range(0, len(used), max(step, 1)):
+        mine = used[start : start + step]
+
+        def called(row: int, mine: Ints = mine) -> str:
+            return "token {1} of sequence {0}".format(*divmod(int(mine[row]), tokens))
+
+        out = {name: values[start : start + step] for name, values in found.items()}
+        _scored(rows if len(mine) == len(flat) else rows[mine], flat[mine], names, None, nan, out, called)
     owner = used // max(tokens, 1)
     n = np.bincount(owner, minlength=sequences)
     with np.errstate(invalid="ignore", divide="ignore"):

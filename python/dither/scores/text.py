@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -51,10 +51,20 @@ def _decoded(row: int, text: str | bytes) -> str:
 
 
 def _documents(texts: Iterable[str | bytes]) -> tuple[NDArray[np.uint8], Ints]:
-    parts = [t.encode("utf-8", "replace") if isinstance(t, str) else t for t in _each(texts)]
+    given = texts if isinstance(texts, (str, bytes)) else list(texts)
+    if not isinstance(given, (str, bytes)) and set(map(type, given)) == {str}:
+        whole = "".join(given)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        if whole.isascii():  # a byte a character: nothing is encoded one by one
+            return np.frombuffer(whole.encode(), np.uint8), _offsets(given)
+    parts = [t.encode("utf-8", "replace") if isinstance(t, str) else t for t in _each(given)]
+    return np.frombuffer(b"".join(parts), np.uint8), _offsets(parts)
+
+
+def _offsets(parts: Sequence[str | bytes]) -> Ints:
+    """Where each begins, and the end of all."""
     offsets = np.zeros(len(parts) + 1, np.int64)
-    np.cumsum([len(p) for p in parts], out=offsets[1:])
-    return np.frombuffer(b"".join(parts), np.uint8), offsets
+    np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)), out=offsets[1:])
+    return offsets
 
 
 def ngram_counts(

@@ -55,7 +55,8 @@ class Tracker:
     nothing behind.
 
     Counts are exact. Means are kept in fp32 without bias: after T visits they are right to about 5e-8
-    sqrt(T/3) of themselves (rms; 4e-6 after 20,000), that of the margin to 1e-12.
+    sqrt(T/3) of themselves (rms; 4e-6 after 20,000), that of the margin to 1e-12; a confidence above 1/2 to
+    as much of what it lacks of 1, so that examples known for sure differ.
     """
 
     def __init__(self, n_examples: int, scores: Iterable[str] = DEFAULT) -> None:
@@ -206,9 +207,7 @@ class Tracker:
                 columns[f"sum_{name}"] = self._histories[name].astype(np.int64)
             kept = {part for name in self.scores for part in DERIVED.get(name, ())} & set(_COLUMNS)
             for name in sorted(kept - {"correct"}):
-                columns[f"mean_{name}"] = self._histories[name].astype(np.float64)
-            if "margin" in kept:
-                columns["mean_margin"] += self._histories["margin_error"]
+                columns[f"mean_{name}"] = self._histories.mean(name)
             if "confidence" in kept:
                 columns["squares_confidence"] = self._histories["deviation"].astype(np.float64)
             if self._settling is not None:

@@ -65,10 +65,22 @@ def refusal(why: str, place: int, places: Ints, columns: Mapping[str, Floats | N
     """What the records say of a place in a batch ("outside", "twice", "finite"), in words."""
     where = f"example {places[place]} at place {place} of the batch"
     if why == "finite":
-        return UserError(f"{_wrong(columns, place)} for {where}")
+        return UserError(f"{_wrong(columns, place)} for {where}{_why(columns, place)}")
     if why == "twice":
         return UserError(f"{where} stands in the batch before; a batch visits an example once")
     return UserError(f"{where} is none of the {n} examples")
+
+
+def _why(columns: Mapping[str, Floats | None], place: int) -> str:
+    """Where an infinite loss or margin comes from."""
+    for name in ("loss", "margin"):
+        values = columns[name]
+        if values is not None and np.isinf(values[place]):
+            return (
+                f": logits of -infinity, or of one class alone, leave no {name} to average; give such "
+                f"classes a low number, or track no score of the {name}"
+            )
+    return ""
 
 
 def _wrong(columns: Mapping[str, Floats | None], place: int) -> str:

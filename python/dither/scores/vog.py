@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, suggest
-from dither.scores.borrowed import Floats, borrow, integers, to_numpy
+from dither.scores.borrowed import Floats, borrow, dense, integers, to_numpy
 from dither.scores.engine import run_vog_examples, run_vog_reduce, run_vog_update
 
 NORMS = ("class", "dataset", "none")
@@ -44,15 +44,20 @@ class Dialect:
 DIALECTS = {
     "agarwal": Dialect(),
     "agarwal-toy": Dialect(output="prob"),
-    "agarwal-toy-early": Dialect(output="prob", norm="none", stage=(0, 5)),
-    "agarwal-toy-middle": Dialect(output="prob", norm="none", stage=(5, 10)),
-    "agarwal-toy-late": Dialect(output="prob", norm="none", stage=(10, None)),
+    "agarwal-toy-early": Dialect(output="prob", stage=(0, 5)),
+    "agarwal-toy-middle": Dialect(output="prob", stage=(5, 10)),
+    "agarwal-toy-late": Dialect(output="prob", stage=(10, None)),
+    "datagnosis": Dialect(output="prob", norm="none"),
+    "datagnosis-early": Dialect(output="prob", norm="none", stage=(0, 5)),
+    "datagnosis-middle": Dialect(output="prob", norm="none", stage=(5, 10)),
+    "datagnosis-late": Dialect(output="prob", norm="none", stage=(10, None)),
     "kwok": Dialect("prob", "var", 1, "none"),
     "emnlp": Dialect("logit", "var", 0, "class"),
     "emnlp-dataset": Dialect("logit", "var", 0, "dataset"),
 }
-"""agarwal: the authors' ImageNet script; agarwal-toy: their toy script, with all checkpoints; kwok: the code
-of 2401.01867; emnlp: 2311.16298, over embeddings."""
+"""agarwal: the authors' ImageNet script; agarwal-toy: their toy script as it is called without options but
+for the mode, with all checkpoints; datagnosis: its plugin, which took that and left the normalisation out;
+kwok: the code of 2401.01867; emnlp: 2311.16298, over embeddings."""
 
 
 def dialect(name: str | Dialect) -> Dialect:
@@ -91,10 +96,8 @@ class VoG:
             x = borrow(np.where(self._mask, to_numpy(gradients), 0), 2, "the gradients")
         if x.shape != self._mean.shape:
             raise UserError(f"gradients have the shape {x.shape} where {self._mean.shape} is expected")
-        if x.shape[0] > 1 and x.stride != x.shape[1]:
-            x = borrow(np.ascontiguousarray(gradients), 2, "the gradients")
         self.checkpoints += 1
-        run_vog_update(x, self._mean, self._squares, self.checkpoints)
+        run_vog_update(dense(x, "the gradients"), self._mean, self._squares, self.checkpoints)
 
     def scores(self, labels: Any = None) -> Floats:
         """VoG of every example so far; `labels` for the normalisation within classes."""
@@ -176,6 +179,7 @@ def normalise(raw: Floats, norm: str, labels: Any = None) -> Floats:
 def _standard(v: Floats) -> Floats:
     result, finite = np.full_like(v, np.nan), np.isfinite(v)
     known = v[finite]
-    spread = known.std() if len(known) else 0.0
-    result[finite] = (known - known.mean()) / spread if spread > 0 else 0.0
+    # The mean of equal numbers is rounded, and their deviations from it would be divided by one another.
+    differ = len(known) > 0 and known.min() < known.max()
+    result[finite] = (known - known.mean()) / known.std() if differ else 0.0
     return result

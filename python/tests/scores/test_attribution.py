@@ -217,3 +217,19 @@ def test_features_of_different_shapes_are_refused():
             tracin(train, test, rates)
     with pytest.raises(UserError, match="one task for each"):
         less([f], [f], [1.0], [0, 1])
+
+
+def test_any_number_of_coordinates():
+    """k=10 was refused for entries=4, which nobody gave."""
+    torch.manual_seed(0)
+    net, x, y = torch.nn.Linear(400, 8), torch.randn(30, 400), torch.randint(0, 8, (30,))
+    whole = gradient_features(net, x, y, 0)
+    exact = whole @ whole.T
+    for k in (1, 7, 10, 2048, 2050, 2051):
+        features = gradient_features(net, x, y, k)
+        assert features.shape == (30, k)
+        if k > 2000:  # cosines are right to 1/sqrt(k); bound at 6 sigma
+            scale = np.sqrt(np.outer(exact.diagonal(), exact.diagonal()))
+            assert np.abs((features @ features.T - exact) / scale).max() < 6 / np.sqrt(k) * np.sqrt(2)
+    with pytest.raises(UserError, match="k= is the number of coordinates, 0 for all of the gradient, not -4"):
+        gradient_features(net, x, y, -4)

@@ -5,7 +5,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from dither.errors import UserError
-from dither.scores import activations, prediction_depth
+from dither.scores import activations, class_gradients, prediction_depth
 
 RNG = np.random.default_rng(0)
 
@@ -73,3 +73,56 @@ def test_what_does_not_fit_is_refused():
     for layers, more, said in cases:
         with pytest.raises(UserError, match=said):
             prediction_depth(layers, y, y, **{"k": 3, **more})
+
+
+@pytest.mark.parametrize("offset", [0, 100, 3000])
+def test_a_common_offset_changes_no_depth(offset):
+    """Distances of embeddings far from 0 were noise: 3000 away, a third of the votes."""
+    rng = np.random.default_rng(0)
+    near = rng.standard_normal((400, 16)).astype(np.float32)
+    x = near + np.float32(offset)
+    y = (near[:, 0] > 0).astype(int)
+    gaps = ((x[:, None].astype(np.float64) - x[None]) ** 2).sum(axis=2)
+    np.fill_diagonal(gaps, np.inf)
+    votes = y[np.argsort(gaps, axis=1)[:, :7]].mean(axis=1) > 0.5
+    np.testing.assert_array_equal(prediction_depth([x], y, y, k=7), votes != y)
+
+
+def test_models_that_mix_examples_or_draw_have_no_activations():
+    torch = pytest.importorskip("torch")
+    nn, x = torch.nn, torch.randn(6, 5, 4)
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attend = nn.MultiheadAttention(4, 1, dropout=0.5, batch_first=True)
+
+        def forward(self, x):
+            return self.attend(x, x, x)[0].mean(dim=1)
+
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.read = nn.LSTM(4, 3, 2, dropout=0.5, batch_first=True)
+
+        def forward(self, x):
+            return self.read(x)[0][:, -1]
+
+    mixed = nn.Sequential(nn.Flatten(), nn.Linear(20, 3), nn.BatchNorm1d(3))
+    models = {"2 .BatchNorm1d": mixed, "attend .MultiheadAttention": Attention(), "read .LSTM": Recurrent()}
+    y = torch.zeros(6, dtype=torch.long)
+    for who, model in models.items():
+        said = who.replace(" .", r" \(") + r"\) makes .* call model.eval\(\) first"
+        before = {name: values.clone() for name, values in model.state_dict().items()}
+        name = who.split()[0]
+        for call in (lambda m, n: activations(m, x, [n]), lambda m, _: class_gradients(m, x, y)):
+            with pytest.raises(UserError, match=said):
+                call(model, name)
+        assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
+        model.eval()
+        assert torch.equal(class_gradients(model, x, y), class_gradients(model, x, y))
+    np.testing.assert_allclose(
+        activations(mixed, x, ["2"], chunk=2)[0], activations(mixed, x, ["2"])[0], rtol=1e-6
+    )
+    none = nn.Sequential(nn.Flatten(), nn.Linear(20, 3), nn.Dropout(0.0), nn.LSTM(3, 2))
+    activations(none, x, ["1"])  # nothing is drawn

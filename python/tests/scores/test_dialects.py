@@ -82,15 +82,20 @@ def updates_forgotten() -> np.ndarray:
     return counts / updates
 
 
-def toy_vog(start: int, end: int | None) -> np.ndarray:
-    """The toy script's (and Datagnosis') loop: the mean is the sum over all checkpoints by the stage's
+def stage(start: int, end: int | None) -> np.ndarray:
+    """Datagnosis' loop (and the toy script's): the mean is the sum over all checkpoints by the stage's
     length."""
     scores = []
     for grads in GRADIENTS.astype(np.float64):
-        stage = grads[start:end]
-        mean = sum(grads) / len(stage)
-        scores.append(np.mean(np.sqrt(sum((g - mean) ** 2 for g in stage) / len(stage))))
+        some = grads[start:end]
+        mean = sum(grads) / len(some)
+        scores.append(np.mean(np.sqrt(sum((g - mean) ** 2 for g in some) / len(some))))
     return np.array(scores)
+
+
+def toy(mode: str, start: int, end: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """The toy script, whose option vog_cal is "normalize" where none is given."""
+    return vog(GRADIENTS, Y, f"agarwal-toy-{mode}"), by_class(stage(start, end))
 
 
 def by_class(v: np.ndarray) -> np.ndarray:
@@ -189,9 +194,13 @@ REFERENCES: dict[tuple[str, str], Callable[[], tuple[np.ndarray, np.ndarray]]] =
     ("correctness", "cartography"): lambda: (of_history("correctness", "cartography"), RIGHT.sum(axis=0)),
     ("vog", "agarwal"): lambda: gradient_variance("agarwal", True, 0, by_class),
     ("vog", "agarwal-toy"): lambda: gradient_variance("agarwal-toy", True, 0, by_class),
-    ("vog", "agarwal-toy-early"): lambda: (vog(GRADIENTS, how="agarwal-toy-early"), toy_vog(0, 5)),
-    ("vog", "agarwal-toy-middle"): lambda: (vog(GRADIENTS, how="agarwal-toy-middle"), toy_vog(5, 10)),
-    ("vog", "agarwal-toy-late"): lambda: (vog(GRADIENTS, how="agarwal-toy-late"), toy_vog(10, None)),
+    ("vog", "agarwal-toy-early"): lambda: toy("early", 0, 5),
+    ("vog", "agarwal-toy-middle"): lambda: toy("middle", 5, 10),
+    ("vog", "agarwal-toy-late"): lambda: toy("late", 10, None),
+    ("vog", "datagnosis"): lambda: (vog(GRADIENTS, how="datagnosis"), stage(0, None)),
+    ("vog", "datagnosis-early"): lambda: (vog(GRADIENTS, how="datagnosis-early"), stage(0, 5)),
+    ("vog", "datagnosis-middle"): lambda: (vog(GRADIENTS, how="datagnosis-middle"), stage(5, 10)),
+    ("vog", "datagnosis-late"): lambda: (vog(GRADIENTS, how="datagnosis-late"), stage(10, None)),
     ("vog", "kwok"): lambda: gradient_variance("kwok", False, 1, lambda v: v),
     ("vog", "emnlp"): lambda: gradient_variance("emnlp", False, 0, by_class),
     ("vog", "emnlp-dataset"): lambda: gradient_variance(

@@ -2,12 +2,14 @@
 
 import itertools
 import math
+import tracemalloc
 import warnings
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans
 
 from dither.errors import UserError
 from dither.scores import (
@@ -76,6 +78,28 @@ def test_knn_shapley_is_efficient_and_does_not_depend_on_blocks(monkeypatch):
         knn_shapley(x * 1e25, y, tests, test_y)
 
 
+@pytest.mark.parametrize("offset", [0, 100, 3000])
+def test_a_common_offset_changes_no_value(offset):
+    """Distances of embeddings far from 0 were noise: ||x||^2 - 2 x t kept none of fp32's digits of them."""
+    rng = np.random.default_rng(0)
+    x, tests = rng.standard_normal((500, 32)).astype(np.float32), rng.standard_normal((40, 32)).astype("f4")
+    y, test_y = (x[:, 0] > 0).astype(int), (tests[:, 0] > 0).astype(int)
+    x, tests = x + np.float32(offset), tests + np.float32(offset)
+    given = x.copy(), tests.copy()
+    found, expected, k = knn_shapley(x, y, tests, test_y, 5), np.zeros(500), 5
+    for test, label in zip(tests.astype(np.float64), test_y, strict=True):
+        order = np.argsort(((x.astype(np.float64) - test) ** 2).sum(axis=1))
+        right = (y[order] == label).astype(float)
+        value = right[-1] / 500
+        expected[order[-1]] += value
+        for j in range(498, -1, -1):
+            value += (right[j] - right[j + 1]) / k * min(k, j + 1) / (j + 1)
+            expected[order[j]] += value
+    np.testing.assert_allclose(found, expected / 40, atol=1e-5)
+    np.testing.assert_array_equal(x, given[0])
+    np.testing.assert_array_equal(tests, given[1])
+
+
 @pytest.mark.parametrize("models", [1, 63, 64, 65, 300])
 def test_memorization_and_influence(models):
     rng = np.random.default_rng(models)
@@ -113,6 +137,19 @@ def test_prototypes():
         assert prototypes_kmeans(clear, 3, metric=metric).argmax() == 7
     with pytest.raises(UserError, match="centroids"):
         prototypes_kmeans(clear, 16)
+
+
+def test_the_nearest_prototype_is_the_nearest_by_cosine():
+    """k-means assigns by distance to centres that are not of unit length."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2000, 8)).astype(np.float32)
+    x[:500] += 3
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    found = KMeans(10, n_init=1, random_state=0).fit(unit)  # pyright: ignore[reportArgumentType]
+    centres = found.cluster_centers_
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    expected = 1 - (unit @ centres.T).max(axis=1)
+    np.testing.assert_allclose(prototypes_kmeans(x, 10, metric="cosine"), expected, atol=1e-6)
 
 
 def test_duplicates_are_found(monkeypatch):
@@ -177,6 +214,67 @@ def test_models():
     np.testing.assert_array_equal(learnability([3.0, 1.0], [1.0, 2.0]), [2.0, -1.0])
     with pytest.raises(UserError, match="2 are needed"):
         learnability([1.0, 2.0], [1.0])
+    inf = np.inf
+    assert pvi([0.0, inf], [inf, 0.0]).tolist() == [inf, -inf]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for difference in (pvi, learnability):
+            with pytest.raises(UserError, match="loss of example 2 are both inf, which have no difference"):
+                difference([0.0, inf, inf], [0.0, 0.0, inf])
+
+
+def peak(call) -> float:
+    tracemalloc.start()
+    call()
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
+
+
+def test_memory_is_that_of_the_input():
+    """Copies in fp64 of everything, and a column a class with votes, were several times as much."""
+    rng = np.random.default_rng(0)
+    n, classes = 20_000, 200
+    p = rng.dirichlet(np.ones(classes), n).astype(np.float32)
+    y = rng.integers(0, classes, n)
+    for call in (confident_joint, label_issues):
+        assert peak(lambda call=call: call(y, p)) < 45e6  # 24 bytes of each of 2^20 elements, and joints
+    models = np.stack([p] * 3)
+    assert models.nbytes > 45e6
+    for dialect in (None, "symmetric-kl"):
+        assert peak(lambda dialect=dialect: disagreement(models, dialect)) < 60e6
+    votes = rng.integers(0, 20_000, (5, 10_000))
+    assert peak(lambda: vote_entropy(votes)) < 4 * votes.nbytes
+
+
+def test_pieces_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(7), (3, 500))
+    y = rng.integers(0, 7, 500)
+    calls = [
+        lambda: disagreement(p), lambda: disagreement(p, "symmetric-kl"), lambda: confident_joint(y, p[0]),
+        lambda: label_issues(y, p[0], "cleanlab"),
+    ]  # fmt: skip
+    whole = [call() for call in calls]
+    few = lambda n, _: (slice(start, start + 13) for start in range(0, n, 13))  # noqa: E731
+    for module in ("labels", "models"):
+        monkeypatch.setattr(f"dither.scores.{module}.pieces", few)
+    for call, expected in zip(calls, whole, strict=True):
+        np.testing.assert_array_equal(call(), expected)
+    p[1, 400, 3] = -1
+    with pytest.raises(UserError, match="example 400 under model 1"):
+        disagreement(p)
+    with pytest.raises(UserError, match="row 400 holds no probabilities"):
+        confident_joint(y, p[1])
+
+
+@pytest.mark.parametrize("models", [1, 2, 5, 40])
+def test_vote_entropy_is_its_definition(models):
+    votes = np.random.default_rng(models).integers(-3, 4, (models, 300))
+    shares = [(np.unique(v, return_counts=True)[1]) / models for v in votes.T]
+    expected = [-(s * np.log(s)).sum() for s in shares]
+    np.testing.assert_allclose(vote_entropy(votes), expected, atol=1e-14)
+    assert not vote_entropy(np.full((models, 3), 7)).any() and vote_entropy(votes[:, :0]).shape == (0,)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -219,6 +317,25 @@ def test_confident_learning_finds_planted_flips():
     assert np.abs(joint - truth).max() < 0.05 * n
     with pytest.raises(UserError, match="sum to 1"):
         label_issues(given, z)
+    narrow = torch.softmax(torch.from_numpy(z), 1).bfloat16()
+    assert (label_issues(given, narrow) == found).mean() > 0.99
+
+
+def test_the_joint_of_cleanlab_to_the_last_count():
+    """Whole counts go where the last bits of its order of operations say."""
+    theirs = pytest.importorskip("cleanlab.count").compute_confident_joint
+    rng, checked = np.random.default_rng(0), 0
+    for _ in range(400):
+        classes, n = int(rng.integers(2, 8)), int(rng.integers(20, 300))
+        y = rng.integers(0, classes, n)
+        if len(np.unique(y)) < classes:
+            continue
+        z = rng.standard_normal((n, classes)) * rng.choice([0.5, 1, 3])
+        z[np.arange(n), y] += rng.choice([0, 1, 2])
+        p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+        np.testing.assert_array_equal(confident_joint(y, p, "cleanlab"), theirs(y, p))
+        checked += 1
+    assert checked > 300
 
 
 def network() -> torch.nn.Sequential:

@@ -2,6 +2,8 @@
 
 import functools
 import re
+import time
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -29,13 +31,65 @@ def test_ascii_tokens_are_the_regular_expressions(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["naïve CAFÉ, déjà-vu", "日本語 テスト。", "Ελλάδα ΣΣ", "x\u2003y\xa0z", "a\u0301b"]
-)
+    "text",
+    [
+        "naïve CAFÉ, déjà-vu", "日本語 テスト。", "Ελλάδα ΣΣ", "x\u2003y\xa0z", "a\u0301b",
+        "हिन्दी भाषा", "ภาษาไทย", "İstanbul", "x²½ a_b", "ⒶⒷ a", "\u200bfoo", "ß ẞ", "\x1ca\x1fb\x85c",
+    ],
+)  # fmt: skip
 def test_other_scripts(text):
-    if text == "a\u0301b":  # a combining mark is no letter for Python's expression, nor here
-        assert int(ngram_counts([text]).sum()) == total(text) == 5
-    else:
-        assert int(ngram_counts([text]).sum()) == total(text)
+    """Marks are no letters for Python's expression, nor here: not even that of a capital in lower case."""
+    assert int(ngram_counts([text]).sum()) == total(text)
+
+
+def test_every_character_is_of_its_kind():
+    """Between letters it parts nothing, one token, or two. Characters that this Python does not know yet are
+    left out."""
+    known = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs", "Co")]
+    texts = [f"a{c}b" for c in known]
+    _, tokens = Importance(np.zeros(10)).score(texts)
+    expected = [len(WORDS.findall(text.lower())) for text in texts]
+    wrong = [f"U+{ord(known[k]):04X}" for k in np.flatnonzero(tokens != expected)]
+    assert len(known) > 140_000 and wrong == []
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="ΑΣσς'\u0301 .aB\u00b7कि", max_size=14))
+def test_lower_case_is_pythons(text):
+    """A capital sigma at the end of a word becomes another letter than inside."""
+    np.testing.assert_array_equal(ngram_counts([text]), ngram_counts([text.lower()]))
+
+
+def test_many_buckets_cost_what_few_do():
+    """They were zeroed and added up for every 256 documents."""
+    texts = ["the quick brown fox jumps over the lazy dog and runs away far"] * 20_000
+    start = time.process_time()
+    counts = ngram_counts(texts, 1 << 20)
+    seconds = time.process_time() - start
+    assert counts.sum() == 20_000 * 25 and np.count_nonzero(counts) <= 25
+    assert seconds < 0.15  # 79 times a million of them took more than .25 s
+    dither.set_num_threads(3)
+    try:
+        np.testing.assert_array_equal(ngram_counts(texts, 1 << 20), counts)
+    finally:
+        dither.set_num_threads(None)
+
+
+def test_texts_of_any_kind_lie_where_they_should():
+    """Plain ASCII strings are joined at once, others one by one."""
+    plain, mixed = ["ab c", "", "d"], ["ab c", "", "d", b"e f", "é", bytearray(b"g")]
+    model = Importance(np.arange(100.0))
+    for texts in (plain, tuple(mixed), iter(mixed), ["é"], [""], []):
+        texts = list(texts)
+        each = [model.score([text]) for text in texts]
+        scores, tokens = model.score(iter(texts))
+        assert scores.tolist() == [float(s[0]) for s, _ in each] and tokens.tolist() == [
+            int(n[0]) for _, n in each
+        ]
+    with pytest.raises(UserError, match="document 1 is no text but int"):
+        ngram_counts(["a", 5])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="not one string"):
+        ngram_counts("a b")
 
 
 def test_same_features_same_buckets():

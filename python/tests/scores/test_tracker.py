@@ -250,7 +250,7 @@ def test_state_goes_on_bit_for_bit():
     assert second.table().fingerprint() == whole
     with pytest.raises(UserError, match="not of the 204 examples"):
         Tracker(204, (*ALL, "el2n")).load_state_dict(first.state_dict())
-    other = {k: v for k, v in first.state_dict().items() if k != "histories.rest"}
+    other = {k: v for k, v in first.state_dict().items() if k != "records.rest"}
     with pytest.raises(UserError, match="another version"):
         second.load_state_dict(other)
     assert second.table().fingerprint() == whole
@@ -271,7 +271,7 @@ def test_a_damaged_state_is_refused_whole():
             continue
         wrong += [whole | {name: other} for other in (values[:1], values[:-1], np.append(values, values[:1]))]
         wrong += [whole | {name: other} for other in (None, "x", values[:, None])]
-        if not name.startswith("histories"):
+        if not name.startswith("records"):
             wrong.append(whole | {name: values.astype(bool)})
     for state in [*wrong, None, []]:
         with pytest.raises(UserError, match=r"not of the 203 examples|no state of a tracker"):
@@ -472,3 +472,68 @@ def test_means_of_long_histories_are_not_biased():
     for name, scale in (("confidence_mean", 1), ("loss_mean", 7), ("el2n_mean", 1), ("entropy_mean", 1)):
         assert abs(table.values(name)[0, 1] / (scale * mean) - 1) < bound, name
     assert table.values("variability")[0, 1] == pytest.approx(np.sqrt(mean * (1 - mean)), rel=bound)
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_scores_tell_examples_apart_that_are_known_for_sure(end):
+    """p_y from 1e-3 to 1e-10, of 0 or of 1: means near 1 were multiples of 6e-8, and aleatoric negative."""
+    rng, n, visits = np.random.default_rng(0), 2000, 20
+    small = 10 ** -rng.uniform(3, 10, n) * np.exp(rng.normal(0, 0.5, (visits, n)))
+    z = np.stack([np.zeros((visits, n)), np.log(small) - np.log1p(-small)], axis=2).astype(np.float32)
+    small = 1 / (1 + np.exp(-z[..., 1].astype(np.float64)))
+    names, index, y = (
+        ["aleatoric", "closeness", "confidence_mean", "variability"],
+        np.arange(n),
+        np.full(n, 1 - end),
+    )
+    of_logits, of_values = Tracker(n, names), Tracker(n, names)
+    for t in range(visits):
+        of_logits.update(index, z[t], y)
+        of_values.visit(index, confidence=1 - small[t] if end else small[t], correct=y == 0)
+    mean = small.mean(axis=0)
+    expected = {
+        "aleatoric": (small * (1 - small)).mean(axis=0),
+        "closeness": mean * (1 - mean),
+        "confidence_mean": mean,
+        "variability": small.std(axis=0),
+    }
+    for tracker in (of_logits, of_values):
+        table = tracker.table()
+        for name, values in expected.items():
+            found = table.values(name)[0]
+            found = 1 - found if name == "confidence_mean" and end else found
+            # Of p near 1 fp64 keeps 1e-16, of what is 1e-10 and more.
+            np.testing.assert_allclose(found, values, rtol=2e-6, atol=3e-16 * end, err_msg=name)
+        assert len(np.unique(table.values("confidence_mean")[0])) == n
+
+
+def test_aleatoric_is_not_negative():
+    tracker, rng = Tracker(300, ["aleatoric"]), np.random.default_rng(0)
+    for _ in range(50):
+        right = rng.random(300) < 0.7
+        tracker.visit(np.arange(300), confidence=right.astype(float), correct=right)
+    found = tracker.table().values("aleatoric")[0]
+    assert (found >= 0).all() and (found < 1e-6).all()  # 0 but for the rounding of means of 0.3
+
+
+def test_logits_without_a_mean_are_refused_in_words():
+    z = np.zeros((2, 3), np.float32)
+    z[1, 2] = -np.inf
+    for scores, column in ((["loss_mean"], "loss"), (["aum", "forgetting"], "margin")):
+        said = f"{column} has NaN, infinity .* for example 1 .*-infinity, .* leave no {column} to average"
+        with pytest.raises(UserError, match=said):
+            Tracker(2, scores).update([0, 1], z, [0, 2])
+    fine = Tracker(2, ["confidence_mean", "forgetting", "el2n_mean"])
+    fine.update([0, 1], z, [0, 2])
+    np.testing.assert_allclose(fine.table().values("confidence_mean")[0], [1 / 3, 0], rtol=1e-6)
+    with pytest.raises(UserError, match=r"for example 0 .* of one class alone, leave no margin to average"):
+        Tracker(2, ["aum"]).update([0, 1], z[:, :1], [0, 0])
+    one = Tracker(2, ["confidence_mean"])
+    one.update([0, 1], z[:, :1], [0, 0])
+    assert one.table().values("confidence_mean").tolist() == [[1, 1]]
+
+
+def test_a_softmax_may_sum_to_a_little_more():
+    tracker = Tracker(2, ["confidence_mean"])
+    tracker.visit([0, 1], confidence=[1 + 2**-9, 1.0], correct=[True, False])
+    assert tracker.table().values("confidence_mean").tolist() == [[1, 1]]

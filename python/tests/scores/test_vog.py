@@ -169,3 +169,26 @@ def test_refusals():
     with pytest.raises(UserError, match="at least two"):
         stream.scores()
     np.testing.assert_array_equal(vog(g[:1], [0]), [0.0])
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e30, 0.0])
+@pytest.mark.parametrize("count", [1, 3, 7, 1000])
+def test_equal_ones_are_in_the_middle(value, count):
+    """The std of equal numbers is not always 0: [.1, .1, .1] were -1 each."""
+    equal = np.full(count, value)
+    assert not normalise(equal, "dataset").any()
+    two = normalise(np.append(equal, [value + 1, value + 2]), "class", [0] * count + [1, 1])
+    np.testing.assert_allclose(two[-2:], [-1, 1] if value < 1e20 else 0)
+    assert not two[:count].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_strided_gradients_of_torch(dtype, wanted):
+    g = torch.randn(4, 3, 10).to(dtype)
+    plain, strided = VoG(4, 5, "kwok"), VoG(4, 5, "kwok")
+    for k in range(3):
+        plain.update(g[:, k, :5].contiguous())
+        strided.update(g[:, k].clone().requires_grad_(wanted)[:, :5])
+    np.testing.assert_array_equal(plain.scores(), strided.scores())
+    assert (plain.scores() > 0).all()

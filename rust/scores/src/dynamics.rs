@@ -5,7 +5,8 @@
 //! rest. Means are updated in fp64 and kept in fp32: dithered, since rounding to nearest would stop a mean for good once its
 //! steps, 1/T of what is left, are below half a unit (one wrong visit, then 20,000 of p = 1: 1e-4 off). So there is no bias,
 //! and after T visits a mean is right to about 5e-8 sqrt(T/3) of itself (rms). The margin's, which is not bounded, has its
-//! rounding error beside it instead.
+//! rounding error beside it instead. Confidences are kept as what they are above 0 or below 1, whichever is less, so that
+//! fp32's digits do not end near 1.
 //!
 //! ```text
 //! ask for the records of the batch; check that all are there, and none twice
@@ -31,8 +32,9 @@ pub struct Record {
     forgets: u32,
     /// The last wrong visit, counted from 1; 0 for none.
     last_wrong: u32,
+    /// Mean of p_y; or, where that is above 1/2, less 1, with the sign bit set (-0 is 1).
     confidence: f32,
-    /// Sum of squared deviations of the confidence from its mean (Welford).
+    /// Sum of squared deviations of p_y from its mean (Welford).
     deviation: f32,
     margin: f32,
     margin_error: f32,
@@ -62,7 +64,9 @@ pub struct Histories<'a> {
 #[derive(Clone, Copy)]
 pub struct Visits<'a> {
     pub index: &'a [i64],
+    /// p_y. Above 1 by rounding it is 1.
     pub confidence: &'a [f64],
+    /// 0 or 1.
     pub correct: &'a [f64],
     pub margin: Option<&'a [f64]>,
     /// Loss, EL2N, entropy.
@@ -91,6 +95,23 @@ fn dithered(x: f64, visit: u32) -> f32 {
     const GONE: u32 = f64::MANTISSA_DIGITS - f32::MANTISSA_DIGITS;
     let offset = visit.wrapping_mul(0x9E37_79B9) >> (u32::BITS - GONE);
     f64::from_bits((x.to_bits() + u64::from(offset)) & (u64::MAX << GONE)) as f32
+}
+
+/// The mean confidence, as a record keeps it but in fp64, after a visit that weighs `share`; and what the visit adds to the
+/// squares. Of all that is subtracted only 0 and 1 are far apart: p is kept to 1e-16.
+#[inline(always)]
+fn averaged(before: f32, p: f64, share: f64) -> (f64, f64) {
+    let above = if p > 0.5 { 1.0 } else { 0.0 };
+    let x = if p < 1.0 { p - above } else { 0.0 };
+    // The first visit says from where the mean is counted, 0 or 1.
+    let from = if before.is_sign_negative() { 1.0 } else { 0.0 };
+    let from = if share == 1.0 { above } else { from };
+    let before = f64::from(before);
+    let delta = (x - before) + (above - from);
+    let mean = before + delta * share;
+    let now = if from + mean > 0.5 { 1.0 } else { 0.0 };
+    let mean = (mean + (from - now)).abs();
+    (if now == 1.0 { -mean } else { mean }, delta * delta * (1.0 - share))
 }
 
 /// Examples that are visited together.
@@ -129,9 +150,8 @@ fn visit<const N: usize>(histories: &mut Histories, visits: &Visits, start: usiz
         last_wrong[i] = if now == 1 { last_wrong[i] } else { visit };
         // Below 2^31 visits: signed integers take one instruction to convert.
         let share = 1.0 / f64::from(visit as i32);
-        let before = f64::from(confidence[i]);
-        let mean = before + (p[i] - before) * share;
-        deviation[i] = dithered(f64::from(deviation[i]) + (p[i] - before) * (p[i] - mean), visit);
+        let (mean, squares) = averaged(confidence[i], p[i], share);
+        deviation[i] = dithered(f64::from(deviation[i]) + squares, visit);
         confidence[i] = dithered(mean, visit);
         let mean = f64::from(margin[i]) + f64::from(margin_error[i]);
         let mean = mean + (m[i] - mean) * share;
@@ -207,9 +227,19 @@ mod tests {
             update(&mut Histories { records: &mut self.0, rest: &mut self.1 }, visits)
         }
 
+        fn certain(index: &[i64]) -> Visits<'_> {
+            let ones = &[1.0; 40][..index.len()];
+            Visits { index, confidence: ones, correct: ones, margin: None, others: [None; 3] }
+        }
+
         fn visit(&mut self, index: &[i64], p: &[f64], correct: &[f64]) -> Result<(), Refused> {
             self.update(&Visits { index, confidence: p, correct, margin: None, others: [None; 3] })
         }
+    }
+
+    /// Where the mean confidence is counted from.
+    fn from(record: &Record) -> f64 {
+        f64::from(u8::from(record.confidence.is_sign_negative()))
     }
 
     #[test]
@@ -220,7 +250,7 @@ mod tests {
         }
         let r = run.0[1];
         assert_eq!((r.visits & !FLAG, r.correct, r.forgets, r.last_wrong), (6, 3, 2, 6));
-        assert!((r.confidence - 0.5).abs() < 1e-7 && (r.deviation - 6.0 / 16.0).abs() < 1e-6);
+        assert!((r.confidence.abs() - 0.5).abs() < 1e-7 && (r.deviation - 6.0 / 16.0).abs() < 1e-6);
         assert_eq!(run.1[1], Rest { first_correct: 2, means: [0.0; 3] });
         assert_eq!((run.0[0], run.1[0]), (Record::default(), Rest::default()));
     }
@@ -270,7 +300,8 @@ mod tests {
             let p = [f64::from(u32::from(t > 0)), learned, draw(), 0.1, (t % 2) as f64];
             let loss: Vec<f64> = p.iter().map(|p| 5.0 * (1.0 - p)).collect();
             let others = [Some(&loss[..]), Some(&p[..]), Some(&loss[..])];
-            let visits = Visits { index: &[0, 1, 2, 3, 4], confidence: &p, correct: &p, margin: Some(&p), others };
+            let (index, correct) = (&[0, 1, 2, 3, 4], p.map(f64::round));
+            let visits = Visits { index, confidence: &p, correct: &correct, margin: Some(&p), others };
             run.update(&visits).unwrap();
             p.iter().zip(&mut exact).for_each(|(p, all)| all.push(*p));
         }
@@ -280,11 +311,49 @@ mod tests {
             let squares: f64 = all.iter().map(|p| (p - mean) * (p - mean)).sum();
             let (r, rest) = (run.0[example], run.1[example].means);
             let near = |found: f32, exact: f64| (f64::from(found) - exact).abs() <= bound * exact.abs() + 1e-9;
-            assert!(near(r.confidence, mean) && near(rest[1], mean), "{example}: {} for {mean}", r.confidence);
+            assert!(near(r.confidence, mean - from(&r)) && near(rest[1], mean), "{example}: {r:?} for {mean}");
             assert!(near(rest[0], 5.0 * (1.0 - mean)) && near(rest[2], 5.0 * (1.0 - mean)), "{example}: {rest:?}");
             assert!(near(r.deviation, squares) || squares < 1e-6, "{example}: {} for {squares}", r.deviation);
             assert!((f64::from(r.margin) + f64::from(r.margin_error) - mean).abs() < 1e-10);
         }
+    }
+
+    /// Examples known for sure, whose p_y is 0 or 1 to all digits of fp32.
+    #[test]
+    fn confidences_keep_their_digits_at_both_ends() {
+        const SCALES: [f64; 4] = [1e-3, 1e-7, 1e-10, 0.0];
+        let index = &[0, 1, 2, 3];
+        let (mut high, mut low) = (Run::new(4), Run::new(4));
+        for t in 1..=30 {
+            let q = SCALES.map(|s| s * f64::from(t));
+            low.update(&Visits { confidence: &q, ..Run::certain(index) }).unwrap();
+            high.update(&Visits { confidence: &q.map(|q| 1.0 - q), ..Run::certain(index) }).unwrap();
+        }
+        for (k, s) in SCALES.iter().enumerate() {
+            let (low, high) = (low.0[k], high.0[k]);
+            assert!(low.confidence.is_sign_positive() && high.confidence.is_sign_negative(), "{low:?} {high:?}");
+            for (r, lost) in [(low, 0.0), (high, 1e-16)] {
+                let (mean, squares) = (15.5 * s, s * s * 2247.5);
+                assert!((f64::from(r.confidence.abs()) - mean).abs() <= 1e-6 * mean + lost, "{r:?}");
+                assert!((f64::from(r.deviation) - squares).abs() <= 1e-6 * squares + 10.0 * s * lost, "{r:?}");
+            }
+        }
+    }
+
+    /// Means that cross 1/2 both ways.
+    #[test]
+    fn means_change_sides() {
+        let mut run = Run::new(1);
+        let (mut sum, mut sides) = (0.0, [0, 0]);
+        for t in 1..=400u32 {
+            let p = if t / 20 % 2 == 0 { 1.0 - 1e-3 * f64::from(t % 7) } else { 1e-3 * f64::from(t % 5) };
+            sum += p;
+            run.visit(&[0], &[p], &[1.0]).unwrap();
+            let (r, mean) = (run.0[0], sum / f64::from(t));
+            assert!((f64::from(r.confidence) + from(&r) - mean).abs() < 3e-7, "{t}: {r:?} for {mean}");
+            sides[usize::from(r.confidence.is_sign_negative())] += 1;
+        }
+        assert!(sides[0] > 20 && sides[1] > 20, "{sides:?}");
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! Hashed 1- and 2-gram features of text (DSIR, Xie et al., 2302.03169): in buckets, counted or weighed in one pass.
 //!
-//! Tokens are the runs of word characters (letters, digits, underscore) and the runs of other characters that are no
-//! space, in lower case: what the regular expression `\w+|[^\w\s]+` finds.
+//! Tokens are the runs of word characters (letters, numbers, underscore) and the runs of other characters that are no
+//! space, in lower case: what Python's regular expression `\w+|[^\w\s]+` finds.
+
+mod words;
 
 use dither_cpu::threads::for_each;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use words::is_word;
 
 /// Documents one after the other in UTF-8: document i is `bytes[offsets[i]..offsets[i + 1]]`.
 #[derive(Clone, Copy)]
@@ -98,24 +101,22 @@ fn features(text: &[u8], mut feature: impl FnMut(u64)) -> usize {
             continue;
         }
         let (character, size) = decode(&text[at..]);
-        at += size;
-        let this = match character {
-            c if c.is_alphanumeric() => Kind::Word,
-            c if c.is_whitespace() => Kind::Space,
-            _ => Kind::Other,
-        };
-        if this != kind {
-            if kind != Kind::Space {
-                end(hash);
-            }
-            (kind, hash) = (this, BASIS);
-        }
         let mut utf8 = [0; 4];
-        for lower in character.to_lowercase() {
+        // A letter may become a letter and a mark, which is none.
+        let (lower, count) = lowered(character, text, at);
+        for lower in &lower[..count] {
+            let this = kind_of(*lower);
+            if this != kind {
+                if kind != Kind::Space {
+                    end(hash);
+                }
+                (kind, hash) = (this, BASIS);
+            }
             for byte in lower.encode_utf8(&mut utf8).bytes() {
                 hash = (hash ^ u64::from(byte)).wrapping_mul(PRIME);
             }
         }
+        at += size;
     }
     if kind != Kind::Space {
         end(hash);
@@ -123,21 +124,77 @@ fn features(text: &[u8], mut feature: impl FnMut(u64)) -> usize {
     tokens
 }
 
-/// The first character and its length; U+FFFD for a byte that begins none.
+#[inline]
+fn kind_of(c: char) -> Kind {
+    match c {
+        c if is_word(c) => Kind::Word,
+        c if c.is_whitespace() || ('\x1c'..='\x1f').contains(&c) => Kind::Space,
+        _ => Kind::Other,
+    }
+}
+
+/// Lower case in the alphabets of Europe, a character each but for İ. The standard library's tables are large and slow.
+static EUROPE: LazyLock<[char; 0x590]> = LazyLock::new(|| {
+    std::array::from_fn(|c| char::from_u32(c as u32).and_then(|c| c.to_lowercase().next()).expect("no surrogate"))
+});
+
+/// Scripts without case, and signs: of Asia and Africa most.
+#[inline]
+fn has_no_case(c: char) -> bool {
+    matches!(u32::from(c), 0x590..=0x109f | 0x1100..=0x139f | 0x1400..=0x1c7f | 0x2e00..=0xa63f | 0xac00..=0xff20)
+}
+
+/// The character at `at` in lower case: so many of three.
+#[inline]
+fn lowered(character: char, text: &[u8], at: usize) -> ([char; 3], usize) {
+    if has_no_case(character) {
+        return ([character; 3], 1);
+    }
+    match EUROPE.get(character as usize) {
+        Some(_) if character == 'Σ' && is_final(text, at) => (['ς'; 3], 1),
+        Some(lower) if character != 'İ' => ([*lower; 3], 1),
+        _ => {
+            let (mut all, mut count) = ([character; 3], 0);
+            for lower in character.to_lowercase() {
+                all[count] = lower;
+                count += 1;
+            }
+            (all, count)
+        }
+    }
+}
+
+/// Whether the capital sigma at `at` ends its word: the standard library tells it of the neighbourhood.
 #[cold]
+fn is_final(text: &[u8], at: usize) -> bool {
+    const NEAR: usize = 16;
+    let before = String::from_utf8_lossy(&text[at.saturating_sub(NEAR)..at]);
+    let after = String::from_utf8_lossy(&text[at + 'Σ'.len_utf8()..text.len().min(at + NEAR)]);
+    let lower = format!("{before}Σ{after}").to_lowercase();
+    lower[before.to_lowercase().len()..].starts_with('ς')
+}
+
+/// The first character and its length; U+FFFD for a byte that begins none.
+#[inline]
 fn decode(text: &[u8]) -> (char, usize) {
-    let head = &text[..text.len().min(4)];
-    let valid = match std::str::from_utf8(head) {
-        Ok(s) => s,
-        Err(error) => std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or(""),
+    let size = match text[0] {
+        0xc2..=0xdf => 2,
+        0xe0..=0xef => 3,
+        0xf0..=0xf4 => 4,
+        _ => 1,
     };
-    valid.chars().next().map_or((char::REPLACEMENT_CHARACTER, 1), |c| (c, c.len_utf8()))
+    let valid = text.get(..size).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    valid.and_then(|s| s.chars().next()).map_or((char::REPLACEMENT_CHARACTER, 1), |c| (c, size))
 }
 
 /// The bucket of a hash, of as many.
 #[inline(always)]
 fn bucket(hash: u64, buckets: usize) -> usize {
     ((u128::from(hash) * buckets as u128) >> 64) as usize
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Documents that a thread takes at a time.
@@ -158,16 +215,19 @@ impl<'a> Documents<'a> {
 
     /// Add the features of all documents to `counts`. False where `give_up` said yes.
     pub fn count(&self, counts: &mut [u64], threads: usize, give_up: &dyn Fn() -> bool) -> bool {
-        let (total, buckets) = (Mutex::new(counts.to_vec()), counts.len());
+        let buckets = counts.len();
+        // As many counts as threads work at a time, handed on from share to share.
+        let idle: Mutex<Vec<Vec<u64>>> = Mutex::new(vec![]);
         let complete = for_each(self.len().div_ceil(SHARE), threads, give_up, |share| {
-            let mut mine = vec![0u64; buckets];
+            let mut mine = locked(&idle).pop().unwrap_or_else(|| vec![0; buckets]);
             for i in share * SHARE..self.len().min((share + 1) * SHARE) {
                 features(self.get(i), |hash| mine[bucket(hash, buckets)] += 1);
             }
-            let mut total = total.lock().unwrap_or_else(|e| e.into_inner());
-            total.iter_mut().zip(mine).for_each(|(t, m)| *t += m);
+            locked(&idle).push(mine);
         });
-        counts.copy_from_slice(&total.into_inner().unwrap_or_else(|e| e.into_inner()));
+        for mine in locked(&idle).iter() {
+            counts.iter_mut().zip(mine).for_each(|(total, m)| *total += m);
+        }
         complete
     }
 
@@ -183,7 +243,7 @@ impl<'a> Documents<'a> {
     ) -> bool {
         let shares: Vec<_> = out.chunks_mut(SHARE).zip(tokens.chunks_mut(SHARE)).map(Mutex::new).collect();
         for_each(shares.len(), threads, give_up, |share| {
-            let mut mine = shares[share].lock().unwrap_or_else(|e| e.into_inner());
+            let mut mine = locked(&shares[share]);
             let (out, tokens) = &mut *mine;
             for (i, (out, tokens)) in out.iter_mut().zip(tokens.iter_mut()).enumerate() {
                 let mut sum = 0.0;
@@ -210,9 +270,19 @@ mod tests {
 
     #[test]
     fn tokens_are_runs() {
-        for (text, count) in
-            [("", 0), ("  \t\n", 0), ("a", 1), ("don't stop...", 5), ("x_1+y ", 3), ("naïve café!", 3), ("日本 語", 2)]
-        {
+        for (text, count) in [
+            ("", 0),
+            ("  \t\n", 0),
+            ("a", 1),
+            ("don't stop...", 5),
+            ("x_1+y ", 3),
+            ("naïve café!", 3),
+            ("日本 語", 2),
+            ("İstanbul", 3),
+            ("हिन्दी", 6),
+            ("Ⓐ", 1),
+            ("aⒶ", 2),
+        ] {
             assert_eq!(tokens(text), count, "{text}");
         }
         assert_eq!(features(&[b'a', 0xff, b'b', 0xe6], |_| ()), 4);
@@ -221,12 +291,7 @@ mod tests {
     /// Runs of characters of one kind, each hashed whole.
     #[test]
     fn hashes_are_those_of_the_runs() {
-        let kind = |c: char| match c {
-            c if c.is_alphanumeric() || c == '_' => Kind::Word,
-            c if c.is_whitespace() || ('\x1c'..='\x1f').contains(&c) => Kind::Space,
-            _ => Kind::Other,
-        };
-        let characters: Vec<char> = "abzAZ09_ \t\n.,!é日Ǆ\u{a0}€".chars().collect();
+        let characters: Vec<char> = "abzAZ09_ \t\n.,!é日Ǆ\u{a0}€İαΣ\u{301}ि".chars().collect();
         let mut state = 1u64;
         for length in 0..300 {
             let text: String = (0..length)
@@ -235,17 +300,31 @@ mod tests {
                     characters[(state >> 33) as usize % characters.len()]
                 })
                 .collect();
-            let characters: Vec<char> = text.chars().collect();
+            let characters: Vec<char> = text.to_lowercase().chars().collect();
             let mut expected = Vec::new();
             let mut before = None;
-            for run in characters.chunk_by(|a, b| kind(*a) == kind(*b)).filter(|run| kind(run[0]) != Kind::Space) {
-                let lower: String = run.iter().flat_map(|c| c.to_lowercase()).collect();
-                let token = finished(lower.bytes().fold(BASIS, |h, b| (h ^ u64::from(b)).wrapping_mul(PRIME)));
+            for run in
+                characters.chunk_by(|a, b| kind_of(*a) == kind_of(*b)).filter(|run| kind_of(run[0]) != Kind::Space)
+            {
+                let token = finished(
+                    run.iter().collect::<String>().bytes().fold(BASIS, |h, b| (h ^ u64::from(b)).wrapping_mul(PRIME)),
+                );
                 expected.push(token);
                 expected.extend(before.map(|before: u64| finished(token.wrapping_mul(PRIME) ^ before)));
                 before = Some(token);
             }
             assert_eq!(hashes(&text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_character_is_lowered_as_the_library_does() {
+        for c in (0..=u32::from(char::MAX)).filter_map(char::from_u32).filter(|c| *c != 'Σ') {
+            let (lower, count) = lowered(c, &[], 0);
+            assert!(c.to_lowercase().eq(lower[..count].iter().copied()), "{c}");
+        }
+        for text in ["ΟΔΟΣ ΣΑΣ'.Σ Σ", "ΑΣ\u{301}\u{301}Β", "ΑΣ\u{301}", "aΣ日"] {
+            assert_eq!(hashes(text), hashes(&text.to_lowercase()), "{text}");
         }
     }
 

@@ -6,6 +6,9 @@ use crate::row::{Batch, ROWS};
 /// More classes than this are worth a pass of their own.
 pub const CLASSES: usize = 256;
 
+/// Classes that are summed up in fp32, one after the other, before they go to fp64: so few that the sums keep their digits.
+const FEW: usize = 16;
+
 /// The logits of ROWS rows, class by class.
 pub type Columns = [[f32; ROWS]; CLASSES];
 
@@ -72,24 +75,31 @@ pub fn reduce(columns: &Columns, classes: usize, labels: &[i64; ROWS], b: &mut B
             first[i] = if x > first[i] { x } else { first[i] };
         }
     }
-    let (mut sum, mut squares, mut weighted) = ([0.0f32; ROWS], [0.0f32; ROWS], [0.0f32; ROWS]);
-    for (k, column) in columns.iter().enumerate() {
+    let (mut sum, mut squares, mut weighted) = ([0.0f64; ROWS], [0.0f64; ROWS], [0.0f64; ROWS]);
+    for (block, columns) in columns.chunks(FEW).enumerate() {
+        let (mut s, mut q, mut w) = ([0.0f32; ROWS], [0.0f32; ROWS], [0.0f32; ROWS]);
+        for (k, column) in columns.iter().enumerate() {
+            let class = (block * FEW + k) as i32;
+            for i in 0..ROWS {
+                let t = bounded(column[i] - first[i]);
+                let e = if predicted[i] == class { 0.0 } else { exp(t) };
+                s[i] += e;
+                q[i] = e.mul_add(e, q[i]);
+                w[i] = e.mul_add(-t, w[i]);
+            }
+        }
         for i in 0..ROWS {
-            let t = bounded(column[i] - first[i]);
-            let e = if predicted[i] == k as i32 { 0.0 } else { exp(t) };
-            sum[i] += e;
-            squares[i] = e.mul_add(e, squares[i]);
-            weighted[i] = e.mul_add(-t, weighted[i]);
+            sum[i] += f64::from(s[i]);
+            squares[i] += f64::from(q[i]);
+            weighted[i] += f64::from(w[i]);
         }
     }
     for i in 0..ROWS {
         // NaN among the logits has passed the comparisons by and stands in the sum, which is finite else.
-        b.first[i] = first[i] + 0.0 * sum[i];
+        b.first[i] = first[i] + 0.0 * sum[i] as f32;
         b.second[i] = second[i];
-        b.sum[i] = f64::from(sum[i]);
-        b.squares[i] = f64::from(squares[i]);
-        b.weighted[i] = f64::from(weighted[i]);
     }
+    (b.sum, b.squares, b.weighted) = (sum, squares, weighted);
     // One by one: kept apart from the vector code above.
     for (i, label) in labels.iter().enumerate() {
         b.label[i] = if *label < 0 { f32::NAN } else { columns[*label as usize][i] };
