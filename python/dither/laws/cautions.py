@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dither.laws import units
+from dither.laws.law import SumLaw
 from dither.laws.scales import distinct, scales, tied
 from dither.laws.table import listed
 
@@ -23,6 +24,15 @@ WIDE = 0.1
 NO_FLOOR = 1e-3
 """E below this share of the smallest loss is none."""
 
+LOOSE = 3.0
+"""Standard deviations, of scales' logarithms and exponents, from which the same is said of the noise."""
+
+NORMAL = 1.4826
+"""Standard deviation of normal residuals in units of their median size."""
+
+STEEP = 2.0
+"""Exponents of N, D and C above this are none of a scaling law."""
+
 ILL = 1e8
 """Condition number from which a direction of the parameters counts as not identified."""
 
@@ -31,6 +41,7 @@ def of(fit: Fit) -> Iterator[str]:
     """The cautions of a fit, the gravest first."""
     yield from _optimum(fit)
     yield from _bounds(fit)
+    yield from _exponents(fit)
     yield from _rows(fit)
     yield from _design(fit)
 
@@ -48,6 +59,12 @@ def _optimum(fit: Fit) -> Iterator[str]:
         )
     elif c.condition > ILL:
         yield f"some direction is hardly identified (condition {c.condition:.1e}): report intervals"
+    elif c.effect * LOOSE < (noise := float(NORMAL * np.median(np.abs(fit.residuals)))):
+        yield (
+            f"these runs hardly determine {' and '.join(c.weakest)}: noise alone moves them by some "
+            f"{min(noise / c.effect, 1e6):.0f} (a scale by e to that power); report intervals, or hold one "
+            "at a value (fixed=, --fix)"
+        )
     if c.minima > 1:
         yield (
             f"{c.minima} different minima lie within 1 % of the best: the parameters are not settled"
@@ -95,6 +112,26 @@ def _bounds(fit: Fit) -> Iterator[str]:
                 f"{name} ran to {fit.params[name]:g}: the law has no optimum on these runs; take another, or "
                 "hold a parameter (fixed=, --fix)"
             )
+
+
+def _exponents(fit: Fit) -> Iterator[str]:
+    """Free exponents of size, data or compute that no law of losses has."""
+    if not isinstance(fit.law, SumLaw):
+        return
+    model, free = fit.law.model, dict(zip(fit.law.thetas, fit.low < fit.high, strict=True))
+    theta = dict(zip(fit.law.thetas, fit.theta.tolist(), strict=True))
+    bend = theta[model.outer] if model.outer else 1.0
+    said = set()
+    for term in model.terms:
+        for entry in term:
+            value = abs(entry.factor) * theta[entry.param] * bend
+            if entry.feature in ("N", "D", "C") and free[entry.param] and value > STEEP:
+                said.add(f"the loss would fall with {entry.feature} to the power {value:.3g}")
+    for text in sorted(said):
+        yield (
+            f"{text}: no scaling law has an exponent above {STEEP:g}, so that term follows a few runs or "
+            "none; take a law without it, hold the exponent (fixed=, --fix), or add runs where it counts"
+        )
 
 
 def _rows(fit: Fit) -> Iterator[str]:

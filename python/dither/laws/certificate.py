@@ -21,6 +21,24 @@ APART = 1e-3
 FLAT = 1e-13
 """Eigenvalues below this share of the largest are zero but for rounding: no bend in that direction."""
 
+NO_EFFECT = 1e-6
+"""A direction is flat in which parameters may move by 1 (scales by a factor of e) while ln L_hat moves by
+less than this over all runs together: no table of losses shows it.
+"""
+
+TWIN = 1e-9
+"""Two minima whose objectives differ by less than this share are one valley, or there is no reason to prefer
+either.
+"""
+
+NEWTON = 1e-6
+"""Share of the objective that a further Newton step may promise: no interval sees it. The engine goes on to
+1e-14.
+"""
+
+ROUNDING = 1e-18
+"""Objective of a row of weight 1 that counts as none: residuals of 1e-9."""
+
 PART = 0.3
 """Component from which a parameter takes part in a direction."""
 
@@ -29,12 +47,17 @@ PART = 0.3
 class Certificate:
     """Evidence that an optimum is one.
 
-    promise: share of the objective that one more Newton step would gain. gradient: norm, in units in which
-    the Hessian's diagonal is 1. eigenvalues, condition: of the Hessian in those units (a large condition
-    number: some direction is hardly identified). flat: names of the parameters that take part in directions
-    in which the objective does not bend. active_bounds, at_start: names of parameters at a bound, or where
-    their start was. hit_rate: share of starts that reached the best objective. minima: distinct ends
-    within 1 % of it.
+    promise: share of the objective that one more Newton step would gain (1e-15: nothing is left to gain;
+    1e-3: a thousandth is). gradient: norm, in units in which the Hessian's diagonal is 1. eigenvalues,
+    condition: of the Hessian in those units (a large condition number: some direction is hardly identified).
+    flat: names of the parameters that take part in directions in which the objective does not bend, or no
+    prediction moves (with runs of two sizes, ("A", "E", "alpha"): any exponent passes through two points).
+    effect, weakest: how far ln L_hat moves over all runs, as a norm, where parameters move by 1 (scales by a
+    factor of e) in the direction that moves it least, and the names that take part in it. active_bounds:
+    names of parameters at a bound. at_start: of those that are where their start was (("E",) of a fit that
+    began at E = 1 and ends at exactly 1: the search did not move it). starts: distinct ones. hit_rate: share
+    of them that reached the best objective. minima: distinct ends within 1 % of it. twins: those of them that
+    are as low as the best to 1e-9, beside it.
     """
 
     ending: str
@@ -43,17 +66,24 @@ class Certificate:
     eigenvalues: tuple[float, ...]
     condition: float
     flat: tuple[str, ...]
+    effect: float
+    weakest: tuple[str, ...]
     active_bounds: tuple[str, ...]
     at_start: tuple[str, ...]
     starts: int
     hit_rate: float
     minima: int
+    twins: int
     evaluations: int
 
     @property
     def is_minimum(self) -> bool:
-        """Converged to a point where the objective bends upwards in every free direction."""
-        return self.ending == "converged" and min(self.eigenvalues) > FLAT * max(self.eigenvalues)
+        """Converged to a point where the objective has no slope and bends upwards in every free direction,
+        and the only one of its height.
+        """
+        arrived = self.ending == "converged" and self.promise <= NEWTON
+        bends = min(self.eigenvalues) > FLAT * max(self.eigenvalues) and self.effect > NO_EFFECT
+        return arrived and bends and not self.twins
 
 
 def at_bounds(theta: Floats, low: Floats, high: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -72,8 +102,12 @@ def certify(
     hessian: Floats,
     low: Floats,
     high: Floats,
+    slopes: Floats | None = None,
 ) -> Certificate:
-    """The certificate of the best of one set's optima; names, bounds, starts and derivatives are theta's."""
+    """The certificate of the best of one set's optima; names, bounds, starts and derivatives are theta's.
+
+    slopes: (rows, params) of ln L_hat, in units of theta in which a move by 1 is large.
+    """
     theta, value, which = (part[0] for part in optima.best())
     active, free = at_bounds(theta, low, high)
     bend = np.abs(np.diag(hessian)[free])
@@ -84,22 +118,52 @@ def certify(
     eigenvalues, directions = none, np.zeros((len(none), len(none)))
     if free.any() and np.isfinite(unit).all():
         eigenvalues, directions = np.linalg.eigh(unit)
-    flat = np.abs(directions[:, eigenvalues <= FLAT * eigenvalues[-1]]).max(axis=1, initial=0.0) > PART
+    flat = _part(directions[:, eigenvalues <= FLAT * eigenvalues[-1]])
+    ends, heights = minima(optima, free)
+    twins = int(np.sum(heights <= value * (1 + TWIN) + np.finfo(float).tiny)) - 1
+    effects, ways = _effects(slopes, free)
+    weakest = _part(ways[:, :1])
+    flat |= _part(ways[:, effects <= NO_EFFECT]) | (weakest if twins else False)
     values = optima.value[0]
+
+    def called(chosen: NDArray[np.bool_]) -> tuple[str, ...]:
+        return tuple(names[i] for i, a in zip(np.flatnonzero(free), chosen, strict=False) if a)
+
     return Certificate(
         ending=ENDINGS[optima.ending[0, which]],
         promise=float(optima.promise[0, which]),
         gradient=float(np.linalg.norm(gradient[free] / scale)),
         eigenvalues=tuple(float(v) for v in eigenvalues),
         condition=_condition(eigenvalues),
-        flat=tuple(names[i] for i, a in zip(np.flatnonzero(free), flat, strict=False) if a),
+        flat=called(flat),
+        effect=float(effects[0]),
+        weakest=called(weakest),
         active_bounds=tuple(n for n, a in zip(names, active, strict=True) if a),
-        at_start=tuple(n for n, a in zip(names, free & (starts[which] == theta), strict=True) if a),
+        at_start=called((starts[which] == theta)[free]),
         starts=len(values),
         hit_rate=float(np.mean(values <= value * (1 + SAME) + np.finfo(float).tiny)),
-        minima=len(minima(optima, free)[1]),
+        minima=len(ends),
+        twins=twins,
         evaluations=int(optima.evaluations.sum()),
     )
+
+
+def _part(directions: Floats) -> NDArray[np.bool_]:
+    """Which parameters take part in any of the directions, which are columns."""
+    return np.abs(directions).max(axis=1, initial=0.0) > PART
+
+
+def _effects(slopes: Floats | None, free: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """How far ln L_hat moves along each principal direction of the free parameters, the least first, and
+    these as columns; infinite where the slopes are not known.
+    """
+    count = max(int(free.sum()), 1)
+    if slopes is None or not free.any():
+        return np.full(count, np.inf), np.zeros((count, count))
+    if not np.isfinite(slopes[:, free]).all():
+        return np.zeros(count), np.zeros((count, count))
+    _, lengths, rotation = np.linalg.svd(slopes[:, free], full_matrices=True)
+    return np.pad(lengths, (0, count - len(lengths)))[::-1], rotation[::-1].T
 
 
 def _condition(eigenvalues: Floats) -> float:

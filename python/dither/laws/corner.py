@@ -57,13 +57,14 @@ def settle(
     problem = _Problem.of(law, rows, objective, low, high)
     corners = [problem.corner(ends[k]) for k in leaders]
     theta, value, ending = optima.theta.copy(), optima.value.copy(), optima.ending.copy()
+    promise = optima.promise.copy()
     for i in near:
         k = leader(ends[i][free], ends[leaders][:, free])
         found = None if k is None else corners[k]
         if found is not None:
             theta[0, i], value[0, i] = found[0], derivatives(law, rows, found[0], objective)[0]
-            ending[0, i] = ENDINGS.index("converged")
-    settled = replace(optima, theta=theta, value=value, ending=ending)
+            ending[0, i], promise[0, i] = ENDINGS.index("converged"), 0.0
+    settled = replace(optima, theta=theta, value=value, ending=ending, promise=promise)
     best = settled.best()[0][0]
     for found in corners:
         if found is not None and (found[0] == best).all():

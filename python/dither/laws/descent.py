@@ -22,6 +22,13 @@ MOVE = 1e-4
 """Of a parameter, in units of 1 + its size, for central differences."""
 
 
+CHANGE = 1e-4
+"""Of a residual at most between the points of a difference: steps of a parameter of 1e-9 are short."""
+
+SHORTER = 12
+"""Times that a step is cut to a hundredth at most."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """residuals: theta -> (rows,); jacobian: theta -> (rows, params); weights: (rows,); delta of Huber's
@@ -71,13 +78,24 @@ def slope(function: Callable[[Floats], float], theta: Floats, move: float = MOVE
     return np.array([(function(theta + m) - function(theta - m)) / (2 * m.sum()) for m in moves])
 
 
-def differences(residuals: Callable[[Floats], Floats]) -> Callable[[Floats], Floats]:
-    """The Jacobian of residuals by central differences."""
+def differences(
+    residuals: Callable[[Floats], Floats], low: Floats, high: Floats
+) -> Callable[[Floats], Floats]:
+    """The Jacobian of residuals by central differences inside the bounds; 0 by fixed parameters."""
 
     def jacobian(theta: Floats) -> Floats:
-        moves = np.diag(1e-5 * (1 + np.abs(theta)))
-        columns = [(residuals(theta + m) - residuals(theta - m)) / (2 * m.sum()) for m in moves]
-        return np.stack(columns, axis=1)
+        columns = np.zeros((len(residuals(theta)), len(theta)))
+        for i in np.flatnonzero(low < high):
+            move = 1e-5 * (1 + abs(theta[i]))
+            for _ in range(SHORTER):
+                up, down = theta.copy(), theta.copy()
+                up[i], down[i] = min(theta[i] + move, high[i]), max(theta[i] - move, low[i])
+                change = residuals(up) - residuals(down)
+                if np.max(np.abs(change), initial=0.0) <= CHANGE or up[i] - down[i] <= 1e-9 * abs(theta[i]):
+                    break
+                move *= 0.01
+            columns[:, i] = change / (up[i] - down[i])
+        return columns
 
     return jacobian
 

@@ -272,7 +272,8 @@ def fit_arrays(
     _, gradient, hessian = search.derivatives(law, rows, theta, objective)
     if corners is not None:  # which has neither
         gradient, hessian = np.zeros_like(gradient), corners
-    certificate = certify(law.labels, optima, found.starts, gradient, hessian, low, high)
+    slopes = search.slopes(law, rows, theta, low, high)
+    certificate = certify(law.labels, optima, found.starts, gradient, hessian, low, high, slopes)
     ends = zip(*minima(optima, low < high), strict=True)
     result = Fit(
         law=law,

@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 
 from dither.errors import UserError, suggest
-from dither.laws.certificate import Certificate, certify
+from dither.laws.certificate import ROUNDING, Certificate, certify
 from dither.laws.descent import Problem, descend, slope
 from dither.laws.engine import Floats, Optima
 from dither.laws.intervals import allowed
@@ -157,7 +157,7 @@ def joint_fit(
     promise = float(
         gradient[free] @ np.linalg.lstsq(matrix[np.ix_(free, free)], gradient[free], rcond=1e-12)[0]
     )
-    promises = np.full((1, len(values)), promise / max(values[best], 1e-300))
+    promises = np.full((1, len(values)), promise / max(values[best], ROUNDING * len(x)))
     optima = Optima(theta[None], values[None], promises, *np.zeros((2, 1, len(values)), dtype=np.int64))
     hessian = np.array([slope(lambda t, i=i: problem.normal(t)[0][i], theta[best], 1e-6) for i in range(4)])
     certificate = certify(PARAMETERS, optima, starts, gradient, 0.5 * (hessian + hessian.T), low, high)

@@ -221,6 +221,12 @@ class FunctionLaw(Law):
     def logarithmic(self) -> NDArray[np.bool_]:
         return np.array([parameter.logarithmic for parameter in self.parameters])
 
+    @property
+    def limits(self) -> tuple[Floats, Floats]:
+        """Bounds of theta."""
+        low, high = (np.array([getattr(p, end) for p in self.parameters]) for end in ("low", "high"))
+        return self.to_theta(low), self.to_theta(high)
+
     def to_theta(self, vector: Floats) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(self.logarithmic, np.log(np.where(self.logarithmic, vector, 1.0)), vector)

@@ -1,21 +1,29 @@
 """Laws that are any function: the engine's interface over scipy.
 
 Minimised by a trust-region least-squares method with Huber's loss (the same objective, to the digit), from
-every start; derivatives of the objective by central differences.
+every start; derivatives of the residuals by central differences whose steps fit each parameter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from dither.errors import require
+from dither.laws.certificate import NEWTON, ROUNDING
+from dither.laws.descent import CHANGE, differences
 from dither.laws.engine import Floats, Objective, Optima, Rows
 from dither.laws.law import FunctionLaw
 
 EVALUATIONS = 2000
-"""Of the function at most, a start."""
+"""Of the function at most, a start, beside those for its slopes."""
+
+FARTHER = 5.0
+"""Steps of differences of slopes, in units of those of the residuals."""
+
+Slopes = Callable[[Floats], Floats]
 
 
 def residuals(law: FunctionLaw, rows: Rows, theta: Floats, objective: Objective) -> Floats:
@@ -69,13 +77,17 @@ class _Problem:
     def solve(self, start: Floats) -> tuple[Floats, float, float, int, int]:
         """theta, value, promise, evaluations, ending from one start."""
         optimize = require("scipy.optimize", "laws")
-        theta, used, ending, promise = start.copy(), 0, 0, 0.0
+        theta, used, ending, gain = start.copy(), 0, 0, 0.0
+        if not self.free.any():
+            return theta, cost(self._at(theta), self.weights, *self.objective.path()[-1]), 0.0, 1, 0
+        jacobian = differences(self._at, self.low, self.high)
         for name, delta in self.objective.path():
             huber = name.endswith("huber")
             result = optimize.least_squares(
                 self._residuals,
                 np.clip(theta[self.free], self.low[self.free], self.high[self.free]),
-                args=(theta.copy(), np.ones(1) if huber else np.sqrt(self.weights)),
+                self._slopes,
+                args=(theta.copy(), np.ones(1) if huber else np.sqrt(self.weights), jacobian),
                 bounds=(self.low[self.free], self.high[self.free]),
                 loss=_huber(self.weights) if huber else "linear",
                 f_scale=delta if huber else 1.0,
@@ -86,18 +98,39 @@ class _Problem:
                 max_nfev=EVALUATIONS,
             )
             theta[self.free] = result.x
-            used += result.nfev
-            ending, promise = 0 if result.status > 0 else 2, float(result.optimality)
+            used += result.nfev + 2 * int(self.free.sum()) * result.njev
+            ending, gain = 0 if result.status > 0 else 2, _promise(result)
         value = cost(self._at(theta), self.weights, *self.objective.path()[-1])
-        return theta, value, promise / max(value, np.finfo(float).tiny), used, ending
+        promise = gain / max(value, ROUNDING * float(self.weights.sum()))
+        return theta, value, promise, used, 1 if ending == 0 and promise > NEWTON else ending
 
-    def _residuals(self, part: Floats, full: Floats, factor: Floats) -> Floats:
+    def _residuals(self, part: Floats, full: Floats, factor: Floats, _: Slopes) -> Floats:
         trial = full.copy()
         trial[self.free] = part
         return factor * self._at(trial)
 
+    def _slopes(self, part: Floats, full: Floats, factor: Floats, jacobian: Slopes) -> Floats:
+        trial = full.copy()
+        trial[self.free] = part
+        return factor.reshape(-1, 1) * jacobian(trial)[:, self.free]
+
     def _at(self, theta: Floats) -> Floats:
         return residuals(self.law, self.rows, theta, self.objective)
+
+
+def _promise(result: Any) -> float:
+    """What a Gauss-Newton step of the parameters that are at no bound would gain, in units in which the
+    Jacobian's columns have length 1; without directions that are rounding alone.
+    """
+    inner = result.active_mask == 0
+    length = np.linalg.norm(result.jac[:, inner], axis=0)
+    if not inner.any() or not np.isfinite(result.jac).all():
+        return 0.0 if not inner.any() else np.inf
+    length = np.where(length > 0, length, 1.0)
+    matrix, slope = result.jac[:, inner] / length, result.grad[inner] / length
+    _, sizes, directions = np.linalg.svd(matrix, full_matrices=False)
+    kept = sizes > 1e-6 * sizes[0]
+    return float(0.5 * np.sum(((directions @ slope)[kept] / sizes[kept]) ** 2))
 
 
 def _huber(weights: Floats) -> Any:
@@ -120,20 +153,25 @@ def _huber(weights: Floats) -> Any:
 def evaluate(
     law: FunctionLaw, rows: Rows, theta: Floats, objective: Objective
 ) -> tuple[float, Floats, Floats]:
-    """The objective, its gradient and its Hessian by central differences (steps of 1e-4 in size)."""
+    """The objective, its gradient and its Hessian; Huber's is in pieces, as the engine's."""
     name, delta = objective.path()[-1]
     weights = np.ones(len(rows.y)) if rows.weights is None else rows.weights
+    low, high = law.limits
 
-    def at(point: Floats) -> float:
-        return cost(residuals(law, rows, point, objective), weights, name, delta) / objective.unit
+    def at(point: Floats) -> Floats:
+        return residuals(law, rows, point, objective)
 
-    step = 1e-4 * (1e-2 + np.abs(theta))
-    moves = np.diag(step)
-    n, centre = len(theta), at(theta)
-    gradient = np.array([(at(theta + m) - at(theta - m)) / (2 * h) for m, h in zip(moves, step, strict=True)])
-    hessian = np.empty((n, n))
-    for i in range(n):
-        for j in range(i + 1):
-            corners = [at(theta + a * moves[i] + b * moves[j]) * a * b for a in (1, -1) for b in (1, -1)]
-            hessian[i, j] = hessian[j, i] = sum(corners) / (4 * step[i] * step[j])
-    return centre, gradient, hessian
+    jacobian = differences(at, low, high)
+    r, slopes = at(theta), jacobian(theta)
+    inside = np.abs(r) <= delta if name.endswith("huber") else np.ones(len(r), dtype=bool)
+    pull = weights * (np.clip(r, -delta, delta) if name.endswith("huber") else r)
+    hessian = (slopes.T * (weights * inside)) @ slopes
+    length = np.linalg.norm(slopes, axis=0)
+    for i in np.flatnonzero(length > 0):
+        move = np.zeros(len(theta))
+        move[i] = min(1e-3 * (1 + abs(theta[i])), FARTHER * CHANGE * np.sqrt(len(r)) / length[i])
+        up, down = np.clip(theta + move, low, high), np.clip(theta - move, low, high)
+        hessian[i] += (jacobian(up) - jacobian(down)).T @ pull / (up[i] - down[i])
+    value = cost(r, weights, name, delta)
+    unit = objective.unit
+    return value / unit, slopes.T @ pull / unit, 0.5 * (hessian + hessian.T) / unit

@@ -156,7 +156,7 @@ def _problem(fit: Fit) -> Problem:
 
     weights = np.ones(len(fit.loss)) if fit.weights is None else fit.weights
     delta = delta if name.endswith("huber") else np.inf
-    return Problem(residuals, differences(residuals), weights, delta, fit.low, fit.high)
+    return Problem(residuals, differences(residuals, fit.low, fit.high), weights, delta, fit.low, fit.high)
 
 
 def _across(problem: Problem, theta: Floats, along: Floats) -> tuple[Floats, float]:

@@ -15,6 +15,7 @@ from dither.errors import UserError, suggest
 from dither.laws import engine, numeric
 from dither.laws import starts as begin
 from dither.laws.certificate import SAME
+from dither.laws.descent import differences
 from dither.laws.engine import Floats, Objective, Optima, Rows
 from dither.laws.law import FunctionLaw, SumLaw
 
@@ -81,6 +82,19 @@ def residuals(law: SumLaw | FunctionLaw, rows: Rows, theta: Floats, objective: O
     return np.exp(f) - np.exp(rows.y) if objective.name.startswith("raw") else f - rows.y
 
 
+def slopes(law: SumLaw | FunctionLaw, rows: Rows, theta: Floats, low: Floats, high: Floats) -> Floats:
+    """Derivatives of ln L_hat, of the rows that count: (rows, params), by scales' logarithms and exponents;
+    by a function's parameter that is no scale, in units in which the column's length is 1.
+    """
+    if rows.weights is not None:
+        rows = Rows(rows.x[rows.weights > 0], rows.y[rows.weights > 0])
+    found = differences(lambda t: residuals(law, rows, t, Objective("log_square")), low, high)(theta)
+    if isinstance(law, FunctionLaw):
+        length = np.linalg.norm(found, axis=0)
+        found = np.where(law.logarithmic | (length == 0), found, found / np.where(length > 0, length, 1.0))
+    return found
+
+
 def theta_bounds(
     law: SumLaw | FunctionLaw,
     y: Floats,
@@ -121,13 +135,9 @@ def theta_bounds(
 
 
 def _own_bounds(law: SumLaw | FunctionLaw, y: Floats, at: Mapping[str, int]) -> tuple[Floats, Floats]:
-    low, high = np.full(len(at), -np.inf), np.full(len(at), np.inf)
     if isinstance(law, FunctionLaw):
-        for i, parameter in enumerate(law.parameters):
-            low[i], high[i] = law.to_theta(np.array([[parameter.low], [parameter.high]]) + np.zeros(len(at)))[
-                :, i
-            ]
-        return low, high
+        return law.limits
+    low, high = np.full(len(at), -np.inf), np.full(len(at), np.inf)
     model = law.model
     exponents = {e.param for term in model.terms for e in term if e.feature is not None}
     for name in exponents | ({model.outer} if model.outer else set()):

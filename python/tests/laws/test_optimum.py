@@ -133,3 +133,15 @@ def test_equal_starts_count_once():
     case = drawn("chinchilla", np.random.default_rng(0))
     one = [500.0, 1500.0, 1.5, 0.3, 0.3]
     assert laws.fit("chinchilla", case.data, starts=[one, one, one]).certificate.starts == 1
+
+
+def test_rivals_without_an_optimum_are_left_out_of_a_forecast():
+    rng = np.random.default_rng(0)
+    n, d = np.exp(rng.uniform(17, 22, 30)), np.exp(rng.uniform(21, 25, 30))
+    truth = dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
+    fit = laws.fit("chinchilla", laws.get("chinchilla").simulate(truth, N=n, D=d, noise=0.005))
+    at = dict(N=1e10, D=1e11)
+    assert laws.predict_interval(fit, at, n=20, rivals=["kaplan_e", "gamma"]).left_out == ()
+    few = laws.fit("chinchilla_tied", {"N": n[:7], "D": 20 * n[:7], "loss": fit.loss[:7]})
+    told = laws.predict_interval(few, at, n=20, far=True, rivals=["gamma"])
+    assert told.left_out == ("gamma",) and not told.rivals and "without gamma" in str(told)
