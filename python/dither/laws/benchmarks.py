@@ -17,6 +17,7 @@ from dither.errors import UserError, suggest
 from dither.laws import table
 from dither.laws.engine import Floats
 from dither.laws.fitting import FARTHEST
+from dither.laws.scales import tails
 
 STEPS = 100
 """Of Newton's method at most."""
@@ -97,7 +98,7 @@ class Observational:
             at = np.concatenate([self._resampled(one, rng) for one in members])
             one = _fit(self, self.scores[at], self.task[at], self.family[at], self.C[at])
             found.append(float(one.at(C, family, far=True)))
-        low, high = np.percentile(found, (50 - 50 * level, 50 + 50 * level))
+        low, high = np.percentile(found, tails(level))
         return float(low), float(high)
 
     def _resampled(self, members: Any, rng: np.random.Generator) -> Any:

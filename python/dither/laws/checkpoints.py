@@ -47,6 +47,8 @@ def curves(
 
     run, N, tokens, loss: columns of the table. Of one run alone there is no envelope: empty.
     """
+    if run not in data:
+        raise UserError(f"the table has no column {run!r}{suggest(run, data)} that names the run of a row")
     c = 6 * table.column(data, N) * table.column(data, tokens)
     y, size = table.column(data, loss), table.column(data, N)
     label = np.array([str(v) for v in data[run]])

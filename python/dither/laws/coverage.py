@@ -42,9 +42,11 @@ class BetaBinomial:
 def pass_at_k(successes: Any, trials: Any, k: int) -> float:
     """The unbiased estimate of pass@k from counts (2107.03374): mean of 1 - C(n-c, k) / C(n, k)."""
     c, n = _counts(successes, trials)
-    if not 1 <= k <= n.min():
-        raise UserError(f"k must lie between 1 and the fewest trials of a problem ({n.min():g}), not {k}")
-    j = np.arange(k)
+    if not 1 <= k <= n.min() or k != int(k):
+        raise UserError(
+            f"k must be whole and lie between 1 and the fewest trials of a problem ({n.min():g}), not {k}"
+        )
+    j = np.arange(int(k))
     missed = np.prod(np.maximum(n[:, None] - c[:, None] - j, 0) / (n[:, None] - j), axis=1)
     return float(np.mean(1 - missed))
 
@@ -89,8 +91,11 @@ def beta_binomial(successes: Any, trials: Any, *, zeros: bool = True) -> BetaBin
 
 
 def _counts(successes: Any, trials: Any) -> tuple[Floats, Floats]:
-    c = np.asarray(successes, dtype=np.float64)
-    n = np.broadcast_to(np.asarray(trials, dtype=np.float64), c.shape)
+    try:
+        c = np.asarray(successes, dtype=np.float64)
+        n = np.broadcast_to(np.asarray(trials, dtype=np.float64), c.shape)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"successes and trials must be counts: {error}") from None
     whole = np.isfinite(c).all() and (c == np.floor(c)).all() and (n == np.floor(n)).all()
     if c.ndim != 1 or not len(c) or not whole or not ((c >= 0) & (c <= n) & (n >= 1)).all():
         raise UserError("give whole counts: for each problem 0 <= successes <= trials, trials >= 1")

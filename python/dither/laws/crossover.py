@@ -56,6 +56,8 @@ def crossover(
     if not speedup > 0:
         raise UserError(f"speedup must be positive, not {speedup}")
     points = np.atleast_1d(np.asarray(flops, dtype=np.float64))
+    if not points.size or not (np.isfinite(points) & (points > 0)).all():
+        raise UserError("give one budget or more, positive numbers of FLOPs")
 
     def curves(fit: Fit, factor: float, which: int) -> tuple[Floats, Floats]:
         plans = [budget(fit.law, float(c) * factor) for c in points]

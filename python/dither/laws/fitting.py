@@ -215,6 +215,8 @@ def fit(
     Raises UserError for missing or unusable columns, and for fewer rows than free parameters.
     """
     law = get(law) if isinstance(law, str) else law
+    if threads < 1:
+        raise UserError(f"a fit needs one thread or more, not {threads}")
     for name in columns:
         if name not in law.variables:
             raise UserError(

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from dither.errors import UserError
 from dither.laws.fitting import Fit, fit_arrays, get
+from dither.laws.scales import tails
 from dither.laws.validation import uncalibrated
 
 RIVALS = {
@@ -67,17 +69,22 @@ def predict_interval(
     at: variable -> value. by: a group for each run of the fit, which are resampled together. rivals: names of
     laws (default: the usual ones).
     """
+    if any(np.size(one) != 1 for one in at.values()):
+        raise UserError("at= is one run to come: give a number for each of " + ", ".join(fit.law.variables))
     value = float(fit.predict(far=far, **dict(at)))
     arrays = fit.law.arrays(at)
     kept = fit.bootstrap(n, by=by, seed=seed).kept
     curves = np.array([float(fit.law.curve(v, arrays)) for v in kept])
     # A new run scatters about the curve as the runs of the fit do.
     noise = np.random.default_rng(seed + 1).choice(fit.residuals, len(curves))
-    tails = 50 * (1 - level), 50 * (1 + level)
-    low, high = (float(v) for v in np.percentile(curves * np.exp(noise), tails))
+    low, high = (float(v) for v in np.percentile(curves * np.exp(noise), tails(level)))
     others, left_out = {}, []
     for name in RIVALS.get(fit.law.name, ()) if rivals is None else rivals:
         law = get(name)
+        if set(law.variables) != set(fit.arrays):
+            raise UserError(
+                f"{name} is no rival of {fit.law.name}: it is a law of {', '.join(law.variables)}"
+            )
         rival = fit_arrays(law, fit.arrays, fit.loss, fit.objective, fit.weights, "project", {}, {})
         if not rival.certificate.is_minimum:
             left_out.append(name)

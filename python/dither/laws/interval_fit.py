@@ -124,6 +124,8 @@ def fit_intervals(
     Raises UserError for unusable columns, and for fewer closed intervals than free parameters.
     """
     law = get(law) if isinstance(law, str) else law
+    if not 0 <= noise < np.inf:
+        raise UserError(f"noise is a standard deviation, not {noise:g}")
     names = {**{v: columns.get(v, v) for v in law.variables}, "the low end": low, "the high end": high}
     taken = table.select(data, names)
     ends = checked(taken.pop("the low end"), taken.pop("the high end"))

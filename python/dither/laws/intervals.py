@@ -218,6 +218,8 @@ def rerun_noise(groups: Sequence[tuple[Any, Any]]) -> Estimate:
     The cells' own means are integrated out, so that pairs give the sd of their differences over sqrt 2. n:
     runs less groups. UserError without a group of two closed intervals.
     """
+    if any(len(one) != 2 for one in groups):
+        raise UserError("a group is a pair: the low ends and the high ends of the runs of one cell")
     cells = [checked(low, high) for low, high in groups]
     cells = [(a, b) for a, b in cells if len(a) > 1]
     if not cells or not all(np.isfinite(ends).all() for cell in cells for ends in cell):

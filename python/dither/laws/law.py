@@ -22,10 +22,10 @@ LARGEST = 1e100
 """Of losses and variables: their products must be numbers still, and so must its inverse's."""
 
 
-def unusable(values: Floats) -> NDArray[np.intp]:
+def unusable(values: Any) -> NDArray[np.intp]:
     """Rows whose value is missing, not positive, or beyond LARGEST or its inverse."""
-    with np.errstate(invalid="ignore"):
-        return np.flatnonzero(~((np.ravel(values) >= 1 / LARGEST) & (np.ravel(values) <= LARGEST)))
+    flat = np.ravel(np.asarray(values, dtype=np.float64))
+    return np.flatnonzero(~((flat >= 1 / LARGEST) & (flat <= LARGEST)))
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,12 @@ class Law:
             raise UserError(
                 f"{self.name} needs " + ", ".join(f"{name} ({self.variables[name]})" for name in missing)
             )
-        values = np.broadcast_arrays(
-            *(np.asarray(variables[name], dtype=np.float64) for name in self.variables)
-        )
+        try:
+            values = np.broadcast_arrays(
+                *(np.asarray(variables[name], dtype=np.float64) for name in self.variables)
+            )
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{', '.join(self.variables)} must be numbers: {error}") from None
         arrays = dict(zip(self.variables, values, strict=True))
         for name, value in arrays.items():
             taken = value
@@ -141,6 +144,8 @@ class Law:
         Generated data: to test a fit, or to plan a sweep; not measurements.
         """
         arrays = self.arrays(variables)
+        if not 0 <= noise < np.inf:
+            raise UserError(f"noise is a standard deviation, not {noise:g}")
         loss = self.curve(self.vector(params), arrays)
         rng = np.random.default_rng(seed)
         return {**arrays, "loss": loss * np.exp(noise * rng.standard_normal(loss.shape))}

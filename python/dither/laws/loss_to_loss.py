@@ -16,8 +16,9 @@ import numpy as np
 from dither.errors import UserError
 from dither.laws import table
 from dither.laws.engine import Floats
-from dither.laws.fitting import Fit, fit
+from dither.laws.fitting import Fit, fit, get
 from dither.laws.joint_map import JointFit, joint_fit
+from dither.laws.law import unusable
 from dither.laws.propagation import Mapped, through
 
 SAME = 1e-6
@@ -171,8 +172,20 @@ def loss_to_loss(
         raise UserError("ratio= belongs to a joint fit: errors='both' and a floor 'free'")
     if errors not in ("y", "both"):
         raise UserError(f"errors must be 'y' or 'both', not {errors!r}")
+    if not on or not set(on) <= {"N", "D"}:
+        raise UserError(f"runs are paired on N, D or both (on=), not on {', '.join(on) or 'nothing'}")
+    if (needed := get(law)).floor not in ("E",) and None in (E_x, E_y):
+        raise UserError(f"{law} has no floor E; take a law that has one, or give E_x and E_y")
+    if None in (E_x, E_y) and set(needed.variables) != {"N", "D"}:
+        raise UserError(f"{law} is no law of N and D alone, which the runs have")
     names = {variable: columns.get(variable, variable) for variable in ("N", "D")}
     frames = [table.select(data, {**names, "loss": loss}) for data in (data_x, data_y)]
+    for frame, which in zip(frames, "xy", strict=True):
+        for name, values in frame.items():
+            if len(bad := unusable(values)):
+                raise UserError(
+                    f"{name} of data_{which} must be positive and finite; rows {table.listed(bad)} are not"
+                )
     keys = [np.stack([frame[variable] for variable in on], axis=1) for frame in frames]
     pairs = pair(keys[0], frames[0]["loss"], keys[1], frames[1]["loss"])
     if len(pairs.x) < 3:
@@ -180,6 +193,8 @@ def loss_to_loss(
             f"{len(pairs.x)} runs pair on {', '.join(on)} ({len(keys[0])} and {len(keys[1])} runs); a map "
             "needs three. Pair on fewer columns (on=), or check their units"
         )
+    if np.ptp(pairs.x) == 0 or np.ptp(pairs.y) == 0:
+        raise UserError("the pairs have one loss of x or of y only: nothing to map")
     given = (E_x, E_y)
     fits = [
         fit(law, frame, objective=objective) if floor is None else None

@@ -17,6 +17,7 @@ from dither.errors import UserError, suggest
 from dither.laws import search
 from dither.laws.descent import Constraint, Problem, descend, differences, slope
 from dither.laws.engine import Floats, Rows
+from dither.laws.scales import tails
 from dither.laws.uncertainty import Derived
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class Profile:
 
 def profile(fit: Fit, name: str | Derived, *, level: float, points: int) -> Profile:
     """See `Fit.profile`."""
+    tails(level)
+    if points < 0:
+        raise UserError(f"a profile has points, not {points}")
     if not isinstance(name, str):
         return _derived(fit, name, level, points)
     if name not in fit.law.same:

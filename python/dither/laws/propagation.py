@@ -15,6 +15,7 @@ import numpy as np
 from dither.errors import UserError
 from dither.laws.engine import Floats
 from dither.laws.fitting import Fit
+from dither.laws.scales import tails
 from dither.laws.validation import uncalibrated
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ def through(
     source = source or one.fit_x
     if (loss_x is None) == (at is None):
         raise UserError("give the measured loss of x, or at={'N': ..., 'D': ...} for the law of x to say it")
+    tails(level)
+    if n < 1:
+        raise UserError(f"an interval needs resamples, not {n}")
     rng = np.random.default_rng(seed)
     runs_x, runs_y = _drawn(one, n, rng)
     if at is None:
@@ -84,7 +88,7 @@ def through(
         )
 
     def ends(values: Floats) -> tuple[float, float]:
-        low, high = np.nanpercentile(values, (50 * (1 - level), 50 * (1 + level)))
+        low, high = np.nanpercentile(values, tails(level))
         return float(low), float(high)
 
     alone = {"map": ends(_mapped(maps, np.full(n, middle)))}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dither.errors import UserError
 from dither.laws.engine import Floats
 
 GROUP = 0.15
@@ -44,6 +45,13 @@ def tied(arrays: Mapping[str, Floats]) -> str:
         return ""
     ratio = arrays["D"] / arrays["N"]
     return f"D/N is {np.median(ratio):.3g} in all runs" if ratio.max() < 1.05 * ratio.min() else ""
+
+
+def tails(level: float) -> tuple[float, float]:
+    """The percentiles between which a share `level` lies. UserError where it is none."""
+    if not 0 < level < 1:
+        raise UserError(f"the level of an interval lies between 0 and 1, as .95: not {level:g}")
+    return 50 * (1 - level), 50 * (1 + level)
 
 
 def distinct(values: Floats) -> int:

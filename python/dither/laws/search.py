@@ -112,7 +112,10 @@ def theta_bounds(
         if name not in law.same:
             why = "is not one of" if name not in law.names else "cannot be bounded in this form; bound one of"
             raise UserError(f"{name!r} {why} {', '.join(law.same)}{suggest(name, law.same)}")
-        lowest, highest = (float(v) for v in interval)
+        try:
+            lowest, highest = (float(v) for v in interval)
+        except (TypeError, ValueError):
+            raise UserError(f"bounds of {name} are a pair of numbers, not {interval!r}") from None
         if not lowest <= highest:
             raise UserError(f"bounds of {name} are empty: {lowest} .. {highest}")
         i = at[law.same[name]]

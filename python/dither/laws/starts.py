@@ -50,6 +50,9 @@ def of(law: SumLaw | FunctionLaw, rows: Rows, low: Floats, high: Floats, starts:
     vectors = np.atleast_2d(np.asarray(starts, dtype=np.float64))
     if vectors.ndim != 2 or vectors.shape[1] != len(law.names) or not len(vectors):
         raise UserError(f"starts must be rows of {', '.join(law.names)}, not of shape {vectors.shape}")
+    scales = [parameter.logarithmic for parameter in law.parameters]
+    if not np.isfinite(vectors).all() or (vectors[:, scales] < 0).any():
+        raise UserError("starts must be finite, and those of scales not negative")
     return law.to_theta(vectors)
 
 

@@ -117,9 +117,13 @@ def column(data: Any, name: str) -> Floats:
         else values
     )
     try:
-        return np.asarray(cells, dtype=np.float64)
+        found = np.asarray(cells)
+        found = found.astype(np.float64, casting="same_kind" if found.dtype.kind == "c" else "unsafe")
     except (TypeError, ValueError) as error:
         raise UserError(f"column {name!r} is not a column of numbers: {error}") from error
+    if found.ndim != 1:
+        raise UserError(f"column {name!r} is no column: it has the shape {found.shape}")
+    return found
 
 
 def select(data: Any, names: Mapping[str, str]) -> dict[str, Floats]:

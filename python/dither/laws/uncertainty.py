@@ -12,7 +12,7 @@ import numpy as np
 from dither.errors import UserError
 from dither.laws import corner, search
 from dither.laws.engine import Floats, Rows
-from dither.laws.scales import scales
+from dither.laws.scales import scales, tails
 
 if TYPE_CHECKING:
     from dither.laws.fitting import Fit
@@ -76,11 +76,10 @@ class Bootstrap:
 
     def interval(self, level: float = 0.95, derived: Derived | None = None) -> Any:
         """Percentile intervals: of every parameter, or (low, high) of `derived(**params)`."""
-        tails = 50 * (1 - level), 50 * (1 + level)
         if derived is not None:
-            low, high = np.percentile(self.of(derived), tails, axis=0)
+            low, high = np.percentile(self.of(derived), tails(level), axis=0)
             return low, high
-        table = np.percentile(self.kept, tails, axis=0)
+        table = np.percentile(self.kept, tails(level), axis=0)
         return {n: (float(a), float(b)) for n, a, b in zip(self.fit.law.names, *table, strict=True)}
 
     def bca(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
@@ -96,8 +95,8 @@ class Bootstrap:
             square = np.sum(spread**2)
             speed = float(np.sum(spread**3) / (6 * square**1.5)) if square > 0 else 0.0
             ends = []
-            for tail in ((1 - level) / 2, (1 + level) / 2):
-                z = bias + normal.inv_cdf(tail)
+            for tail in tails(level):
+                z = bias + normal.inv_cdf(tail / 100)
                 ends.append(100 * normal.cdf(bias + z / (1 - speed * z)))
             low, high = np.percentile(values[:, i], ends)
             result[name] = (float(low), float(high))
@@ -157,8 +156,8 @@ def bootstrap(fit: Fit, n: int, *, by: Any, weights: Any, seed: int, threads: in
         outer = np.unique(counts, axis=1, return_inverse=True)[1].ravel()  # rows always drawn together
     else:
         outer, inner = groups(fit, by)
-        if n < 1:
-            raise UserError(f"a bootstrap needs at least one replicate, not {n}")
+        if n < 1 or n != int(n):
+            raise UserError(f"a bootstrap needs at least one replicate, and a whole number, not {n}")
         if outer.max() < 1:
             raise UserError("there is one group only; nothing can be resampled")
         counts = drawn(outer, inner, n, np.random.default_rng(seed))

@@ -11,6 +11,7 @@ from dither.errors import UserError
 from dither.laws.engine import Floats
 from dither.laws.fitting import Fit
 from dither.laws.isoflop import budgets, parabolas
+from dither.laws.law import unusable
 from dither.laws.planning import budget
 from dither.laws.plots.canvas import BAND, COLOURS, canvas, finished, legend, meaning, shades
 from dither.laws.scales import scales
@@ -30,6 +31,8 @@ def isoflop(N: Any, C: Any, loss: Any) -> Any:
     A hollow star has a caution (see `approaches`). UserError where fewer than two budgets have three sizes.
     """
     n, c, y = (np.asarray(v, dtype=np.float64) for v in (N, C, loss))
+    if not n.shape == c.shape == y.shape or any(len(unusable(v)) for v in (n, c, y)):
+        raise UserError("N, C and loss must be columns of one length, positive and finite")
     found = parabolas(n, c, y)
     if len(found) < 2:
         raise UserError(f"{len(found)} budgets have three sizes or more; isoFLOP curves need two")
@@ -84,6 +87,9 @@ def envelope(runs: Mapping[str, tuple[Any, Any]]) -> Any:
     """
     if not runs:
         raise UserError("give at least one training curve")
+    for name, (c, y) in runs.items():
+        if np.shape(c) != np.shape(y) or np.ndim(c) != 1 or len(unusable(c)) or len(unusable(y)):
+            raise UserError(f"the curve of {name} must be as many FLOPs as losses, positive and finite")
     figure, ((axes,),) = canvas(width=6)
     low = min(float(np.min(c)) for c, _ in runs.values())
     high = max(float(np.max(c)) for c, _ in runs.values())
