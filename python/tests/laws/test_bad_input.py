@@ -1,16 +1,19 @@
 """Bad arguments of the public functions of dither.laws: a UserError that says what is wrong."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from dither import laws
+from dither import laws as typed
 from dither.errors import UserError
 from dither.laws import checkpoints
 
-LAW = laws.get("chinchilla")
+laws: Any = typed  # arguments here are of types that it does not take
+LAW: Any = laws.get("chinchilla")
 N, D = (v.ravel() for v in np.meshgrid(np.geomspace(2e7, 5e9, 5), np.geomspace(5e8, 1e11, 5)))
-RUNS = LAW.simulate(dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36), N=N, D=D, noise=0.004, seed=1)
-AT = {"N": 1e9, "D": 1e10}
+RUNS: Any = LAW.simulate(dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36), N=N, D=D, noise=0.004, seed=1)
+AT: Any = {"N": 1e9, "D": 1e10}
 NAN = float("nan")
 
 
@@ -19,7 +22,7 @@ def fit():
     return laws.fit(LAW, RUNS)
 
 
-MAPPED = {
+MAPPED: dict[str, Any] = {
     "no floor": (dict(law="kaplan_n"), "has no floor E"),
     "other variables": (dict(law="saturation"), "no law of N and D alone"),
     "unknown law": (dict(law="chinchila"), "did you mean 'chinchilla'"),
@@ -48,7 +51,7 @@ def test_losses_that_no_map_takes():
         one.interval(2.5, n=0)
 
 
-OF_A_FIT = [
+OF_A_FIT: list[Any] = [
     (lambda f: f.interval(1.2), "level of an interval lies between 0 and 1"),
     (lambda f: f.interval(NAN), "level of an interval"),
     (lambda f: f.bootstrap(20).bca(0), "level of an interval"),
