@@ -56,7 +56,7 @@ def process(rank: int, folder: str) -> None:
 def test_what_all_processes_gather_is_the_history_of_one(tmp_path):
     """43 examples on two processes: the sampler repeats one, here in a batch of its own visit or not."""
     children = [subprocess.Popen([sys.executable, __file__, str(k), str(tmp_path)]) for k in range(WORLD)]
-    assert [child.wait(120) for child in children] == [0] * WORLD
+    assert [child.wait(600) for child in children] == [0] * WORLD
     alone = Tracker(N, SCORES)
     for steps in zip(*(list(batches(rank)) for rank in range(WORLD)), strict=True):
         epoch = steps[0][0]
