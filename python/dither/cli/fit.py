@@ -166,11 +166,13 @@ def levels(frame: Mapping[str, list[Any]], text: str) -> tuple[Any, ...]:
 @dataclass(frozen=True)
 class Rows:
     """What of a table is fitted. notes: in words. policies: tables of other policies of checkpoints, by the
-    law's own names; curves: of the runs, as `checkpoints.curves` gives them."""
+    law's own names; run: the column that names the run of a row, where one has several; curves: of the runs,
+    as `checkpoints.curves` gives them."""
 
     frame: dict[str, list[Any]]
     notes: list[str]
     policies: dict[str, Any]
+    run: str | None
     curves: dict[str, Any]
 
 
@@ -186,7 +188,7 @@ def chosen(a: Arguments, law: laws.Law, columns: Mapping[str, Any]) -> Rows:
     if run is None:
         if a.since < 1:
             raise UserError("--since needs --run: the table's column that names the run of a row")
-        return Rows(frame, notes, {}, {})
+        return Rows(frame, notes, {}, None, {})
     names = {name: columns.get(name, name) for name in law.variables} | {"loss": a.loss}
     tokens = names["D"]
     others = checkpoints.policies(frame, a.since, run=run, tokens=tokens) if several else {}
@@ -194,6 +196,7 @@ def chosen(a: Arguments, law: laws.Law, columns: Mapping[str, Any]) -> Rows:
         checkpoints.since(frame, a.since, run=run, tokens=tokens),
         notes,
         {policy: table.select(rows, names) for policy, rows in others.items()},
+        run if a.since < 1 else None,
         checkpoints.curves(frame, run=run, N=names["N"], tokens=tokens, loss=a.loss) if "N" in names else {},
     )
 
@@ -238,7 +241,7 @@ def main(arguments: Sequence[str]) -> int:
             "was not yet decayed, so their losses lie above those of runs that end there"
         )
         if by is None:
-            by = levels(frame, a.run or "run")
+            by = levels(frame, rows.run or "run")
             print("  ! the checkpoints of a run are no independent evidence: runs are resampled")
     if a.bootstrap:
         card["intervals_95"] = print_intervals(fit, a.bootstrap, by)
@@ -253,7 +256,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"at {', '.join(f'{k} = {v:.4g}' for k, v in point.items())}: {found}")
         card["predictions"].append({"at": point, **vars(found)})
     if a.validate:
-        checks = validation.validate(fit, by=by, other_N=sizes, checkpoints=rows.policies)
+        run = None if rows.run is None else levels(frame, rows.run)[0]
+        checks = validation.validate(fit, by=by, run=run, other_N=sizes, checkpoints=rows.policies)
         print(checks)
         card["validation"] = checks.card()
     card["notes"] = notes

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +18,7 @@ from dither.laws.descent import Constraint, Problem, descend, differences, slope
 from dither.laws.engine import Floats, Rows
 from dither.laws.scales import tails
 from dither.laws.uncertainty import Derived
+from dither.paired import student_quantile
 
 if TYPE_CHECKING:
     from dither.laws.fitting import Fit
@@ -178,20 +178,25 @@ def rise(fit: Fit, level: float) -> float:
     """How far above its optimum the profiled objective stays inside an interval.
 
     The likelihood-ratio test of M-estimates (Hampel et al. 1986, section 7.2): 2 rise sum(w psi') /
-    sum(w^2 psi^2) is chi-squared with one degree of freedom, whatever the unit of the weights w. psi' is
-    averaged over a window of the residuals' own width, because Huber's and the absolute deviation's have it
-    at a few points only.
+    sum(w^2 psi^2) is about the square of Student's t, whatever the unit of the weights w. Of n rows and p
+    free parameters, n - p count in the mean of psi^2, and the whole is K^2 times as high, K = 1 + p/n
+    var(psi') / mean(psi')^2 (Huber 1981, section 7.6): for squares that is the F test. psi' is averaged over
+    a window of the residuals' own width, because Huber's and the absolute deviation's have it at a few points
+    only.
     """
     r, objective = search.residuals(fit.law, fit.rows, fit.theta, fit.objective), fit.objective
-    delta = objective.path()[-1][1] if objective.has_delta or objective.name == "lad" else np.inf
-    psi = np.clip(r, -delta, delta)
-    low, high = np.percentile(r, (25, 75))
-    window = max(float(high - low) * len(r) ** -0.2, np.finfo(float).tiny)
     weights = np.ones(len(r)) if fit.weights is None else fit.weights
-    bend = weights @ (np.clip(r + window, -delta, delta) - np.clip(r - window, -delta, delta)) / (2 * window)
-    quantile = NormalDist().inv_cdf((1 + level) / 2)
-    bend = max(float(bend), np.finfo(float).tiny)
-    return float(0.5 * quantile**2 * np.sum((weights * psi) ** 2) / bend / objective.unit)
+    n, p = len(r), int(np.sum(fit.low < fit.high))
+    left = max(1, n - p)
+    delta = objective.path()[-1][1] if objective.has_delta or objective.name == "lad" else np.inf
+    low, high = np.percentile(r, (25, 75))
+    window = max(float(high - low) * n**-0.2, np.finfo(float).tiny)
+    bend = (np.clip(r + window, -delta, delta) - np.clip(r - window, -delta, delta)) / (2 * window)
+    mean = max(float(np.average(bend, weights=weights)), np.finfo(float).tiny)
+    few = 1 + p / n * np.average((bend / mean - 1) ** 2, weights=weights)
+    square = np.sum((weights * np.clip(r, -delta, delta)) ** 2) * n / left
+    t = student_quantile(0.5 + level / 2, left)
+    return float(0.5 * t**2 * few**2 * square / (weights.sum() * mean) / objective.unit)
 
 
 def _crossing(

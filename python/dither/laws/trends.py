@@ -1,4 +1,5 @@
-"""What residuals should not do: depend on compute, or be alike within a scale. Tested by permutations."""
+"""What residuals should not do: depend on compute (a law's first variable, where it has no N and D), or be
+alike within a scale. Tested by permutations."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dither.laws.engine import Floats
-from dither.laws.scales import scales, size
+from dither.laws.scales import called, scales, size
 
 if TYPE_CHECKING:
     from dither.laws.fitting import Fit
@@ -18,14 +19,15 @@ if TYPE_CHECKING:
 class Trend:
     """What residuals still do over scales: their mean by scale, and a test of a cubic in ln C.
 
-    slope, curve: of it, C in units of its standard deviation. p: the chance of so strong a one under
-    exchangeable residuals (999 permutations).
+    slope, curve: of it, ln C in units of its standard deviation. p: the chance of so strong a one under
+    exchangeable residuals (999 permutations). over: what stands for C.
     """
 
     means: tuple[float, ...]
     slope: float
     curve: float
     p: float
+    over: str = "compute"
 
 
 def residual_trend(fit: Fit, *, permutations: int = 999, seed: int = 0) -> Trend:
@@ -44,7 +46,13 @@ def residual_trend(fit: Fit, *, permutations: int = 999, seed: int = 0) -> Trend
     more = int(np.sum(explained(shuffled) >= explained(r[None])[0]))
     coefficients = np.linalg.lstsq(basis, r, rcond=None)[0]
     means = tuple(float(r[scale == one].mean()) for one in range(int(scale.max()) + 1))
-    return Trend(means, float(coefficients[1]), float(coefficients[2]), (1 + more) / (1 + permutations))
+    return Trend(
+        means,
+        float(coefficients[1]),
+        float(coefficients[2]),
+        (1 + more) / (1 + permutations),
+        called(fit.arrays),
+    )
 
 
 def alike(fit: Fit, *, permutations: int = 999, seed: int = 0) -> float:

@@ -15,8 +15,9 @@ import numpy as np
 
 from dither import laws
 from dither.errors import UserError
-from dither.laws import derived, validation
+from dither.laws import derived
 from dither.laws.engine import Floats
+from dither.laws.holdout import naive as naive_losses
 from dither.laws.scales import size
 from dither.laws.validation import nested, uncalibrated
 from dither.studies.measure import Measurement, jackknife, proportion, resampled
@@ -133,10 +134,13 @@ def direct(one: Corpus, law: str = LAW, fixed: Mapping[str, float] | None = None
 
 
 def naive(one: Corpus) -> dict[str, Errors]:
-    """The loss of the largest run seen; a power law of compute alone."""
+    """The best loss of the largest scale seen; a power law of compute alone."""
     truth = one.held["loss"]
-    said = validation.naive(size(one.fit), one.fit["loss"], size(one.held))
-    return {name: Errors(values - truth, truth, 0.0) for name, values in said.items()}
+    said = naive_losses(size(one.fit), one.fit["loss"], size(one.held))
+    return {
+        name: Errors(values - truth, truth, 0.0)
+        for name, values in zip(("last loss", "power law of C"), said, strict=True)
+    }
 
 
 def mapped(x: Corpus, y: Corpus) -> Errors:

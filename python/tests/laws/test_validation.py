@@ -5,7 +5,7 @@ import pytest
 
 from dither import laws
 from dither.errors import UserError
-from dither.laws import scales, trends, validation
+from dither.laws import holdout, scales, trends, validation
 
 TRUTH = dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
 BUDGETS = np.geomspace(1e18, 1e21, 6)
@@ -42,7 +42,7 @@ def test_scales_are_budgets():
 def test_hold_outs_of_a_right_law():
     fit = laws.fit("chinchilla", sweep())
     checks = laws.validate(fit)
-    assert checks.largest.seen == 35 and checks.largest.held == 7
+    assert checks.largest is not None and checks.largest.seen == 35 and checks.largest.held == 7
     assert checks.largest.factor == pytest.approx(10**0.6, rel=1e-6)
     # Noise of .5 %: the law predicts to about that, naive predictors do not.
     assert checks.largest.error < 0.01 < checks.largest.last
@@ -99,7 +99,7 @@ def test_the_hold_out_is_the_fit_to_the_rest():
     data = sweep()
     fit = laws.fit("chinchilla", data)
     seen = np.arange(42) < 35
-    found = validation.hold_out(fit, seen)
+    found = holdout.hold_out(fit, seen)
     part = laws.fit("chinchilla", {key: values[seen] for key, values in data.items()})
     predicted = part.predict(N=data["N"][~seen], D=data["D"][~seen])
     assert found.bias == pytest.approx(np.mean(predicted / data["loss"][~seen] - 1), rel=1e-9)
@@ -128,6 +128,36 @@ def test_nested_laws():
     tied = sweep(0.005, 1, law="chinchilla_tied", A=500.0, B=1500.0, E=1.9, alpha=0.35)
     right = {one.name: one.rejected for one in validation.nested(laws.fit("chinchilla", tied))}
     assert not right["alpha = beta"] and right["E = 0"]
+
+
+def test_nested_laws_stay_within_the_bounds_of_the_fit():
+    data = sweep(0.002)
+    free = {one.name: one for one in validation.nested(laws.fit("chinchilla", data))}
+    bounded = laws.fit("chinchilla", data, bounds={"beta": (0, 0.3)})
+    found = {one.name: one for one in validation.nested(bounded)}
+    assert all(one.worse > 0 for one in found.values()), found
+    tied = laws.fit("chinchilla_tied", data, bounds={"alpha": (0, 0.3)})
+    assert found["alpha = beta"].worse == pytest.approx(tied.value / bounded.value - 1, rel=1e-6)
+    assert free["E = 0"].rejected and found["E = 0"].rejected
+
+
+HELD = [
+    ({"fixed": {"E": 1.8}}, ["alpha = beta"]),
+    ({"fixed": {"E": 0.0}}, ["alpha = beta"]),
+    ({"bounds": {"E": (1.0, 2.0)}}, ["alpha = beta"]),
+    ({"bounds": {"E": (0.0, 2.0)}}, ["E = 0", "alpha = beta"]),
+    ({"fixed": {"alpha": 0.34}}, ["E = 0", "alpha = beta"]),
+    ({"fixed": {"alpha": 0.34, "beta": 0.36}}, ["E = 0"]),
+    ({"fixed": {"alpha": 0.35, "beta": 0.35}}, ["E = 0"]),
+    ({"bounds": {"alpha": (0.2, 0.3), "beta": (0.4, 0.5)}}, ["E = 0"]),
+]
+
+
+@pytest.mark.parametrize(("held", "names"), HELD)
+def test_what_is_held_is_not_tested(held: dict, names: list[str]):
+    fit = laws.fit("chinchilla", sweep(0.005, 1), **held)
+    found = validation.nested(fit)
+    assert [one.name for one in found] == names and all(one.worse > -1e-6 for one in found)
 
 
 def test_predictions_state_their_distance_and_their_rivals():

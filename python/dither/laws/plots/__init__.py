@@ -73,7 +73,7 @@ def _pictures(
     yield "residuals", "Fitted against observed; residuals should depend on nothing", lambda: residuals(fit)
     if scales(fit.arrays).max() >= 2:
         caption = "The largest scale predicted from the others; errors of rolling-origin predictions"
-        yield "extrapolation", caption, lambda: extrapolation(fit, n=n)
+        yield "extrapolation", caption, lambda: extrapolation(fit, n=n, by=by)
     yield "starts", "Where every start ended: each step is a minimum", lambda: starts(fit)
     caption = "Parameters under other objectives, rows, counts of N and checkpoints"
     yield "sensitivity", caption, lambda: sensitivity(fit, other_N=other_N, checkpoints=checkpoints)

@@ -13,11 +13,11 @@ from dither.laws.cautions import at_bound
 from dither.laws.derived import exponent
 from dither.laws.engine import Floats
 from dither.laws.fitting import Fit
+from dither.laws.holdout import HoldOuts, runs_of, subset
 from dither.laws.plots.canvas import BAND, COLOURS, canvas, finished, legend, meaning
 from dither.laws.scales import scales, size
 from dither.laws.sensitivity import sensitivities
 from dither.laws.uncertainty import Bootstrap
-from dither.laws.validation import rolling_origin, subset
 
 EQUAL = 1e-12
 """Objectives that differ by less, as a share, are drawn as if they differed by so much."""
@@ -63,17 +63,20 @@ def residuals(fit: Fit, *, other: Mapping[str, float] | None = None) -> Any:
     return finished(figure)
 
 
-def extrapolation(fit: Fit, *, n: int = 200, seed: int = 0) -> Any:
+def extrapolation(fit: Fit, *, n: int = 200, seed: int = 0, by: Any = None) -> Any:
     """The largest scale predicted from the others with 95 % bands, and rolling-origin errors by factor.
 
-    UserError where the runs have fewer than three scales.
+    by: as `validate` takes it, so that checkpoints of a run are held out together. UserError where the runs
+    have fewer than three scales, or the largest leaves too few others.
     """
     scale, x = scales(fit.arrays), size(fit.arrays)
     if scale.max() < 2:
         raise UserError(f"the runs have {scale.max() + 1} scales; a hold-out needs three")
-    seen = scale < scale.max()
+    parts = HoldOuts(fit, runs_of(fit, by))
+    out = scale == scale.max()
+    seen = parts.without(out)
     part = subset(fit, seen)
-    held = {name: values[~seen] for name, values in fit.arrays.items()}
+    held = {name: values[out] for name, values in fit.arrays.items()}
     drawn = part.bootstrap(n, seed=seed)
     curves = np.array([part.law.curve(v, held) for v in drawn.kept])
     low, high = np.percentile(curves, (2.5, 97.5), axis=0)
@@ -81,20 +84,20 @@ def extrapolation(fit: Fit, *, n: int = 200, seed: int = 0) -> Any:
     figure, ((left, right),) = canvas(1, 2, width=5)
     left.axvspan(x[seen].min(), x[seen].max(), color="#bbbbbb", alpha=0.3, lw=0, label="fitted region")
     left.plot(x[seen], fit.loss[seen], "o", color="#777777", markersize=3, label="fitted runs")
-    left.plot(x[~seen], fit.loss[~seen], "*", color=COLOURS[1], markersize=9, label="held out")
+    left.plot(x[out], fit.loss[out], "*", color=COLOURS[1], markersize=9, label="held out")
     left.errorbar(
-        x[~seen] * 1.12,
+        x[out] * 1.12,
         value,
         np.maximum([value - low, high - value], 0),
         fmt="_",
         color=COLOURS[0],
         label="predicted, 95 %",
     )
-    error = 100 * float(np.mean(np.abs(value / fit.loss[~seen] - 1)))
+    error = 100 * float(np.mean(np.abs(value / fit.loss[out] - 1)))
     name = "compute C (FLOPs)" if {"N", "D"} <= set(fit.arrays) else meaning(fit.law, next(iter(fit.arrays)))
     left.set(xscale="log", xlabel=name, ylabel=fit.law.response, title=f"mean error held out: {error:.2f} %")
     legend(left)
-    found = rolling_origin(fit)
+    found = parts.rolling()
     for above, marker, colour, label in (
         (True, "^", COLOURS[1], "predicted too high"),
         (False, "v", COLOURS[0], "too low"),

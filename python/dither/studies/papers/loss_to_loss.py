@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dither import laws
-from dither.laws import plots, validation
+from dither.laws import holdout, plots
 from dither.laws.engine import Floats
 from dither.laws.loss_to_loss import LossMap
 from dither.report.study import intervals
@@ -92,7 +92,7 @@ def measure(context: Context) -> Outcome:
 
     moved = translations(runs, fits["kaplan_e"])
     tests = test_maps(fits["kaplan_e"])
-    held = [100 * validation.rolling_origin(fit)[-1].bias for fit in fits["chinchilla"].values()]
+    held = [100 * holdout.rolling_origin(fit)[-1].bias for fit in fits["chinchilla"].values()]
     worse = [np.log(fits["kaplan_e"][k].value / fits["chinchilla"][k].value) for k in CORPORA]
     found = {
         "shape": exact(min(one.r2 for one in maps.values()), len(maps)),
