@@ -50,11 +50,12 @@ class Arguments:
     """resamples for the intervals; 0 for none"""
     profile: tuple[str, ...] = ()
     """intervals from profiles of the objective: parameters, a (of N*(C) ~ C^a), or at the optimum of a budget
-    N@1e22, D@1e22, loss@1e22, reducible@1e22 (the loss less E)"""
+    N@1e22, D@1e22, loss@1e22, reducible@1e22 (the loss less E), a@1e22 (the slope there); a law's other
+    variables as N@1e22,U=1e10"""
     predict: Pairs = ()
     """predict a run, as N=7e9,D=1.4e11; may be given several times"""
     far: bool = False
-    """predict further than 100 times beyond the data"""
+    """predict, and take optima, further than 100 times beyond the data"""
     validate: bool = False
     """hold-outs, residual trend, nested laws, and sensitivity to objective, rows, count of N, checkpoints"""
     other_N: Pairs = ()
@@ -246,7 +247,7 @@ def main(arguments: Sequence[str]) -> int:
     if a.bootstrap:
         card["intervals_95"] = print_intervals(fit, a.bootstrap, by)
     if a.profile:
-        card["profiles_95"] = print_profiles(fit, a.profile)
+        card["profiles_95"] = print_profiles(fit, a.profile, a.far)
     card["not_calibrated"] = validation.uncalibrated(fit, by)
     if card["not_calibrated"]:
         print(f"  ! intervals are not calibrated: {card['not_calibrated']}")
@@ -291,15 +292,22 @@ def print_intervals(fit: laws.Fit, n: int, by: Any) -> dict[str, tuple[float, fl
     return found
 
 
-def print_profiles(fit: laws.Fit, names: Sequence[str]) -> dict[str, tuple[float | None, float | None]]:
+def print_profiles(
+    fit: laws.Fit, names: Sequence[str], far: bool
+) -> dict[str, tuple[float | None, float | None]]:
     """Intervals by profile; None for a side that the runs do not bound."""
     print("95 % intervals by profile of the objective:")
     found = {}
     for name in names:
         what = derived.named(fit.law, name)
-        one = fit.profile(what, points=0)
         value = fit.params[what] if isinstance(what, str) else what(**fit.params)
+        if not isinstance(what, str) and name.startswith("a") and derived.is_constant(fit.law):
+            print(f"  {name:<16} {value:.6g}   by the form of {fit.law.name}, whatever the runs")
+            found[name] = (value, value)
+            continue
+        one, factor = fit.profile(what, points=0, far=far), fit.reach_of(what, far)
         ends = ["not bounded" if end is None else f"{end:.6g}" for end in (one.low, one.high)]
-        print(f"  {name:<16} {value:.6g}   {ends[0]} .. {ends[1]}")
+        beyond = f"; {factor:.3g}x beyond the data" if factor > 1 else ""
+        print(f"  {name:<16} {value:.6g}   {ends[0]} .. {ends[1]}{beyond}")
         found[name] = (one.low, one.high)
     return found

@@ -100,7 +100,7 @@ def _target(a: Arguments) -> laws.Decision:
     if not 0 <= a.served < math.inf:
         raise UserError(f"--served must be tokens, not {a.served:g}")
     found = decide(a, a.law, planning.for_loss(laws.get(a.law), target, a.served))
-    if found.values["N"] != found.values["N"]:
+    if math.isinf(found.values["N"]):
         raise UserError(f"a loss of {target:g} is out of reach of {a.law}: it lies below its floor")
     return found
 
@@ -118,7 +118,7 @@ def _critical(a: Arguments) -> laws.Decision:
         return {"critical tokens": planning.critical_tokens(p["beta"], p["B"], post, size, bits)}
 
     def where(values: dict[str, float]) -> dict[str, float]:
-        return {"N": size, "D": values["critical tokens"]}
+        return {"N": size, "D": values["critical tokens"], "P": bits}
 
     return decisions.judge(what, constants(a, "chinchilla"), gap(a), far=a.far, where=where)
 
@@ -131,7 +131,7 @@ def _memory(a: Arguments) -> laws.Decision:
         return planning.bits_for_memory(law, post, memory, tokens)(**p)
 
     def where(values: dict[str, float]) -> dict[str, float]:
-        return {"N": values["N"], "D": tokens}
+        return {"N": values["N"], "D": tokens, "P": values["bits"]}
 
     return searched(decisions.judge(what, constants(a, a.law), gap(a), far=a.far, where=where))
 
@@ -139,7 +139,13 @@ def _memory(a: Arguments) -> laws.Decision:
 def _bits(a: Arguments) -> laws.Decision:
     (flops,) = need(a, "flops")
     size = None if a.size is None else need(a, "size")[0]
-    found = searched(decide(a, "precision", planning.bits_for_compute(flops, size)))
+    what = planning.bits_for_compute(flops, size)
+
+    def where(values: dict[str, float]) -> dict[str, float]:
+        return values | dict.fromkeys(("Pw", "Pa", "Pkv"), values["bits"])
+
+    one = constants(a, "precision")
+    found = searched(decisions.judge(lambda params: what(**params), one, far=a.far, where=where))
     if a.data or a.constants:
         return found
     return rivals.spread_over(found, rivals.of_bits(flops, size), "two published laws of other runs")
@@ -155,7 +161,12 @@ def searched(found: laws.Decision) -> laws.Decision:
 def _split(a: Arguments) -> laws.Decision:
     (bits,) = need(a, "bits")
     one = constants(a, "fp_training")
-    found = decisions.judge(lambda params: planning.split_of_bits(bits)(**params), one, far=a.far)
+    what = planning.split_of_bits(bits)
+
+    def where(values: dict[str, float]) -> dict[str, float]:
+        return {"e": values["exponent bits"], "m": values["mantissa bits"]}
+
+    found = decisions.judge(lambda params: what(**params), one, far=a.far, where=where)
     room = planning.room_of_split(bits, one.params["delta"], one.params["nu"])
     found = replace(found, cautions=(room, *found.cautions))
     if a.data or a.constants:
@@ -163,8 +174,8 @@ def _split(a: Arguments) -> laws.Decision:
     if not (standards := rivals.of_split(bits)):
         why = "nothing is published of the uncertainty of these constants, and no standard has such a float"
         return replace(found, spread=f"none: {why}; how far they may be off stands below")
-    what = f"the law and the floats of {bits:g} bits in standards, whose makers weighed other things too"
-    return rivals.spread_over(found, standards, what)
+    them = f"the law and the floats of {bits:g} bits in standards, whose makers weighed other things too"
+    return rivals.spread_over(found, standards, them)
 
 
 def _mixture(a: Arguments) -> laws.Decision:
@@ -201,7 +212,7 @@ def _hyper(a: Arguments) -> laws.Decision:
     if a.data and a.loss == ("loss",):
         raise UserError("plan hyper --data needs --loss: the column of the best learning rates or batches")
     if a.data:
-        return decide(a, law.name, lambda **params: {a.loss[0]: float(law.predict(params, C=flops))})
+        return decide(a, law.name, lambda **params: {a.loss[0]: float(law.predict(params, C=flops))}, C=flops)
     size = None if a.size is None else need(a, "size")[0]
     first, *others = rivals.of_hyper(flops, size).items()
     found = laws.Decision(

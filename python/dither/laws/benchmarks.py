@@ -16,7 +16,7 @@ import numpy as np
 from dither.errors import UserError, suggest
 from dither.laws import table
 from dither.laws.engine import Floats
-from dither.laws.fitting import FARTHEST
+from dither.laws.law import FARTHEST
 from dither.laws.scales import tails
 
 STEPS = 100

@@ -13,6 +13,7 @@ import numpy as np
 
 from dither.errors import UserError, require
 from dither.laws.engine import Floats
+from dither.laws.law import FARTHEST
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class BetaBinomial:
     """Rates of problems: 0 with chance `zero`, else Beta(a, b); `a`: the exponent of -log pass@k at large k.
 
     log_likelihood of the counts; `plain`: that of the best beta without zeros, so that twice the difference
-    says whether problems that are never solved are needed.
+    says whether problems that are never solved are needed. trials: the most samples of a problem.
     """
 
     a: float
@@ -29,12 +30,21 @@ class BetaBinomial:
     log_likelihood: float
     plain: float
     problems: int
+    trials: int
     cautions: tuple[str, ...]
 
-    def pass_at(self, k: Any) -> Floats:
-        """Expected share of problems that k samples solve."""
+    def pass_at(self, k: Any, *, far: bool = False) -> Floats:
+        """Expected share of problems that k samples solve. UserError for less than one sample, and for more
+        than 100 times the most samples of a problem, unless `far`."""
         special = require("scipy.special", "laws")
         tries = np.asarray(k, dtype=np.float64)
+        if not (np.isfinite(tries) & (tries >= 1)).all():
+            raise UserError("k counts samples: give 1 or more")
+        if (factor := tries.max(initial=0.0) / self.trials) > FARTHEST and not far:
+            raise UserError(
+                f"this lies {factor:.3g} times beyond the samples of a problem ({self.trials}); take more, "
+                "or pass far=True if that is meant"
+            )
         missed = np.exp(special.betaln(self.a, self.b + tries) - special.betaln(self.a, self.b))
         return (1 - self.zero) * (1 - missed)
 
@@ -87,7 +97,7 @@ def beta_binomial(successes: Any, trials: Any, *, zeros: bool = True) -> BetaBin
     if (c == 0).mean() > 0.5:
         said.append("more than half of the problems were never solved: take more samples")
     a, b = (float(v) for v in np.exp(chosen.x[:2]))
-    return BetaBinomial(a, b, zero, -float(chosen.fun), -float(plain.fun), len(c), tuple(said))
+    return BetaBinomial(a, b, zero, -float(chosen.fun), -float(plain.fun), len(c), int(n.max()), tuple(said))
 
 
 def _counts(successes: Any, trials: Any) -> tuple[Floats, Floats]:

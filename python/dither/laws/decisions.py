@@ -10,7 +10,7 @@ import numpy as np
 
 from dither.errors import UserError
 from dither.laws.engine import Floats
-from dither.laws.fitting import FARTHEST, AnyLaw, Fit
+from dither.laws.fitting import AnyLaw, Fit
 from dither.laws.validation import uncalibrated
 
 Values = dict[str, float]
@@ -40,11 +40,15 @@ class Decision:
         for name, value in self.values.items():
             interval = self.intervals.get(name)
             level = "" if self.others else "95 % "
-            span = "" if interval is None else f"   ({level}{interval[0]:.4g} .. {interval[1]:.4g})"
+            span = "" if interval is None else f"   ({level}{_end(interval[0])} .. {_end(interval[1])})"
             lines.append(f"  {name:<22} {value:.5g}{span}")
         for name, values in self.others.items():
             lines.append(f"  by {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()))
         return "\n".join(lines + [f"  ! {caution}" for caution in self.cautions])
+
+
+def _end(value: float) -> str:
+    return f"{value:.4g}" if np.isfinite(value) else "not bounded"
 
 
 @dataclass(frozen=True)
@@ -132,14 +136,21 @@ def judge(
     what: Callable[..., Values],
     *constants: Constants,
     far: bool = False,
-    where: Callable[[Values], Mapping[str, float]] = lambda values: values,
+    where: Callable[[Values], Mapping[str, float] | None] = lambda values: values,
 ) -> Decision:
     """`what(params, ...)` of each one's parameters, and its interval over their draws; those without draws
-    are held. where: the decision's N and D. UserError where these lie FARTHEST times beyond own runs or more,
+    are held. where: the variables of the laws at which the decision lies, of all that it gives (None: the
+    caller says himself how far that is). UserError where these lie more than 100 times beyond own runs,
     unless `far`.
+
+    Draws of which a value is infinite (a target out of their reach) count as that, so that an end of the
+    interval may be open; draws without a value are left out. The share of either is said.
     """
     values = what(*(one.params for one in constants))
-    cautions = [text for one in constants for text in (*_beyond(one, where(values), far), *one.cautions)]
+    at = where(values)
+    cautions = [
+        text for one in constants for text in (*([] if at is None else _beyond(one, at, far)), *one.cautions)
+    ]
     basis = "; ".join(one.basis for one in constants)
     if not np.isfinite(list(values.values())).all():
         return Decision(values, {}, basis, "none: there is no such optimum", tuple(cautions))
@@ -153,11 +164,30 @@ def judge(
             "parameters; fix some (fixed=), or add runs of other sizes"
         )
     drawn = np.array([list(what(*(_draw(one, i) for one in constants)).values()) for i in range(count)])
-    low, high = np.nanpercentile(drawn, (2.5, 97.5), axis=0)
     spread = [one.spread for one in constants if one.draws is not None]
     spread += [f"without that of {one.law.name} ({one.spread.removeprefix('none: ')})" for one in unknown]
-    ends = {name: (float(a), float(b)) for name, a, b in zip(values, low, high, strict=True)}
-    return Decision(values, ends, basis, "; ".join(spread), tuple(cautions))
+    ends = {name: _ends(column) for name, column in zip(values, drawn.T, strict=True)}
+    return Decision(values, ends, basis, "; ".join(spread), (*_lost(drawn), *cautions))
+
+
+def _ends(column: Floats) -> tuple[float, float]:
+    """Percentiles of the draws; where some are infinite these are values among them, as nothing lies between
+    a number and infinity."""
+    method = "inverted_cdf" if np.isinf(column).any() else "linear"
+    low, high = np.nanpercentile(column, (2.5, 97.5), method=method)
+    return float(low), float(high)
+
+
+def _lost(drawn: Floats) -> list[str]:
+    said = []
+    if share := float(np.isinf(drawn).any(axis=1).mean()):
+        said.append(
+            f"{share:.2%} of the draws do not get there at any cost: they count as infinite, and above 2.5 % "
+            "of them the interval has no upper end"
+        )
+    if share := float(np.isnan(drawn).any(axis=1).mean()):
+        said.append(f"{share:.2%} of the draws have no such value and are left out of the intervals")
+    return said
 
 
 def _draw(one: Constants, i: int) -> Values:
@@ -173,37 +203,33 @@ def decide(
     by: Any = None,
     seed: int = 0,
     far: bool = False,
+    at: Mapping[str, float] | None = None,
 ) -> Decision:
     """`what(**params)` at a fit's parameters, or at published constants: see `judge`.
 
-    by: what is resampled, as `Fit.bootstrap` takes it.
+    by: what is resampled, as `Fit.bootstrap` takes it. at: variables of the law that the decision is made at,
+    beside those that it gives by their name.
     """
     one = of_publication(law, n=n, seed=seed) if fit is None else own(fit, n=n, by=by, seed=seed)
-    return judge(lambda params: what(**params), one, far=far)
+    return judge(lambda params: what(**params), one, far=far, where=lambda values: values | dict(at or {}))
 
 
 def _beyond(one: Constants, values: Mapping[str, float], far: bool) -> list[str]:
     """How far beyond the runs a decision lies, in words, where it does."""
-    fit = one.fit
-    if fit is None:
+    if one.fit is None:
         return _beyond_published(one, values)
-    if not {"N", "D"} <= set(fit.arrays):
-        return []
-    if not np.isfinite([values.get("N", np.nan), values.get("D", np.nan)]).all():
-        return []
-    factor = fit.extrapolation(
-        {name: np.asarray(values[name] if name in ("N", "D") else fit.arrays[name][0]) for name in fit.arrays}
-    )
-    if factor > FARTHEST and not far:
-        raise UserError(
-            f"this decides {factor:.3g} times beyond the runs; add larger ones, or pass far=True (--far) if "
-            "that is meant"
-        )
+    at = {name: value for name, value in values.items() if name in one.fit.arrays and np.isfinite(value)}
+    if not at:
+        return [
+            f"how far this lies from the runs is not known: it does not say at which "
+            f"{', '.join(one.fit.arrays)} (at=)"
+        ]
+    factor = one.fit.reach(at, far)
     return [f"this lies {factor:.3g} times beyond the runs"] if factor > 1 else []
 
 
 def _beyond_published(one: Constants, values: Mapping[str, float]) -> list[str]:
-    at = dict(values)
+    at = {name: value for name, value in values.items() if np.isfinite(value)}
     if {"N", "D"} <= set(at):
         at["C"] = 6 * at["N"] * at["D"]
     far = {

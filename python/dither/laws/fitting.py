@@ -23,9 +23,6 @@ from dither.laws.uncertainty import Bootstrap, Derived, bootstrap
 AnyLaw = SumLaw | FunctionLaw
 Mask = NDArray[np.bool_]
 
-FARTHEST = 100.0
-"""Predictions further than this factor beyond the largest run of the fit are refused unless asked for."""
-
 PLOTS = (
     "residuals",
     "extrapolation",
@@ -82,24 +79,21 @@ class Fit:
     def predict(self, *, far: bool = False, **variables: Any) -> Floats:
         """The law's value at `variables`. UserError beyond FARTHEST times the data's span, unless `far`."""
         arrays = self.law.arrays(variables)
-        factor = self.extrapolation(arrays)
-        if factor > FARTHEST and not far:
-            raise UserError(
-                f"this predicts {factor:.3g} times beyond the data of the fit; pass far=True if that is meant"
-            )
+        self.reach(arrays, far)
         return self.law.curve(self.law.vector(self.params), arrays)
 
-    def extrapolation(self, arrays: Mapping[str, Floats]) -> float:
-        """How far the farthest point lies beyond the data: the largest factor over the variables, 1 inside.
+    def extrapolation(self, at: Mapping[str, Any]) -> float:
+        """How far beyond the data some of the variables lie: see `Law.extrapolation`."""
+        return self.law.extrapolation(at, self.arrays)
 
-        Of some of the law's variables, or all; where N and D are there, their product (compute) counts as
-        well.
-        """
-        new, old = self.law.measured(arrays), self.law.measured(self.arrays)
-        spans = [(new[name], old[name]) for name in new]
-        if {"N", "D"} <= set(new):
-            spans.append((new["N"] * new["D"], old["N"] * old["D"]))
-        return float(max(1.0, *(max(np.max(new) / old.max(), old.min() / np.min(new)) for new, old in spans)))
+    def reach(self, at: Mapping[str, Any], far: bool = False) -> float:
+        """`extrapolation`. UserError further than FARTHEST, unless `far`."""
+        return self.law.reach(at, self.arrays, far)
+
+    def reach_of(self, derived: str | Derived, far: bool = False) -> float:
+        """`reach` of where a derived quantity is taken, if it says so in its `where(**params)`; else 1."""
+        where = getattr(derived, "where", None)
+        return 1.0 if where is None else self.reach(where(**self.params), far)
 
     @property
     def residuals(self) -> Floats:
@@ -118,10 +112,14 @@ class Fit:
         """
         return bootstrap(self, n, by=by, weights=weights, seed=seed, threads=threads)
 
-    def profile(self, name: str | Derived, *, level: float = 0.95, points: int = 41) -> Profile:
+    def profile(
+        self, name: str | Derived, *, level: float = 0.95, points: int = 41, far: bool = False
+    ) -> Profile:
         """The objective's optimum at held values of one parameter, or of `name(**params)`, a number derived
-        from all of them (`dither.laws.derived` has some), and the interval it gives.
+        from all of them (`dither.laws.derived` has some), and the interval it gives. UserError for an optimum
+        of `derived` further than FARTHEST beyond the data, unless `far`.
         """
+        self.reach_of(name, far)
         return profile(self, name, level=level, points=points)
 
     def interval(

@@ -22,6 +22,10 @@ LARGEST = 1e100
 """Of losses and variables: their products must be numbers still, and so must its inverse's."""
 
 
+FARTHEST = 100.0
+"""Further than this factor beyond the runs, nothing is said of a law unless it is asked for."""
+
+
 def unusable(values: Any) -> NDArray[np.intp]:
     """Rows whose value is missing, not positive, or beyond LARGEST or its inverse."""
     flat = np.ravel(np.asarray(values, dtype=np.float64))
@@ -126,6 +130,28 @@ class Law:
     def measured(self, arrays: Mapping[str, Floats]) -> dict[str, Floats]:
         """The variables as they are compared by factors: those that may be 0 as the formula takes them."""
         return {name: self.zero[name](v) if name in self.zero else v for name, v in arrays.items()}
+
+    def extrapolation(self, at: Mapping[str, Any], data: Mapping[str, Floats]) -> float:
+        """How far the farthest of `at` lies beyond the data: the largest factor over the variables, 1 inside.
+
+        at: some of the law's variables, or all; where N and D are there, their product (compute) counts too.
+        """
+        new = self.measured({name: np.asarray(v, dtype=np.float64) for name, v in at.items()})
+        old = self.measured(data)
+        spans = [(new[name], old[name]) for name in new]
+        if {"N", "D"} <= set(new):
+            spans.append((new["N"] * new["D"], old["N"] * old["D"]))
+        return float(max([1.0, *(max(a.max() / b.max(), b.min() / a.min()) for a, b in spans)]))
+
+    def reach(self, at: Mapping[str, Any], data: Mapping[str, Floats], far: bool = False) -> float:
+        """`extrapolation`. UserError further than FARTHEST, unless `far`."""
+        factor = self.extrapolation(at, data)
+        if factor > FARTHEST and not far:
+            raise UserError(
+                f"this lies {factor:.3g} times beyond the runs; add larger ones, or pass far=True (--far) if "
+                "that is meant"
+            )
+        return factor
 
     def predict(self, params: Mapping[str, float], **variables: Any) -> Floats:
         """The law's value; variables broadcast against each other."""

@@ -108,7 +108,7 @@ def mixture(
         replace(one, cautions=tuple(f"{name}: {text}" for text in one.cautions))
         for name, one in zip(fits, own_together(list(fits.values()), n=n, by=by, seed=seed), strict=True)
     ]
-    found = judge(what, *constants, where=lambda _: {})
+    found = judge(what, *constants, where=lambda _: None)
     ranges = {name: (float(v.min()), float(v.max())) for name, v in some.arrays.items()}
     outside = tuple(
         f"the best share of {name}, {found.values[name]:.3g}, lies outside those of the runs ({low:.3g} to "

@@ -70,7 +70,7 @@ def for_loss(
     law: SumLaw | FunctionLaw, target: float, served: float = 0.0
 ) -> Callable[..., dict[str, float]]:
     """The cheapest way to a loss when `served` tokens of inference follow: least 6 N D + 2 N served
-    (2401.00448).
+    (2401.00448). Infinite where no size reaches it.
     """
 
     def what(**params: float) -> dict[str, float]:
@@ -87,7 +87,8 @@ def for_loss(
         n = least(lambda n: 6 * n * tokens(n) + 2 * n * served, 10.0, 1e15)
         d = float(tokens(np.array([n]))[0])
         if not np.isfinite(d):
-            return dict.fromkeys(("N", "D", "training FLOPs", "inference FLOPs"), float("nan"))
+            never = dict.fromkeys(("N", "D", "training FLOPs"), np.inf)
+            return {**never, "inference FLOPs": np.inf if served else 0.0}
         return {"N": n, "D": d, "training FLOPs": 6 * n * d, "inference FLOPs": 2 * n * served}
 
     return what

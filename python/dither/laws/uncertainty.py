@@ -74,9 +74,11 @@ class Bootstrap:
     def standard_errors(self) -> dict[str, float]:
         return self.fit.law.named(self.kept.std(axis=0))
 
-    def interval(self, level: float = 0.95, derived: Derived | None = None) -> Any:
-        """Percentile intervals: of every parameter, or (low, high) of `derived(**params)`."""
+    def interval(self, level: float = 0.95, derived: Derived | None = None, *, far: bool = False) -> Any:
+        """Percentile intervals: of every parameter, or (low, high) of `derived(**params)`; far: as
+        `Fit.profile` takes it."""
         if derived is not None:
+            self.fit.reach_of(derived, far)
             low, high = np.percentile(self.of(derived), tails(level), axis=0)
             return low, high
         table = np.percentile(self.kept, tails(level), axis=0)

@@ -205,7 +205,7 @@ def test_runs_that_are_left_out_of_a_decision_are_named(folder, capsys):
     worth = ["plan", "worth", "--flops", "1e20", "--data", runs, "--cheap", other, "--bootstrap", "20"]
     assert main(worth) == 2
     refused = capsys.readouterr()
-    assert "167 times the largest run" in refused.err and "(--far)" in refused.err
+    assert "167 times beyond the runs" in refused.err and "(--far)" in refused.err
     assert main([*worth, "--far"]) == 0
     assert capsys.readouterr().out.count("unfinished: not finished") == 2  # of either method
 

@@ -144,7 +144,7 @@ def test_cautions_name_rows_that_look_like_mistakes(spoil, said: str):
 def test_far_predictions_are_asked_for():
     fit = laws.fit("chinchilla", made())
     assert fit.predict(N=7e9, D=1.4e11).shape == ()
-    with pytest.raises(UserError, match="times beyond the data"):
+    with pytest.raises(UserError, match="times beyond the runs"):
         fit.predict(N=7e12, D=1e11)
     assert fit.predict(N=7e12, D=1e11, far=True) > TRUTH["E"]
 

@@ -76,6 +76,7 @@ def test_optima_of_a_budget():
         "tokens a parameter": BUDGET / 6 / n**2,
         "loss": float(fit.predict(N=n, D=BUDGET / 6 / n, far=True)),
         "reducible": float(fit.predict(N=n, D=BUDGET / 6 / n, far=True)) - p["E"],
+        "a": beta / (alpha + beta),
     }
     for name in derived.OPTIMA:
         assert derived.optimal(fit.law, BUDGET, name)(**p) == pytest.approx(expected[name], rel=2e-6)
@@ -118,7 +119,10 @@ BAD = [
     (lambda f: derived.optimal(f.law, -1, "N"), "positive number of FLOPs"),
     (lambda f: derived.optimal(laws.get("saturation"), BUDGET, "N"), "no N and D"),
     (lambda f: derived.optimal(laws.get("kaplan"), BUDGET, "reducible"), "has no E"),
-    (lambda f: derived.named(laws.get("kaplan"), "a"), "no alpha and beta"),
+    (lambda f: derived.named(laws.get("saturation"), "a"), "no N and D"),
+    (lambda f: derived.named(laws.get("shape"), "a"), "no power of compute"),
+    (lambda f: derived.named(laws.get("shape"), "a@1e22"), "depends on W, H: say at which"),
+    (lambda f: derived.named(f.law, "N@1e22,U"), "give FLOPs after the @"),
     (lambda f: derived.named(f.law, "N@much"), "give FLOPs after the @"),
     (lambda f: f.profile(lambda **_: 1.0), "does not change with the parameters"),
     (lambda f: f.profile(lambda **_: float("nan")), "does not change with the parameters"),

@@ -104,5 +104,5 @@ def test_runs_without_partner_and_given_floors():
         one.interval()
     with pytest.raises(UserError, match="lies below it"):
         one.interval(1.0)
-    with pytest.raises(UserError, match="times beyond the data"):
+    with pytest.raises(UserError, match="times beyond the runs"):
         one.interval(at={"N": 1e13, "D": 1e15})

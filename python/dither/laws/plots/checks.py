@@ -10,7 +10,7 @@ import numpy as np
 from dither.errors import UserError
 from dither.laws import search
 from dither.laws.cautions import at_bound
-from dither.laws.derived import exponent
+from dither.laws.derived import EXPONENTS, exponent_of, is_constant
 from dither.laws.engine import Floats
 from dither.laws.fitting import Fit
 from dither.laws.holdout import HoldOuts, runs_of, subset
@@ -171,14 +171,15 @@ def sensitivity(
     fit: Fit, *, other_N: Mapping[str, Any] | None = None, checkpoints: Mapping[str, Any] | None = None
 ) -> Any:
     """The exponent of the optimal size and E under the choices of `dither.laws.sensitivity`, whose arguments
-    it takes; other parameters where the law has no alpha and beta.
+    it takes; other parameters where the optimal size is no power of compute.
 
     A parameter at its bound is none that the runs show: the row says so in place of a point.
     """
     found = sensitivities(fit, other_N=other_N, checkpoints=checkpoints)
     columns: dict[str, list[float]] = {}
-    if {"alpha", "beta"} <= set(fit.params):
-        columns["exponent of N*(C)"] = [exponent(**one.params) for one in found.values()]
+    if fit.law.name in EXPONENTS and not is_constant(fit.law):
+        a = exponent_of(fit.law)
+        columns["exponent of N*(C)"] = [a(**one.params) for one in found.values()]
     for name in [name for name in fit.params if name == "E" or not columns][: 3 - len(columns)]:
         columns[name] = [np.nan if name in at_bound(one) else one.params[name] for one in found.values()]
     figure, grid = canvas(1, len(columns), width=3.8, height=1.2 + 0.27 * len(found), sharey=True)
