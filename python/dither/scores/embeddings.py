@@ -37,7 +37,7 @@ def prototypes_kmeans(embeddings: Any, k: int, *, metric: str = "l2", seed: int 
     if not 1 <= k <= len(x):
         raise UserError(f"k={k} centroids for {len(x)} examples")
     x = _unit(x) if metric == "cosine" else x
-    check_squares(x)
+    check_squares(np.einsum("ij,ij->i", x, x))
     found = require("sklearn.cluster", "scores").KMeans(k, n_init=1, random_state=seed).fit(x)
     if metric == "cosine":
         # Of unit centres another one may be the nearest than of those that k-means assigned by.

@@ -23,8 +23,8 @@ def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels:
     cosine). Values are means over the test examples and sum to the mean share of right labels among the k
     nearest. Memory: 2^24 distances at a time.
 
-    The mean of the embeddings is taken off both first, which leaves distances what they are: what is common
-    to all would cost fp32 its digits.
+    Embeddings far from 0 lose their mean first, which leaves distances what they are: what is common to all
+    would cost fp32 its digits.
 
     Raises UserError for k < 1, empty data, shapes that do not agree, NaN.
     """
@@ -51,19 +51,23 @@ def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels:
 
 
 def centred(x: Matrix, others: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-    """Both less the mean of x, and the squares of x: distances stay what they are, and fp32's digits are
-    those of the differences. UserError where a distance is beyond fp32."""
-    centre = x.mean(axis=0, dtype=np.float64).astype(np.float32)
-    with np.errstate(over="ignore"):
-        same, x = others is x, x - centre
-        others = x if same else others - centre
-    check_squares(x, others)
-    return x, others, np.einsum("ij,ij->i", x, x)
+    """Both, less the mean of x where that is longer than rows are from it; and the squares of x. Distances
+    stay what they are, and fp32's digits are those of the differences."""
+    centre = x.mean(axis=0, dtype=np.float64)
+    squares = np.einsum("ij,ij->i", x, x)
+    if 2 * centre @ centre > squares.mean(dtype=np.float64):  # else it costs a bit, and a copy is saved
+        same, shift = others is x, centre.astype(np.float32)
+        with np.errstate(over="ignore"):
+            x = x - shift
+            others = x if same else others - shift
+        squares = np.einsum("ij,ij->i", x, x)
+    check_squares(squares)
+    check_squares(np.einsum("ij,ij->i", others, others))
+    return x, others, squares
 
 
-def check_squares(*embeddings: np.ndarray) -> None:
+def check_squares(squares: Matrix) -> None:
     """UserError where a distance of two rows is beyond fp32: a product of two rows is at most the greatest
     square, and its double is added to one."""
-    longest = max(float(np.einsum("ij,ij->i", x, x).max(initial=0)) for x in embeddings)
-    if not 4 * longest < np.finfo(np.float32).max:
+    if not 4 * float(squares.max(initial=0)) < np.finfo(np.float32).max:
         raise UserError("distances of these embeddings overflow fp32: scale them down")
