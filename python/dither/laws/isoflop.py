@@ -13,7 +13,9 @@ import numpy as np
 
 from dither.errors import UserError
 from dither.laws.engine import Floats
-from dither.laws.scales import GROUP
+
+WIDEST = 1.3
+"""The compute of one budget spans at most this factor."""
 
 APART = 0.05
 """Exponents that differ by more are flagged."""
@@ -21,13 +23,15 @@ APART = 0.05
 
 @dataclass(frozen=True)
 class Parabola:
-    """One budget. bottom: ln N of the minimum; loss there; cautions: why not to trust it."""
+    """One budget. N, loss: of the minimum; cautions: why not to trust it; inside: whether it has a minimum at
+    a size within those that were run."""
 
     C: float
     N: float
     loss: float
     runs: int
     cautions: tuple[str, ...]
+    inside: bool
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,19 @@ class Approaches:
 
 
 def budgets(C: Any) -> list[Any]:
-    """The rows of each budget, smallest first: runs whose compute is the same but for rounding."""
-    c = np.asarray(C, dtype=np.float64)
-    order = np.argsort(c)
-    return np.split(order, np.flatnonzero(np.diff(np.log(c[order])) > GROUP) + 1)
+    """The rows of each budget, smallest first: runs are parted at the widest gaps of their compute until no
+    part spans more than WIDEST. Runs spread evenly over compute give the same slope as budgets do.
+    """
+    c = np.log(np.asarray(C, dtype=np.float64))
+    left, found = [np.argsort(c, kind="stable")], []
+    while left:
+        part = left.pop()
+        if c[part[-1]] - c[part[0]] <= np.log(WIDEST):
+            found.append(part)
+        else:
+            at = int(np.argmax(np.diff(c[part]))) + 1
+            left += [part[at:], part[:at]]
+    return found
 
 
 def vertex(x: Any, y: Any) -> float:
@@ -78,16 +91,18 @@ def _parabola(x: Floats, c: Floats, y: Floats) -> Parabola | None:
     budget = float(np.exp(np.log(c).mean()))
     if curve <= 0:
         best = int(np.argmin(y))
-        return Parabola(budget, float(np.exp(x[best])), float(y[best]), len(x), ("it does not bend upwards",))
+        said = ("it does not bend upwards",)
+        return Parabola(budget, float(np.exp(x[best])), float(y[best]), len(x), said, False)
     bottom = centre - slope / (2 * curve)
-    if not x.min() < bottom < x.max():
+    if not (inside := bool(x.min() < bottom < x.max())):
         said.append("its minimum lies outside the sizes that were run")
     off = abs(bottom - 0.5 * (x.min() + x.max())) / max(float(np.ptp(x)), 1e-12)
     if off > 0.25:
         said.append("its sizes lie to one side of the minimum, which biases it")
     if np.ptp(x) > 2 * np.log(16):
         said.append("its sizes span more than 16x each way, where the loss is no parabola")
-    return Parabola(budget, float(np.exp(bottom)), float(level - slope**2 / (4 * curve)), len(x), tuple(said))
+    least = float(level - slope**2 / (4 * curve))
+    return Parabola(budget, float(np.exp(bottom)), least, len(x), tuple(said), inside)
 
 
 def approaches(N: Any, D: Any, loss: Any, *, law: str = "chinchilla") -> Approaches:
@@ -99,7 +114,7 @@ def approaches(N: Any, D: Any, loss: Any, *, law: str = "chinchilla") -> Approac
         raise UserError("N, D and loss must be columns of one length")
     c = 6 * n * d
     found = parabolas(n, c, y)
-    good = [one for one in found if "upwards" not in " ".join(one.cautions)]
+    good = [one for one in found if one.inside]
     third = fit(law, {"N": n, "D": d, "loss": y})
     p = third.params
     exponents = {
@@ -108,6 +123,12 @@ def approaches(N: Any, D: Any, loss: Any, *, law: str = "chinchilla") -> Approac
         "3": p["beta"] / (p["alpha"] + p["beta"]) if {"alpha", "beta"} <= set(p) else float("nan"),
     }
     said = [f"at {one.C:.2g} FLOPs: {text}" for one in found for text in one.cautions]
+    if np.isnan(exponents["2"]):
+        said.insert(
+            0,
+            "approach 2 needs three budgets, a factor of 3 apart, whose minimum lies inside the sizes that "
+            f"were run; there are {len(good)}: run several sizes at one compute",
+        )
     values = [v for v in exponents.values() if np.isfinite(v)]
     if len(values) > 1 and max(values) - min(values) > APART:
         listed = ", ".join(f"{name}: {value:.3f}" for name, value in exponents.items())
@@ -116,10 +137,10 @@ def approaches(N: Any, D: Any, loss: Any, *, law: str = "chinchilla") -> Approac
 
 
 def _envelope(n: Floats, c: Floats, y: Floats) -> float:
-    """Approach 1 on final losses: runs that no cheaper run beats."""
-    order = np.argsort(c)
-    best = np.minimum.accumulate(y[order])
-    on = order[y[order] <= best]
+    """Approach 1 on final losses: the best run of each budget, where no cheaper budget's beats it."""
+    best = np.array([part[np.argmin(y[part])] for part in budgets(c)])
+    least = np.minimum.accumulate(y[best])
+    on = best[y[best] <= least]
     return _slope(c[on], n[on])
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from dither import laws
 from dither.errors import UserError
-from dither.laws import holdout, scales, trends, validation
+from dither.laws import holdout, isoflop, scales, trends, validation
 
 TRUTH = dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
 BUDGETS = np.geomspace(1e18, 1e21, 6)
@@ -193,6 +193,62 @@ def test_the_three_approaches():
     low = data["N"] < np.sqrt(6 * data["N"] * data["D"] / 120)
     edge = laws.approaches(*(data[key][low] for key in ("N", "D", "loss")))
     assert any("outside the sizes" in caution or "one side" in caution for caution in edge.cautions)
+
+
+def spread(seed: int, noise: float = 0.002) -> dict[str, np.ndarray]:
+    """Runs of any size and any number of tokens: no budgets."""
+    rng = np.random.default_rng(seed)
+    n, d = np.exp(rng.uniform(np.log(4e7), np.log(1e10), 200)), np.exp(rng.uniform(20, 25.3, 200))
+    return laws.get("chinchilla").simulate(TRUTH, N=n, D=d, noise=noise, seed=seed)
+
+
+def test_no_budget_is_wider_than_its_limit():
+    data = spread(0)
+    c = 6 * data["N"] * data["D"]
+    parts = isoflop.budgets(c)
+    assert sorted(np.concatenate(parts)) == list(range(200))
+    assert all(c[part].max() <= isoflop.WIDEST * c[part].min() for part in parts)
+    means = [c[part].mean() for part in parts]
+    assert means == sorted(means)
+    rounded = 1e20 * (1 + 1e-15 * np.arange(8))
+    assert [len(part) for part in isoflop.budgets(np.append(rounded, [3e20, 3.1e20]))] == [8, 2]
+    assert [len(part) for part in isoflop.budgets([1e20])] == [1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_runs_without_budgets_give_the_slope_too(seed: int):
+    """200 runs over five decades; the slope of 20 such sweeps has an sd of .023 (pooled as one budget they
+    gave a minimum outside the sizes, which entered the slope)."""
+    data = spread(seed)
+    found = laws.approaches(data["N"], data["D"], data["loss"])
+    assert found.exponents["2"] == pytest.approx(0.36 / 0.7, abs=0.08)
+    assert all(one.inside or one.cautions for one in found.parabolas)
+
+
+def test_approaches_do_not_depend_on_the_order_of_rows():
+    data = sweep(0.0)
+    shuffled = []
+    for seed in range(5):
+        at = np.random.default_rng(seed).permutation(42)
+        shuffled.append(laws.approaches(*(data[key][at] for key in ("N", "D", "loss"))).exponents)
+    for one in shuffled:
+        assert one == pytest.approx(shuffled[0], rel=1e-9)
+    assert shuffled[0]["1"] == pytest.approx(0.5, abs=1e-9)  # the middle size of every budget
+    assert shuffled[0]["2"] == pytest.approx(0.36 / 0.7, abs=1e-3)
+
+
+def test_minima_outside_the_sizes_do_not_count():
+    data = sweep(0.0)
+    c = 6 * data["N"] * data["D"]
+    some = (data["N"] < np.sqrt(c / 120)) | (c < 1e20)  # the larger budgets have small sizes only
+    found = laws.approaches(*(data[key][some] for key in ("N", "D", "loss")))
+    inside = [one for one in found.parabolas if one.inside]
+    assert 3 <= len(inside) < len(found.parabolas) == 6
+    slope = np.polyfit(np.log([one.C for one in inside]), np.log([one.N for one in inside]), 1)[0]
+    assert found.exponents["2"] == pytest.approx(slope, rel=1e-9)
+    few = data["N"] < np.sqrt(c / 120)
+    none = laws.approaches(*(data[key][few] for key in ("N", "D", "loss")))
+    assert np.isnan(none.exponents["2"]) and "approach 2 needs three budgets" in none.cautions[0]
 
 
 COVERAGE = {

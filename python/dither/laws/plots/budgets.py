@@ -21,6 +21,9 @@ LOSS = "loss (nats/token)"
 SLICES = 6
 """Scales whose slices are shown at most."""
 
+NAMED = 8
+"""Budgets whose FLOPs are written beside their curve at most."""
+
 REFERENCES = {"Kaplan, .73": 0.73, "Chinchilla, .50": 0.5}
 """Exponents of the optimal size over compute (2001.08361; 2203.15556, approach 1)."""
 
@@ -28,7 +31,8 @@ REFERENCES = {"Kaplan, .73": 0.73, "Chinchilla, .50": 0.5}
 def isoflop(N: Any, C: Any, loss: Any) -> Any:
     """Loss over size at each budget with its parabola, and the optimal size and tokens over compute.
 
-    A hollow star has a caution (see `approaches`). UserError where fewer than two budgets have three sizes.
+    A hollow star has a caution (see `approaches`); minima outside the sizes are no part of the lines over
+    compute. UserError where fewer than two budgets have three sizes.
     """
     n, c, y = (np.asarray(v, dtype=np.float64) for v in (N, C, loss))
     if not n.shape == c.shape == y.shape or any(len(unusable(v)) for v in (n, c, y)):
@@ -39,12 +43,13 @@ def isoflop(N: Any, C: Any, loss: Any) -> Any:
     figure, ((left, right),) = canvas(1, 2)
     groups = [at for at in budgets(c) if len(np.unique(np.round(np.log(n[at]), 6))) >= 3]
     colours = shades([one.C for one in found])
-    for at, one, colour in zip(groups, found, colours, strict=True):
+    every = -(-len(found) // NAMED)
+    for i, (at, one, colour) in enumerate(zip(groups, found, colours, strict=True)):
         x = np.log(n[at])
         fine = np.linspace(x.min(), x.max(), 60)
         left.plot(n[at], y[at], "o", color=colour, markersize=3)
         curve = np.polyval(np.polyfit(x - x.mean(), y[at], 2), fine - x.mean())
-        left.plot(np.exp(fine), curve, color=colour, label=f"{one.C:.1e}")
+        left.plot(np.exp(fine), curve, color=colour, label="" if i % every else f"{one.C:.1e}")
         star = {"markerfacecolor": "none"} if one.cautions else {}
         left.plot(one.N, one.loss, "*", color=colour, markersize=11, **star)
     left.set(xscale="log", xlabel="N (parameters)", ylabel=LOSS)
@@ -52,9 +57,9 @@ def isoflop(N: Any, C: Any, loss: Any) -> Any:
         left.set_title("hollow: at the edge of its sizes, or no parabola", fontsize=9)
     legend(left, title="FLOPs", title_fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     flops = np.array([one.C for one in found])
-    size = np.array([one.N for one in found])
+    size, inside = np.array([one.N for one in found]), np.array([one.inside for one in found])
     for values, colour, name in ((size, COLOURS[0], "N*"), (flops / (6 * size), COLOURS[1], "D*")):
-        _power(right, flops, values, colour, name)
+        _power(right, flops, values, inside, colour, name)
     middle = np.exp(np.log(flops).mean())
     ends = np.array([flops.min() / 2, flops.max() * 2])  # so that they are seen where they meet the points
     for (name, slope), style in zip(REFERENCES.items(), ("--", ":"), strict=True):
@@ -66,19 +71,23 @@ def isoflop(N: Any, C: Any, loss: Any) -> Any:
     return finished(figure)
 
 
-def _power(axes: Any, flops: Floats, values: Floats, colour: str, name: str) -> None:
-    """Points and the line through their logarithms, with two standard errors of it."""
+def _power(axes: Any, flops: Floats, values: Floats, inside: Any, colour: str, name: str) -> None:
+    """Points, hollow where the minimum is not inside its sizes, and the line through the logarithms of the
+    others, with two standard errors of it."""
+    axes.plot(flops[inside], values[inside], "o", color=colour, markersize=4)
+    if not inside.all():
+        axes.plot(flops[~inside], values[~inside], "o", color=colour, markersize=4, markerfacecolor="none")
+    if inside.sum() < 2:
+        return
+    flops, values = flops[inside], values[inside]
     x, y = np.log(flops) - np.log(flops).mean(), np.log(values)
     slope, level = np.polyfit(x, y, 1)
-    axes.plot(flops, values, "o", color=colour, markersize=4)
     axes.plot(flops, np.exp(level + slope * x), color=colour, label=f"{name} ~ C^{slope:.3f}")
     if len(x) > 2:
         variance = np.sum((y - level - slope * x) ** 2) / (len(x) - 2)
         error = 2 * np.sqrt(variance * (1 / len(x) + x**2 / np.sum(x**2)))
-        inside = level + slope * x
-        axes.fill_between(
-            flops, np.exp(inside - error), np.exp(inside + error), color=colour, alpha=BAND, lw=0
-        )
+        line = level + slope * x
+        axes.fill_between(flops, np.exp(line - error), np.exp(line + error), color=colour, alpha=BAND, lw=0)
 
 
 def envelope(runs: Mapping[str, tuple[Any, Any]]) -> Any:
