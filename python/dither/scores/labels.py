@@ -73,12 +73,12 @@ def confident_joint(labels: Any, probabilities: Any, dialect: str | None = None)
     y, p = _checked(labels, probabilities)
     classes = p.shape[1]
     true, known, _ = _guesses(y, p, dialect)
-    joint = np.zeros((classes, classes), order="F")  # cleanlab's, as is the order of what follows:
+    joint = np.zeros((classes, classes), order="F")
     np.add.at(joint, (y[known], true[known]), 1)
     counts = np.bincount(y, minlength=classes)
     least = np.ones(classes) if dialect == "cleanlab" else joint.sum(axis=1) == 0
     np.fill_diagonal(joint, np.maximum(joint.diagonal(), least))
-    # the last bits decide where half a count goes.
+    # Layout and order are cleanlab's: the last bits of sums decide where half a count goes.
     joint = (joint.T / joint.sum(axis=1) * counts).T
     return _whole(joint / joint.sum() * counts.sum()) if dialect == "cleanlab" else joint
 

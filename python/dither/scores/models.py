@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -65,23 +65,23 @@ def disagreement(probabilities: Any, dialect: str | None = None) -> Floats:
                 f"example {part.start + row} under model {model} has no probabilities: they are not negative "
                 "and sum to 1 (pass softmax outputs)"
             )
-        result[part] = _of_pairs(p, _jensen_shannon if dialect is None else _symmetric_kl)
+        result[part] = _jensen_shannon(p) if dialect is None else _symmetric_kl(p)
     return result
 
 
-def _of_pairs(p: Floats, divergence: Callable[[Floats, Floats], Floats]) -> Floats:
-    """The mean divergence of all pairs of models."""
-    pairs = [divergence(p[i], p[j]) for i in range(len(p)) for j in range(i)]
-    return np.mean(pairs, axis=0)
+def _jensen_shannon(p: Floats) -> Floats:
+    """Mean over all pairs of models, as is the next."""
+    own = _xlogx(p).sum(axis=2)
+    mixed = [(own[i] + own[j]) / 2 - _xlogx((p[i] + p[j]) / 2).sum(axis=1) for i, j in _pairs(len(p))]
+    return np.maximum(mixed, 0.0).mean(axis=0)
 
 
-def _jensen_shannon(p: Floats, q: Floats) -> Floats:
-    own, mixed = _xlogx(p).sum(axis=1) + _xlogx(q).sum(axis=1), _xlogx((p + q) / 2).sum(axis=1)
-    return np.maximum(own / 2 - mixed, 0.0)
+def _symmetric_kl(p: Floats) -> Floats:
+    return np.mean([_kl(p[i], p[j]) + _kl(p[j], p[i]) for i, j in _pairs(len(p))], axis=0)
 
 
-def _symmetric_kl(p: Floats, q: Floats) -> Floats:
-    return _kl(p, q) + _kl(q, p)
+def _pairs(models: int) -> Iterable[tuple[int, int]]:
+    return itertools.combinations(range(models), 2)
 
 
 def _xlogx(p: np.ndarray) -> np.ndarray:

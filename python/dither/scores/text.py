@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,14 @@ FLOOR = 1e-8
 """Added to each probability, as the authors' code does."""
 
 
-def _each(texts: Iterable[str | bytes]) -> Iterator[str | bytes]:
-    """The documents, each looked at: `bytes(5)` would be five zeros."""
+def _several(texts: Iterable[str | bytes]) -> Iterable[str | bytes]:
     if isinstance(texts, (str, bytes)):
         raise TypeError("texts are a list of documents, not one string")
+    return texts
+
+
+def _each(texts: Iterable[str | bytes]) -> Iterator[str | bytes]:
+    """The documents, each looked at: `bytes(5)` would be five zeros."""
     for row, text in enumerate(texts):
         if not isinstance(text, (str, bytes, bytearray, memoryview)):
             raise UserError(f"document {row} is no text but {type(text).__name__}: leave it out, or give ''")
@@ -51,9 +55,9 @@ def _decoded(row: int, text: str | bytes) -> str:
 
 
 def _documents(texts: Iterable[str | bytes]) -> tuple[NDArray[np.uint8], Ints]:
-    given = texts if isinstance(texts, (str, bytes)) else list(texts)
-    if not isinstance(given, (str, bytes)) and set(map(type, given)) == {str}:
-        whole = "".join(given)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    given = list(_several(texts))
+    if set(map(type, given)) == {str}:
+        whole = "".join(cast("list[str]", given))
         if whole.isascii():  # a byte a character: nothing is encoded one by one
             return np.frombuffer(whole.encode(), np.uint8), _offsets(given)
     parts = [t.encode("utf-8", "replace") if isinstance(t, str) else t for t in _each(given)]
@@ -93,7 +97,7 @@ def _check(dialect: str | None) -> None:
 def _by_sha(texts: Iterable[str | bytes], buckets: int) -> Iterator[tuple[Ints, int]]:
     """Buckets of every document's 1- and 2-grams by the authors' hash, and its number of tokens."""
     known: dict[str, int] = {}
-    for row, text in enumerate(_each(texts)):
+    for row, text in enumerate(_each(_several(texts))):
         words = re.findall(r"\w+|[^\w\s]+", _decoded(row, text).lower())
         hits = []
         for gram in (*words, *(f"{a} {b}" for a, b in pairwise(words))):
