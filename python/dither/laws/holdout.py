@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SPARE = 2
 """Rows more than free parameters that must be seen at a rolling origin."""
 
+RUNS = 3
+"""Runs that must be seen where rows belong together: fewer sizes do not tell an exponent from a floor."""
+
 
 def subset(fit: Fit, kept: Any) -> Fit:
     """The same fit to a part of its runs."""
@@ -59,8 +62,9 @@ class HoldOut:
     over: str = "compute"
 
     def __str__(self) -> str:
+        held = self.unit[:-1] if self.held == 1 else self.unit
         return (
-            f"{self.seen:>4} {self.unit} -> {self.held:>3} {self.unit} up to {self.factor:>5.2g}x: error "
+            f"{self.seen:>4} {self.unit} -> {self.held:>3} {held} up to {self.factor:>5.2g}x: error "
             f"{100 * self.error:5.2f} % (bias {100 * self.bias:+5.2f} %), "
             f"{100 * self.reducible:5.1f} % of L - E; "
             f"last loss {100 * self.last:5.2f} %, power law of {self.over} {100 * self.power:5.2f} %"
@@ -140,8 +144,12 @@ class HoldOuts:
     def _possible(self, parts: list[tuple[Any, Any]], spare: int = 0) -> list[HoldOut]:
         if self.unit == "rows" and not spare:  # whose refit says what is wrong
             return [self.of(seen, held) for seen, held in parts]
-        least = self.least + spare
-        return [self.of(seen, held) for seen, held in parts if self.without(held, seen).sum() >= least]
+        least, found = self.least + spare, []
+        for seen, held in parts:
+            left = self.without(held, seen)
+            if left.sum() >= least and (self.unit == "rows" or len(np.unique(self.label[left])) >= RUNS):
+                found.append(self.of(seen, held))
+        return found
 
 
 def runs_of(fit: Fit, by: Any) -> Any:

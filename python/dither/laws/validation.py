@@ -127,7 +127,7 @@ class Validation:
         return asdict(replace(self, sensitivity={})) | {"sensitivity": params}
 
     def __str__(self) -> str:
-        t, none = self.trend, "not possible: the others of its runs are most of the rows"
+        t, none = self.trend, "not possible: without its runs too few are left"
         said = ["largest scale held out:", f"  {self.largest or none}", "rolling origin:"]
         said += [f"  {one}" for one in self.rolling]
         said += ["each scale left out:", *(f"  {one}" for one in self.left_out)]
