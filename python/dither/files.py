@@ -6,10 +6,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,17 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def finite(value: Any) -> Any:
+    """`value`, with None for NaN and infinity, for which JSON has no word; inside mappings and lists too."""
+    if isinstance(value, Mapping):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Strict JSON: a NaN must have become null before."""
+    """Strict JSON: a NaN must have become null before (`finite`)."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 

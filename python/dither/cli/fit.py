@@ -13,7 +13,7 @@ import tyro
 from dither import laws
 from dither.cli.terminal import parse
 from dither.errors import UserError, require, suggest
-from dither.files import write_text
+from dither.files import finite, write_text
 from dither.laws import cautions, checkpoints, derived, runs, table, validation
 
 Pairs = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")]
@@ -263,7 +263,7 @@ def main(arguments: Sequence[str]) -> int:
         card["validation"] = checks.card()
     card["notes"] = notes
     if a.out is not None:
-        write_text(Path(a.out), json.dumps(card, indent=1, default=float) + "\n")
+        write_text(Path(a.out), json.dumps(finite(card), indent=1, default=float, allow_nan=False) + "\n")
         print(f"wrote {a.out}")
     if a.plot is not None:
         require("matplotlib", "plot")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,7 +13,7 @@ from dither.cli.fit import Pairs
 from dither.cli.plans import OWN, WHAT
 from dither.cli.terminal import parse
 from dither.errors import UserError, suggest
-from dither.files import write_text
+from dither.files import finite, write_json
 
 
 @dataclass(frozen=True)
@@ -119,6 +118,6 @@ def main(arguments: Sequence[str]) -> int:
     found = WHAT[a.what][0](a)
     print(found)
     if a.out is not None:
-        write_text(Path(a.out), json.dumps(asdict(found), indent=1) + "\n")
+        write_json(Path(a.out), finite(asdict(found)))
         print(f"wrote {a.out}")
     return 0

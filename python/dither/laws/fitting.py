@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dither.errors import UserError, suggest
+from dither.files import finite
 from dither.laws import cautions, corner, search, table
 from dither.laws.certificate import Certificate, certify, minima
 from dither.laws.engine import Floats, Objective, Rows
@@ -141,29 +142,31 @@ class Fit:
         return getattr(plots, name)(self, **options)
 
     def card(self) -> dict[str, Any]:
-        """Everything needed to check the fit, as JSON takes it."""
+        """Everything needed to check the fit, as JSON takes it: what is no number there is None."""
         digest = hashlib.sha256()
         for values in (*self.arrays.values(), self.loss):
             digest.update(np.ascontiguousarray(values).tobytes())
-        return {
-            "law": self.law.name,
-            "formula": self.law.formula,
-            "source": self.law.source,
-            "variables": dict(self.law.variables),
-            "response": self.law.response,
-            "rows": len(self.loss),
-            "ranges": {
-                k: [float(v.min()), float(v.max())] for k, v in {**self.arrays, "loss": self.loss}.items()
-            },
-            "data_sha256": digest.hexdigest(),
-            "objective": str(self.objective),
-            "reduction": "sum",
-            "value": self.value,
-            "params": self.params,
-            "certificate": asdict(self.certificate),
-            "minima": [{"value": value, "params": params} for value, params in self.minima],
-            "cautions": list(self.cautions),
-        }
+        return finite(
+            {
+                "law": self.law.name,
+                "formula": self.law.formula,
+                "source": self.law.source,
+                "variables": dict(self.law.variables),
+                "response": self.law.response,
+                "rows": len(self.loss),
+                "ranges": {
+                    k: [float(v.min()), float(v.max())] for k, v in {**self.arrays, "loss": self.loss}.items()
+                },
+                "data_sha256": digest.hexdigest(),
+                "objective": str(self.objective),
+                "reduction": "sum",
+                "value": self.value,
+                "params": self.params,
+                "certificate": asdict(self.certificate),
+                "minima": [{"value": value, "params": params} for value, params in self.minima],
+                "cautions": list(self.cautions),
+            }
+        )
 
     def __str__(self) -> str:
         lines = [f"{self.law.name}: {self.law.formula}"]
@@ -181,7 +184,7 @@ class Fit:
         return "\n".join(lines + [f"  ! {caution}" for caution in self.cautions])
 
     def to_json(self) -> str:
-        return json.dumps(self.card(), indent=1, default=float)
+        return json.dumps(self.card(), indent=1, default=float, allow_nan=False)
 
 
 def fit(

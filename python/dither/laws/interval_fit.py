@@ -59,8 +59,9 @@ class IntervalFit:
             "exact": exact, "rounded": int(closed.sum()) - exact, "bounded": int(np.sum(~closed)),
         }  # fmt: skip
 
-    def predict(self, **variables: Any) -> Floats:
-        """The law's value. Unlike `Fit.predict` it does not ask how far that is from the runs."""
+    def predict(self, *, far: bool = False, **variables: Any) -> Floats:
+        """The law's value. UserError more than 100 times beyond the data, unless `far`."""
+        self.law.reach(self.law.arrays(variables), self.arrays, far)
         return self.law.predict(self.params, **variables)
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:

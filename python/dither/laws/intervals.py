@@ -49,8 +49,8 @@ def checked(low: Any, high: Any) -> tuple[Floats, Floats]:
     return a, b
 
 
-def likelihood(mu: Any, sd: Any, low: Floats, high: Floats) -> tuple[Floats, Floats, Floats]:
-    """Of every interval under N(mu, sd^2): the log-likelihood, and mean and variance given the interval."""
+def likelihood(mu: Any, sd: Any, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """Of every interval under N(mu, sd^2): the log-likelihood, and the mean given the interval."""
     special = require("scipy.special", "laws")
     mu, sd = (np.broadcast_to(np.asarray(v, dtype=np.float64), low.shape) for v in (mu, sd))
     a, b = (low - mu) / sd, (high - mu) / sd
@@ -61,17 +61,14 @@ def likelihood(mu: Any, sd: Any, low: Floats, high: Floats) -> tuple[Floats, Flo
         log = upper + np.log1p(-np.exp(lower - upper))
         at_a, at_b = (np.exp(-0.5 * z * z - ROOT - log) for z in (a, b))  # densities over the chance
         shift = at_a - at_b
-        # z phi(z) of an open end is 0
-        spread = np.where(np.isinf(a), 0.0, a * at_a) - np.where(np.isinf(b), 0.0, b * at_b)
     mean = mu + sd * np.where(flip, -shift, shift)
-    variance = np.maximum(sd**2 * (1 + spread - shift**2), 0.0)
     # Exact values, and intervals so narrow that the digits of the difference above are gone: the density.
     width = np.where(np.isinf(low) | np.isinf(high), np.inf, high - low)
     thin = width < THIN * sd
     width = np.where(thin, width, 0.0)
     value = np.where(thin, low, 0.0) + 0.5 * width
     density = -0.5 * ((value - mu) / sd) ** 2 - ROOT - np.log(sd) + np.log(np.where(width > 0, width, 1.0))
-    return np.where(thin, density, log), np.where(thin, value, mean), np.where(thin, width**2 / 12, variance)
+    return np.where(thin, density, log), np.where(thin, value, mean)
 
 
 def spread(mu: Any, low: Floats, high: Floats, noise: float) -> tuple[float, float]:

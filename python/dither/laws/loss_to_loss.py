@@ -155,8 +155,9 @@ def loss_to_loss(
         objective: of those laws.
         E_y="free": fitted with the map by least squares of L_y, not below 0, for targets with too few runs
         for a law of their own (then `translate` gives them one).
-        errors: "y": least squares of ln(L_y - E_y) on ln(L_x - E_x), as published; "both": orthogonal, for
-        losses that are equally noisy (then the map from y to x is the inverse one). With errors="both",
+        errors: "y": least squares of ln(L_y - E_y) on ln(L_x - E_x), as published; "both": orthogonal in
+        these two, which is right where they are equally noisy, so that noise is a share of L - E (then the
+        map from y to x is the inverse one). Where it is a share of L, give free floors: with errors="both",
         "free" floors (E_x, E_y or both) are fitted jointly with K and kappa, by the distances of (ln L_x,
         ln L_y / ratio) from the curve, with a certificate and profile intervals in `.joint`; ratio: sd of
         the noise of ln L_y over that of ln L_x.

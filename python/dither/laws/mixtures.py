@@ -129,6 +129,9 @@ def pool_utility(utility: Any, half_life: Any, epochs: Any) -> Floats:
     """Exponent of the error of a pool of quality buckets at each epoch (2404.07177):
     b(k) = (1/p) sum_i b_i delta_i^(k-1), delta_i = (1/2)^(1/(p tau_i)), for p buckets.
 
+    The first epoch has the whole utility, b(1) = mean b_i, as the rule for one bucket has it, b_(k+1) =
+    b (1/2)^(k/tau). Where the form of a pool is written with delta^k, k counts the repetitions.
+
     utility, half_life: one a bucket (half-life in epochs of that bucket alone: in a pool its examples are
     seen p times more rarely); epochs: k, from 1.
     """

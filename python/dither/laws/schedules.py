@@ -18,6 +18,7 @@ from dither.laws import engine
 from dither.laws.engine import Floats
 from dither.laws.formulas import function_law
 from dither.laws.law import FunctionLaw
+from dither.laws.table import listed
 
 ROWS = {"curve": "number of the schedule, from 1", "step": "optimizer step, from 1"}
 
@@ -30,15 +31,23 @@ class Schedule:
     warmup: float = 0.0
 
 
-def _checked(schedules: Mapping[str, Any]) -> list[Schedule]:
+def _checked(schedules: Mapping[str, Any], *, zero: bool) -> list[Schedule]:
+    """zero: learning rates may be 0 after the first step with one."""
     if not schedules:
         raise UserError("give at least one schedule")
     found = []
     for name, given in schedules.items():
         one = given if isinstance(given, Schedule) else Schedule(np.asarray(given, dtype=np.float64))
         rates = np.asarray(one.rates, dtype=np.float64)
-        if rates.ndim != 1 or not len(rates) or not (np.isfinite(rates).all() and (rates > 0).all()):
-            raise UserError(f"schedule {name!r}: give one positive learning rate a step")
+        if rates.ndim != 1 or not len(rates) or not (np.isfinite(rates).all() and (rates >= 0).all()):
+            raise UserError(f"schedule {name!r}: give one learning rate a step, none of them negative")
+        if zero and not one.warmup + rates[0] > 0:
+            raise UserError(f"schedule {name!r}: its learning rates begin at 0: leave these steps out")
+        if not zero and not rates.all():
+            raise UserError(
+                f"schedule {name!r}: steps {listed(np.flatnonzero(rates == 0))} have a learning rate of 0, "
+                "of which this law takes a negative power: leave them out, or take the annealing law"
+            )
         found.append(Schedule(rates, one.warmup))
     return found
 
@@ -71,9 +80,9 @@ def annealing(schedules: Mapping[str, Any], *, decay: float = 0.999) -> Function
     """L = L0 + A S1^-alpha - C S2 for these schedules: name -> (steps,) learning rates, or a `Schedule`.
 
     S1: the sum of the learning rates so far; S2: that of the momentum of their drops, which forgets by
-    `decay` a step.
+    `decay` a step. Rates may be 0, as at the end of a decay.
     """
-    given = _checked(schedules)
+    given = _checked(schedules, zero=True)
     first = [one.warmup + np.cumsum(one.rates) for one in given]
     second = [momentum_of_drops(one.rates, decay) for one in given]
 
@@ -102,7 +111,7 @@ def multi_power(schedules: Mapping[str, Any]) -> FunctionLaw:
     """L = L0 + A S1^-alpha - B sum_k (eta_(k-1) - eta_k) [1 - (1 + C eta_k^-gamma S_k)^-beta] for these
     schedules: name -> (steps,) learning rates, or a `Schedule` with the sum of its warm-up.
     """
-    given = _checked(schedules)
+    given = _checked(schedules, zero=False)
 
     def law(curve: Floats, step: Floats, **params: float) -> Floats:
         vector = [params[name] for name in ("L0", "A", "alpha", "B", "C", "beta", "gamma")]

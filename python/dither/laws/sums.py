@@ -166,7 +166,7 @@ FP_TRAINING = straight(
     features={
         "N": log("N"),
         "D": log("D"),
-        "B": lambda v: np.log(np.log2(v["block"])),
+        "B": lambda v: _log(np.log2(v["block"])),  # a scale for each element costs nothing
         "e": lambda v: np.log(v["e"] + 0.5),
         "m": lambda v: np.log(v["m"] + 0.5),
     },

@@ -21,7 +21,7 @@ import torch
 
 import dither.nn as dnn
 from dither.errors import UserError, require
-from dither.files import disk_errors, write_json
+from dither.files import disk_errors, finite, write_json
 from dither.models.losses import cross_entropy
 from dither.optim import orthograd_
 from dither.scores.subset_record import FILE as SCORES
@@ -34,7 +34,7 @@ from dither.train.config import RunConfig
 from dither.train.evaluate import evaluate
 from dither.train.method import calibrated, load_state_, state_of
 from dither.train.progress import Progress, make_progress
-from dither.train.records import JSONL, Records, finite, peak_memory_mib, reset_peak_memory, write_parquet
+from dither.train.records import JSONL, Records, peak_memory_mib, reset_peak_memory, write_parquet
 from dither.train.rundir import SUMMARY, RunDirectory, check_info, read_summary
 from dither.train.schedule import learning_rate
 from dither.train.scoring import WindowScores, provenance, tracked

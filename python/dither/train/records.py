@@ -8,14 +8,13 @@ moment; a resumed run cuts the file back to it and writes the same rows again.
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from dither.errors import UserError, require
-from dither.files import disk_errors, replacing
+from dither.files import disk_errors, finite, replacing
 
 JSONL, PARQUET = "metrics.jsonl", "metrics.parquet"
 
@@ -70,11 +69,6 @@ class Records:
 
     def close(self) -> None:
         self._file.close()
-
-
-def finite(value: Any) -> Any:
-    """`value`, or None for NaN and infinity, which JSON has no word for."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -151,7 +151,7 @@ def test_far_predictions_are_asked_for():
 
 def test_the_card_is_json():
     fit = laws.fit("chinchilla", made(0.01))
-    card = json.loads(fit.to_json())
+    card = json.loads(fit.to_json(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     assert card["rows"] == 64 and card["params"] == pytest.approx(fit.params)
     assert card["certificate"]["ending"] == "converged"
     assert card == json.loads(laws.fit("chinchilla", made(0.01)).to_json())

@@ -117,7 +117,8 @@ def test_bits_for_compute_are_least():
 
 
 def test_bits_at_a_held_size_grow_with_training():
-    """Least over a fine grid of bits: 5.7 at 20 tokens a parameter, 7.7 at 100 (of 16 bits)."""
+    """Least over a fine grid of bits: 5.7 of a budget of 20 tokens a parameter at 16 bits, 7.7 of 100. Fewer
+    bits cost less, so that this trains 56 and 208; the optima that train 20 and 100 have 4.29 and 6.57."""
     p = dict(A=4299.0, B=1.806e4, E=2.76, alpha=0.4965, beta=0.4965, gw=2.6745, ga=2.2102, gkv=0.9578)
     grid = np.linspace(1, 16, 150_001)
     worth = np.prod([1 - np.exp(-grid / p[g]) for g in ("gw", "ga", "gkv")], axis=0)
@@ -127,6 +128,11 @@ def test_bits_at_a_held_size_grow_with_training():
         found = planning.bits_for_compute(flops, n)(**p)
         assert found["bits"] == pytest.approx(grid[np.argmin(loss)], abs=2e-4)
         assert found["bits"] == pytest.approx(expected, abs=0.01) and found["N"] == n
+        assert found["D"] / n == pytest.approx(ratio * 16 / expected, rel=1e-3)
+    for ratio, paid, expected in ((20, 5.357, 4.286), (100, 41.075, 6.572)):
+        found = planning.bits_for_compute(6 * n * n * paid, n)(**p)
+        assert found["D"] / n == pytest.approx(ratio, rel=1e-3)
+        assert found["bits"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_split_of_a_float_is_the_published_one():
@@ -198,6 +204,23 @@ def test_schedules_against_their_sums():
     assert power.predict(p, **rows)[2] == pytest.approx(expected, rel=1e-10)
     with pytest.raises(UserError, match="steps 1 to 100"):
         law.predict(params, curve=1.0, step=101.0)
+
+
+def test_learning_rates_of_zero_where_the_law_has_a_value():
+    """A decay to zero: the annealing law is what its sums say; the multi-power law takes a negative power."""
+    rates = np.concatenate([np.full(50, 1e-3), np.linspace(1e-3, 0, 50)])
+    law, params = laws.annealing({"linear": rates}, decay=0.9), dict(L0=2.5, A=0.4, alpha=0.5, C=0.6)
+    drops = np.concatenate([[0.0], rates[:-1] - rates[1:]])
+    s2 = sum(drops[k] * 0.9 ** (i - k) for i in range(100) for k in range(i + 1))
+    expected = 2.5 + 0.4 * rates.sum() ** -0.5 - 0.6 * s2
+    assert law.predict(params, curve=1, step=100) == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(UserError, match="steps 100 have a learning rate of 0"):
+        laws.multi_power({"linear": rates})
+    with pytest.raises(UserError, match="begin at 0"):
+        laws.annealing({"warm": np.linspace(0, 1e-3, 5)})
+    assert laws.annealing({"warm": laws.Schedule(np.linspace(0, 1e-3, 5), warmup=0.1)})
+    with pytest.raises(UserError, match="none of them negative"):
+        laws.annealing({"below": [1e-3, -1e-3]})
 
 
 def test_the_annealing_law_gives_back_its_parameters():
