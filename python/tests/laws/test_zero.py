@@ -22,7 +22,7 @@ def test_dense_models_have_no_sparsity(name, params):
     if name == "sparse":
         assert found[0] == pytest.approx((16 + 12) * 1e9**-0.25 + (1e9 / 1e11) ** 0.35 + 1.4)
     for bad in (1.0, -0.1, 1.5, np.nan):
-        with pytest.raises(UserError, match="S .* at least 0, and such that the formula is defined"):
+        with pytest.raises(UserError, match=r"S .* at least 0, and such that the formula is defined"):
             law.predict(params, N=1e9, D=1e11, S=bad)
 
 
