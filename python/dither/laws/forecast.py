@@ -75,8 +75,10 @@ def predict_interval(
     arrays = fit.law.arrays(at)
     kept = fit.bootstrap(n, by=by, seed=seed).kept
     curves = np.array([float(fit.law.curve(v, arrays)) for v in kept])
-    # A new run scatters about the curve as the runs of the fit do.
-    noise = np.random.default_rng(seed + 1).choice(fit.residuals, len(curves))
+    # A new run scatters about the curve as the runs of the fit do, which their own fit draws nearer to it.
+    rows, free = len(fit.loss), int(np.sum(fit.low < fit.high))
+    nearer = np.sqrt(rows / max(1, rows - free))
+    noise = np.random.default_rng(seed + 1).choice(nearer * fit.residuals, len(curves))
     low, high = (float(v) for v in np.percentile(curves * np.exp(noise), tails(level)))
     others, left_out = {}, []
     for name in RIVALS.get(fit.law.name, ()) if rivals is None else rivals:
