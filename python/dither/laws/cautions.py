@@ -50,8 +50,10 @@ def _optimum(fit: Fit) -> Iterator[str]:
     c = fit.certificate
     if c.ending != "converged":
         yield f"the search {c.ending} before it converged; give other starts or bounds"
+    elif not c.is_minimum and not c.flat:
+        yield "the search ended where the objective still falls or bends down; give other starts or bounds"
     elif not c.is_minimum:
-        names = " and ".join(c.flat) or "its parameters"
+        names = " and ".join(c.flat)
         lost = f"do not identify {names}" if len(c.flat) == 1 else f"do not tell {names} apart"
         yield (
             f"the objective does not bend upwards in every direction: these runs {lost}; hold one at a value "

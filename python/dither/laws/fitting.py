@@ -24,6 +24,9 @@ from dither.laws.uncertainty import Bootstrap, Derived, bootstrap
 AnyLaw = SumLaw | FunctionLaw
 Mask = NDArray[np.bool_]
 
+MANY = 5
+"""Starts from which on the share that reaches the optimum is evidence."""
+
 PLOTS = (
     "residuals",
     "extrapolation",
@@ -176,10 +179,12 @@ class Fit:
             for name, value in self.params.items()
         ]
         c = self.certificate
+        hits = (
+            f"{c.hit_rate:.0%} of {c.starts} starts reach it" if c.starts >= MANY else f"starts: {c.starts}"
+        )
         lines += [
-            f"  {self.objective} = {self.value:.8g} over {len(self.loss)} rows; {c.ending}, "
-            f"{c.hit_rate:.0%} of {c.starts} starts reach it, minima within 1 %: {c.minima}, "
-            f"condition {c.condition:.2g}"
+            f"  {self.objective} = {self.value:.8g} over {len(self.loss)} rows; {c.ending}, {hits}, minima "
+            f"within 1 %: {c.minima}, condition {c.condition:.2g}"
         ]
         return "\n".join(lines + [f"  ! {caution}" for caution in self.cautions])
 

@@ -226,11 +226,19 @@ class SumLaw(Law):
 class FunctionLaw(Law):
     """A law given as a function(parameters by name, variables by name) -> value, fitted through scipy.
 
-    starts: parameter -> values whose combinations are starts.
+    starts: parameter -> values whose combinations are starts; `tries` starts at least are minimised, the
+    missing ones drawn about them. placed: parameter -> (variable, power): its starts are in units of that
+    power (a number, or a parameter) of the variable's geometric mean, so that N may be given in billions.
+    linear: parameters in which the law is linear; log_linear: those in which its logarithm is. They begin at
+    their least squares instead.
     """
 
     function: Callable[..., NDArray[Any]] = None  # pyright: ignore[reportAssignmentType]
     starts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    placed: Mapping[str, tuple[str, str | float]] = field(default_factory=dict)
+    linear: tuple[str, ...] = ()
+    log_linear: tuple[str, ...] = ()
+    tries: int = 20
 
     @property
     def thetas(self) -> tuple[str, ...]:

@@ -43,7 +43,14 @@ def cost(r: Floats, weights: Floats, name: str, delta: float) -> float:
 
 
 def minimise(
-    law: FunctionLaw, rows: Rows, starts: Floats, *, objective: Objective, low: Any, high: Any
+    law: FunctionLaw,
+    rows: Rows,
+    starts: Floats,
+    *,
+    objective: Objective,
+    low: Any,
+    high: Any,
+    evaluations: int = EVALUATIONS,
 ) -> Optima:
     """As `engine.minimise`."""
     size, n = len(law.names), len(rows.y)
@@ -53,14 +60,14 @@ def minimise(
     low, high = (np.broadcast_to(np.asarray(b, dtype=np.float64), (sets, size)) for b in (low, high))
     count = starts.shape[1]
     theta, value = np.empty((sets, count, size)), np.empty((sets, count))
-    promise, evaluations, ending = np.empty((sets, count)), *np.zeros((2, sets, count), dtype=np.int64)
+    promise, used, ending = np.empty((sets, count)), *np.zeros((2, sets, count), dtype=np.int64)
     for s in range(sets):
         problem = _Problem(law, rows, weights[s], objective, low[s], high[s])
         for c in range(count):
-            theta[s, c], value[s, c], promise[s, c], evaluations[s, c], ending[s, c] = problem.solve(
-                starts[s, c]
+            theta[s, c], value[s, c], promise[s, c], used[s, c], ending[s, c] = problem.solve(
+                starts[s, c], evaluations
             )
-    return Optima(theta, value / objective.unit, promise, evaluations, ending)
+    return Optima(theta, value / objective.unit, promise, used, ending)
 
 
 class _Problem:
@@ -74,7 +81,7 @@ class _Problem:
         self.rows = Rows(rows.x[kept], rows.y[kept])
         self.low, self.high, self.free = low, high, low < high
 
-    def solve(self, start: Floats) -> tuple[Floats, float, float, int, int]:
+    def solve(self, start: Floats, evaluations: int) -> tuple[Floats, float, float, int, int]:
         """theta, value, promise, evaluations, ending from one start."""
         optimize = require("scipy.optimize", "laws")
         theta, used, ending, gain = start.copy(), 0, 0, 0.0
@@ -83,20 +90,21 @@ class _Problem:
         jacobian = differences(self._at, self.low, self.high)
         for name, delta in self.objective.path():
             huber = name.endswith("huber")
-            result = optimize.least_squares(
-                self._residuals,
-                np.clip(theta[self.free], self.low[self.free], self.high[self.free]),
-                self._slopes,
-                args=(theta.copy(), np.ones(1) if huber else np.sqrt(self.weights), jacobian),
-                bounds=(self.low[self.free], self.high[self.free]),
-                loss=_huber(self.weights) if huber else "linear",
-                f_scale=delta if huber else 1.0,
-                x_scale="jac",
-                xtol=1e-14,
-                ftol=1e-15,
-                gtol=1e-15,
-                max_nfev=EVALUATIONS,
-            )
+            with np.errstate(all="ignore"):  # of trial steps that go too far
+                result = optimize.least_squares(
+                    self._residuals,
+                    np.clip(theta[self.free], self.low[self.free], self.high[self.free]),
+                    self._slopes,
+                    args=(theta.copy(), np.ones(1) if huber else np.sqrt(self.weights), jacobian),
+                    bounds=(self.low[self.free], self.high[self.free]),
+                    loss=_huber(self.weights) if huber else "linear",
+                    f_scale=delta if huber else 1.0,
+                    x_scale="jac",
+                    xtol=1e-14,
+                    ftol=1e-15,
+                    gtol=1e-15,
+                    max_nfev=evaluations,
+                )
             theta[self.free] = result.x
             used += result.nfev + 2 * int(self.free.sum()) * result.njev
             ending, gain = 0 if result.status > 0 else 2, _promise(result)

@@ -23,16 +23,16 @@ CITED = "2411.04330, as cited by others, not checked in the paper"
 
 _BITS = {"Pw": "bits of weights", "Pa": "bits of activations", "Pkv": "bits of the key-value cache"}
 _SENSITIVITIES = {
-    "gw": ("bits that weights need", (2.7,)),
-    "ga": ("bits that activations need", (2.2,)),
-    "gkv": ("bits that the cache needs", (1.0,)),
+    "gw": ("bits that weights need", (1.3, 2.7)),
+    "ga": ("bits that activations need", (1.1, 2.2)),
+    "gkv": ("bits that the cache needs", (0.5, 1.0)),
 }
 _TRAINED = {
     "A": ("coefficient of the size term", (4299.0,)),
     "B": ("coefficient of the data term", (1.806e4,)),
     "E": ("irreducible loss", (2.76,)),
-    "alpha": ("exponent of the size", (0.5,)),
-    "beta": ("exponent of the data", (0.5,)),
+    "alpha": ("exponent of the size", (0.3, 0.5)),
+    "beta": ("exponent of the data", (0.3, 0.5)),
 }
 
 PRECISION = function_law(
@@ -44,6 +44,7 @@ PRECISION = function_law(
         E + A * effective_size(gw, ga, gkv, N, Pw, Pa, Pkv) ** -alpha + B * D**-beta
     ),
     "Kumar et al. 2024, 2411.04330, equation 3",
+    linear=("A", "B", "E"),
     published={
         CITED: dict(
             A=4299.0, B=1.806e4, E=2.7648, alpha=0.4965, beta=0.4965, gw=2.6745, ga=2.2102, gkv=0.9578
@@ -120,6 +121,7 @@ QAT_LOSS = function_law(
         * (8 * Dq / (N * P)) ** -rho
     ),
     "2509.22935, compute-optimal QAT: 16 parameters, fitted there to 757 runs",
+    linear=("A", "B", "E", "theta", "phi", "lam"),
 )
 
 FORMULAS = (PRECISION, QAT_SHARE, QAT_LOSS)

@@ -104,6 +104,8 @@ def annealing(schedules: Mapping[str, Any], *, decay: float = 0.999) -> Function
         },
         law,
         "Tissue et al. 2024, 2408.11029",
+        linear=("L0", "A", "C"),
+        tries=4,
     )
 
 
@@ -136,4 +138,5 @@ def multi_power(schedules: Mapping[str, Any]) -> FunctionLaw:
         },
         law,
         "Luo et al. 2025, 2503.12811",
+        tries=2,
     )

@@ -25,14 +25,23 @@ DEEPEST = 20.0
 FINITE = 700.0
 """Logarithms of starts are brought to this size: a coefficient of 0 or infinity is none to start from."""
 
-LONG = 3000
-"""Evaluations of the engine, where what it has by default did not do."""
+SHORT = 40
+"""Evaluations of a function from each of many starts at first."""
 
-ROUNDS = 3
-"""Times that ends which did not converge go on."""
 
-UNFINISHED = 5
-"""Ends that go on, the lowest."""
+@dataclass(frozen=True)
+class Stage:
+    """So many ends, the lowest of those that have not converged, go on for so many evaluations; `always`, or
+    where none as low as the best has converged."""
+
+    ends: int
+    evaluations: int
+    always: bool = False
+
+
+SUM_STAGES = (Stage(5, 3000),) * 3
+FUNCTION_STAGES = (Stage(10, 200, always=True), Stage(2, 1000), Stage(1, 2000))
+"""What had a short search may be another minimum near the best: ten go on in any case."""
 
 PROMISING = 0.5
 """Ends go on that lie up to this share above the best."""
@@ -56,13 +65,16 @@ def minimise(
     low: Any,
     high: Any,
     threads: int = 1,
+    *,
+    evaluations: int | None = None,
 ) -> Optima:
     """From every start, under every set of weights; shapes as `engine.minimise` has them."""
+    given = {} if evaluations is None else {"evaluations": evaluations}
     if isinstance(law, SumLaw):
         return engine.minimise(
-            law.model, rows, starts, objective=objective, low=low, high=high, threads=threads
+            law.model, rows, starts, objective=objective, low=low, high=high, threads=threads, **given
         )
-    return numeric.minimise(law, rows, starts, objective=objective, low=low, high=high)
+    return numeric.minimise(law, rows, starts, objective=objective, low=low, high=high, **given)
 
 
 def derivatives(
@@ -168,11 +180,13 @@ def find(
     """Minimise from `starts`: "project" (the law's own), a grid {parameter: values}, or vectors of
     parameters.
     """
-    given = begin.of(law, rows, low, high, starts)
+    given = begin.of(law, rows, objective, low, high, starts)
     inside = _distinct(np.clip(np.clip(given, -FINITE, FINITE), low, high))
-    optima = minimise(law, rows, inside, objective, low, high, threads)
-    if isinstance(law, SumLaw) and objective.name != "lad":
-        optima = _finished(law, rows, optima, objective, low, high, threads)
+    staged = objective.name != "lad"
+    first = SHORT if staged and isinstance(law, FunctionLaw) else None
+    optima = minimise(law, rows, inside, objective, low, high, threads, evaluations=first)
+    if staged:
+        _finish(law, rows, optima, objective, low, high, threads)
     return Found(optima, inside, low, high)
 
 
@@ -182,31 +196,29 @@ def _distinct(starts: Floats) -> Floats:
     return starts[np.sort(first)]
 
 
-def _finished(
-    law: SumLaw, rows: Rows, optima: Optima, objective: Objective, low: Floats, high: Floats, threads: int
-) -> Optima:
-    """The lowest ends go on where none that is as low as the best has converged: valleys of laws with many
-    parameters, or of one that bends, are long and narrow. Changes `optima` in place.
+def _finish(
+    law: SumLaw | FunctionLaw,
+    rows: Rows,
+    optima: Optima,
+    objective: Objective,
+    low: Floats,
+    high: Floats,
+    threads: int,
+) -> None:
+    """Let the lowest ends of `optima` go on, in stages: valleys of laws with many parameters, or of one that
+    bends, are long and narrow.
     """
-    for _ in range(ROUNDS):
+    for stage in SUM_STAGES if isinstance(law, SumLaw) else FUNCTION_STAGES:
         value, ending = optima.value[0], optima.ending[0]
         best = np.min(value, initial=np.inf, where=np.isfinite(value))
-        if (ending[value <= best * (1 + SAME)] == 0).any():
+        if not stage.always and (ending[value <= best * (1 + SAME)] == 0).any():
             break
         unfinished = np.flatnonzero((value <= best * (1 + PROMISING)) & (ending != 0))
-        unfinished = unfinished[np.argsort(value[unfinished])][:UNFINISHED]
+        unfinished = unfinished[np.argsort(value[unfinished])][: stage.ends]
         if not len(unfinished):
             break
-        more = engine.minimise(
-            law.model,
-            rows,
-            optima.theta[0][unfinished],
-            objective=objective,
-            low=low,
-            high=high,
-            evaluations=LONG,
-            threads=threads,
-        )
+        ends = optima.theta[0][unfinished]
+        more = minimise(law, rows, ends, objective, low, high, threads, evaluations=stage.evaluations)
         optima.evaluations[0, unfinished] += more.evaluations[0]
         for end, further in (
             (optima.theta, more.theta),
@@ -215,4 +227,3 @@ def _finished(
             (optima.ending, more.ending),
         ):
             end[0, unfinished] = further[0]
-    return optima

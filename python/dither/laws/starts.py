@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from dither.errors import UserError, suggest
-from dither.laws import engine
-from dither.laws.engine import Floats, Model, Rows
+from dither.laws import engine, functions
+from dither.laws.engine import Floats, Model, Objective, Rows
 from dither.laws.law import FunctionLaw, SumLaw
 
 KEEP = 20
@@ -31,14 +31,16 @@ KEEP_BENT = 16
 """Starts of a law that bends that are minimised."""
 
 
-def of(law: SumLaw | FunctionLaw, rows: Rows, low: Floats, high: Floats, starts: Any) -> Floats:
+def of(
+    law: SumLaw | FunctionLaw, rows: Rows, objective: Objective, low: Floats, high: Floats, starts: Any
+) -> Floats:
     """theta of every start: (starts, params). See `search.find`; UserError for what is no start."""
     if isinstance(starts, str):
         if starts != "project":
             raise UserError(f"starts={starts!r}: give 'project', a grid {{parameter: values}}, or vectors")
         if isinstance(law, SumLaw):
             return _projected(law, rows, low, high)
-        starts = law.starts
+        return functions.starts(law, rows, objective, low, high)
     if isinstance(starts, Mapping):
         for name in starts:
             if name not in law.names:

@@ -18,8 +18,8 @@ MOE_SPARSITY = function_law(
         "c": ("coefficient of the sparsity term", (0.03,)),
         "d": ("coefficient of the term of sparsity and size", (100.0,)),
         "e": ("irreducible loss", (1.5,)),
-        "alpha": ("exponent of the size", (0.35,)),
-        "beta": ("exponent of the data", (0.35,)),
+        "alpha": ("exponent of the size", (0.25, 0.4)),
+        "beta": ("exponent of the data", (0.25, 0.4)),
         "l": ("exponent of the density", (0.5,)),
         "m": ("exponent of the density in the term with the size", (-0.5, 0.5)),
         "g": ("exponent of the size in it", (0.2,)),
@@ -29,6 +29,7 @@ MOE_SPARSITY = function_law(
     ),
     "Abnar et al. 2025, 2501.12370 (form to be checked)",
     signed=("m",),
+    linear=("a", "b", "c", "d", "e"),
     zero={"S": lambda s: 1 - s},
 )
 
@@ -50,6 +51,7 @@ VOCABULARY = function_law(
     },
     lambda A1, A2, B, E, a, b, Nnv, Nv, H: E - A1 * Nnv**-a - A2 * Nv**-b - B * H**-a,
     "Tao et al. 2024, 2407.13623",
+    linear=("A1", "A2", "B", "E"),
     response="loss of a unigram model less the loss (nats/token)",
 )
 
@@ -87,8 +89,8 @@ DISTILLATION = function_law(
         "c1": ("change of it where the student is as good", (0.5,)),
         "d1": ("loss ratio where it breaks", (1.0,)),
         "f1": ("width of the break", (0.3,)),
-        "A": ("coefficient of the size term", (300.0,)),
-        "B": ("coefficient of the data term", (1000.0,)),
+        "A": ("coefficient of the size term", (0.1, 1.0)),
+        "B": ("coefficient of the data term", (0.1, 1.0)),
         "alpha": ("exponent of the size", (0.4,)),
         "beta": ("exponent of the data", (0.4,)),
         "gamma": ("exponent of both terms", (0.8,)),
@@ -96,6 +98,7 @@ DISTILLATION = function_law(
     _distillation,
     "Busbridge et al. 2025, 2502.08606",
     signed=("c0", "c1"),
+    placed={"A": ("N", "alpha"), "B": ("D", "beta")},
 )
 
 
@@ -124,14 +127,16 @@ BNSL_2 = function_law(
         "b": ("coefficient", (3.0, 30.0)),
         "c0": ("slope before the breaks", (0.2,)),
         "c1": ("change of the slope at the first break", (-0.1, 0.2)),
-        "d1": ("where it breaks first", (1e3, 1e5)),
+        "d1": ("where it breaks first", (0.03, 3.0)),
         "f1": ("width of the first break", (0.3,)),
         "c2": ("change of the slope at the second break", (-0.1, 0.2)),
-        "d2": ("where it breaks again", (1e6,)),
+        "d2": ("where it breaks again", (30.0,)),
         "f2": ("width of the second break", (0.3,)),
     },
     _two_breaks,
     "Caballero et al. 2022, 2210.14891, two breaks",
+    placed={"d1": ("x", 1.0), "d2": ("x", 1.0)},
+    linear=("a", "b"),
     signed=("c0", "c1", "c2"),
     response="any positive metric",
 )
@@ -142,10 +147,12 @@ CRITICAL_BATCH = function_law(
     {"batch": "tokens a step"},
     {
         "Dmin": ("tokens at a small batch", (1e9, 1e11)),
-        "Bcrit": ("batch that costs twice as many", (1e5, 1e7)),
+        "Bcrit": ("batch that costs twice as many", (0.1, 1.0, 10.0)),
     },
     lambda Dmin, Bcrit, batch: Dmin * (1 + batch / Bcrit),
     "McCandlish et al. 2018, 1812.06162; Bergsma et al. 2025, 2505.13738",
+    placed={"Bcrit": ("batch", 1.0)},
+    linear=("Dmin",),
     response="tokens to the loss",
 )
 
@@ -158,6 +165,7 @@ TIMESCALE = function_law(
     "Bergsma et al. 2025, 2505.13738 (constants to be checked)",
     signed=("m",),
     published={"2505.13738": dict(c=1.084, m=-0.527)},
+    linear=("c",),
     response="timescale (epochs)",
 )
 

@@ -23,6 +23,7 @@ TASK_ERROR = function_law(
     },
     lambda eps, k, gamma, L: eps - k * np.exp(-gamma * L),
     "Gadre et al. 2024, 2403.08540, equation 5",
+    linear=("eps", "k"),
     response="mean top-1 error",
     published={"2403.08540, RedPajama": dict(eps=0.8570, k=2.2065, gamma=0.7146)},
 )
@@ -34,11 +35,13 @@ TASK_ACCURACY = function_law(
     {
         "low": ("accuracy of a guess", (0.25,)),
         "high": ("ceiling", (0.9,)),
-        "k": ("steepness", (3.0,)),
-        "L0": ("loss half way", (1.0, 2.0)),
+        "k": ("steepness", (1.0, 3.0, 10.0)),
+        "L0": ("loss half way", (0.6, 0.8, 1.0, 1.3)),
     },
     lambda low, high, k, L0, L: low + (high - low) / (1 + np.exp(k * (L - L0))),
     "the second step of task ladders (OLMo); Llama 3, 2407.21783, has it over the log-likelihood",
+    placed={"L0": ("L", 1.0)},
+    linear=("low", "high"),
     response="accuracy",
     unit=("low", "high"),
 )
@@ -58,9 +61,10 @@ RARE_SUCCESS = function_law(
     "rare_success",
     "p = exp(-c N^-b): log(-log p) is linear in log N",
     {"N": "parameters"},
-    {"c": ("coefficient", (10.0, 300.0)), "b": ("exponent", (0.1, 0.4))},
+    {"c": ("coefficient", (0.3, 1.0, 3.0)), "b": ("exponent", (0.1, 0.4))},
     lambda c, b, N: np.exp(-c * N**-b),
     "Hu et al. 2023, 2310.03262 (PassUntil)",
+    placed={"c": ("N", "b")},
     response="success rate, sampled until it passes",
 )
 
@@ -71,11 +75,13 @@ RL_SIGMOID = function_law(
     {
         "R0": ("reward at the start", (0.1, 0.3)),
         "A": ("reward that is approached", (0.6, 0.9)),
-        "Cmid": ("compute half way", (1e3, 1e4)),
-        "B": ("steepness", (1.0,)),
+        "Cmid": ("compute half way", (0.3, 1.0, 3.0, 10.0)),
+        "B": ("steepness", (0.7, 1.5)),
     },
     lambda R0, A, Cmid, B, C: R0 + (A - R0) / (1 + (Cmid / C) ** B),
     "2510.13786 (ScaleRL): leave out the early part of the curve",
+    placed={"Cmid": ("C", 1.0)},
+    linear=("R0", "A"),
     response="reward, or pass rate",
     unit=("R0", "A"),
 )
