@@ -81,7 +81,8 @@ def test_units_of_size_and_tokens_do_not_matter(name: str):
     law = laws.get(name)
     for seed in range(2):
         rng = np.random.default_rng(seed)
-        table = {v: np.exp(rng.uniform(*np.log(VALUES[v]), 40)) for v in law.variables}
+        ends = {v: np.log(VALUES[v]) for v in law.variables}
+        table = {v: np.exp(rng.uniform(low, high, 40)) for v, (low, high) in ends.items()}
         data = law.simulate(CASES[name], noise=0.003, seed=seed, **table)
         known = laws.fit(law, data, starts=[list(CASES[name].values())]).value
         for unit in (1.0, 1e9):
