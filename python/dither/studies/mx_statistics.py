@@ -8,6 +8,7 @@ import numpy as np
 
 from dither import laws
 from dither.laws.engine import Floats
+from dither.laws.holdout import naive
 from dither.studies import mx_runs
 from dither.studies.measure import Measurement, over_seeds, proportion, resampled
 from dither.studies.mx_runs import DIVERGED, HELD, STEP, UNKNOWN, Runs, label
@@ -111,10 +112,8 @@ def held_out(runs: Runs, noise: float) -> tuple[Measurement, list[str]]:
     fit = law_of(seen, noise)
     truth, predicted = 0.5 * (test.low + test.high), fit.predict(N=test.N, D=test.D)
     known = seen.of(seen.outcome == HELD)
-    losses, compute = 0.5 * (known.low + known.high), known.N * known.D
-    slope, level = np.polyfit(np.log(compute), np.log(losses), 1)
-    naive = [np.full(len(truth), losses[np.argmax(compute)]), np.exp(level) * (test.N * test.D) ** slope]
-    off = [float(np.mean(np.abs(p - truth))) for p in (predicted, *naive)]
+    ways = naive(known.N * known.D, 0.5 * (known.low + known.high), test.N * test.D)
+    off = [float(np.mean(np.abs(p - truth))) for p in (predicted, *ways)]
     there = runs.of(runs.budget == budget)
     row = [
         label(str(runs.arm[0])), f"{budget:.3g}", str(len(truth)),

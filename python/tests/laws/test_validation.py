@@ -255,7 +255,7 @@ def test_minima_outside_the_sizes_do_not_count():
 @pytest.mark.parametrize(("objective", "least"), [("huber", 91), ("log_square", 86)])
 def test_new_runs_lie_in_their_intervals_where_runs_are_few(objective: str, least: float):
     """Of 300 sweeps of 16 runs 92 % (Huber) and 87 % (squares) of new runs within their range lie in their
-    95 % interval, and 97 and 93 % beyond it; where residuals were drawn as they are, 88 and 84, 96 and 90 %."""
+    95 % interval, and 97 and 93 % beyond it; with residuals as they are 88 and 84, 96 and 90 %."""
     truth = dict(A=450.0, B=2000.0, E=1.8, alpha=0.35, beta=0.35)
     n, d = (v.ravel() for v in np.meshgrid(np.geomspace(2e7, 5e9, 4), np.geomspace(5e8, 1e11, 4)))
     law, points = laws.get("chinchilla"), ({"N": 1e9, "D": 2e10}, {"N": 1e10, "D": 2e11})
