@@ -39,6 +39,9 @@ NEWTON = 1e-6
 ROUNDING = 1e-18
 """Objective of a row of weight 1 that counts as none: residuals of 1e-9."""
 
+EXACT = 1e-24
+"""An objective below this is the rounding of residuals that vanish, of which a step gains any share."""
+
 PART = 0.3
 """Component from which a parameter takes part in a direction."""
 
@@ -131,7 +134,7 @@ def certify(
 
     return Certificate(
         ending=ENDINGS[optima.ending[0, which]],
-        promise=float(optima.promise[0, which]),
+        promise=float(optima.promise[0, which]) if value > EXACT else 0.0,
         gradient=float(np.linalg.norm(gradient[free] / scale)),
         eigenvalues=tuple(float(v) for v in eigenvalues),
         condition=_condition(eigenvalues),
