@@ -101,9 +101,14 @@ def optimal(law: AnyLaw, flops: float, name: str, fixed: Mapping[str, float] | N
     if name == "reducible" and "E" not in law.names:
         raise UserError(f"{law.name} has no E, so all of its loss is reducible")
     planning.budget(law, flops)  # which refuses what has none
-    held = dict(fixed or {})
-    missing = [one for one in law.variables if one not in ("N", "D", *held)]
-    if missing:
+    held, others = dict(fixed or {}), [one for one in law.variables if one not in ("N", "D")]
+    for one in held:
+        if one not in others:
+            raise UserError(
+                f"{one} cannot be held: beside N and D, which the budget gives, {law.name} has "
+                f"{', '.join(others) or 'no variables'}"
+            )
+    if missing := [one for one in others if one not in held]:
         raise UserError(
             f"the optimum of {law.name} depends on {', '.join(missing)}: say at which, as "
             f"{name}@{flops:g},{missing[0]}=..."

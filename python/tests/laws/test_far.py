@@ -74,6 +74,14 @@ def test_profiles_far_beyond_the_runs_on_the_command_line(fit, tmp_path, capsys)
     assert "x beyond the data" in capsys.readouterr().out
 
 
+def test_laws_of_losses_known_as_intervals_too(fit):
+    data = {**fit.arrays, "low": fit.loss, "high": fit.loss}
+    found = laws.fit_intervals("chinchilla", data)
+    with pytest.raises(UserError, match="times beyond the runs"):
+        found.predict(N=1e12, D=1e10)
+    assert found.predict(N=1e12, D=1e10, far=True) < found.predict(N=1e9, D=1e10)
+
+
 def test_samples_far_beyond_those_that_were_taken_are_asked_for():
     pytest.importorskip("scipy")
     law = laws.beta_binomial(np.random.default_rng(0).binomial(10, 0.3, 40), [10] * 39 + [8])

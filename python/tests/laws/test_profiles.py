@@ -123,6 +123,8 @@ BAD = [
     (lambda f: derived.named(laws.get("shape"), "a"), "no power of compute"),
     (lambda f: derived.named(laws.get("shape"), "a@1e22"), "depends on W, H: say at which"),
     (lambda f: derived.named(f.law, "N@1e22,U"), "give FLOPs after the @"),
+    (lambda f: derived.named(f.law, "N@1e22,N=1e9"), "N cannot be held: .* chinchilla has no variables"),
+    (lambda f: derived.named(laws.get("data_constrained"), "N@1e22,V=1"), "V cannot be held: .* has U"),
     (lambda f: derived.named(f.law, "N@much"), "give FLOPs after the @"),
     (lambda f: f.profile(lambda **_: 1.0), "does not change with the parameters"),
     (lambda f: f.profile(lambda **_: float("nan")), "does not change with the parameters"),
