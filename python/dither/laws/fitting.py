@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,15 @@ PLOTS = (
 """Pictures of `Fit.plot`: functions of a fit alone in `dither.laws.plots`."""
 
 
+class Settings(NamedTuple):
+    """How a fit was asked for, as `fit` and `fit_arrays` take it."""
+
+    starts: Any
+    bounds: Mapping[str, tuple[float, float]]
+    fixed: Mapping[str, float]
+    threads: int
+
+
 @dataclass(frozen=True)
 class Fit:
     """A law fitted to a table.
@@ -63,8 +72,7 @@ class Fit:
     theta: Floats = field(repr=False)
     low: Floats = field(repr=False)
     high: Floats = field(repr=False)
-    settings: tuple[Any, Mapping[str, tuple[float, float]], Mapping[str, float], int] = field(repr=False)
-    """starts, bounds, fixed and threads, as they were given"""
+    settings: Settings = field(repr=False)
 
     @property
     def rows(self) -> Rows:
@@ -298,7 +306,7 @@ def fit_arrays(
         theta=theta,
         low=low,
         high=high,
-        settings=(starts, bounds, fixed, threads),
+        settings=Settings(starts, bounds, fixed, threads),
     )
     return replace(result, cautions=tuple(cautions.of(result)))
 

@@ -31,6 +31,9 @@ FLAT = 1e-3
 """Share of its slope along directions in which the objective does not bend, from which a quantity is not
 identified."""
 
+OTHERS = 4
+"""Minima from which a profile is followed at most."""
+
 ATTEMPTS = 12
 """Halvings towards values that a derived quantity does not reach, before that side counts as not bounded."""
 
@@ -70,6 +73,10 @@ def profile(fit: Fit, name: str | Derived, *, level: float, points: int) -> Prof
     rows = len(fit.loss)
     limit = fit.value + rise(fit, level)
 
+    # Away from the optimum another minimum may be the lower one.
+    others = (fit.law.to_theta(fit.law.vector(params)) for _, params in fit.minima[1:OTHERS])
+    begin = np.array([fit.theta, *(theta for theta in others if np.isfinite(theta).all())])
+
     def optimum(values: Floats) -> Floats:
         low, high = (np.repeat(b[None], len(values), axis=0) for b in (fit.low, fit.high))
         low[:, at] = high[:, at] = values
@@ -79,7 +86,7 @@ def profile(fit: Fit, name: str | Derived, *, level: float, points: int) -> Prof
             else np.repeat(fit.weights[None], len(values), 0)
         )
         data = Rows.of(fit.rows.x, fit.rows.y, own)
-        return search.minimise(fit.law, data, fit.theta[None], fit.objective, low, high).best()[1]
+        return search.minimise(fit.law, data, begin, fit.objective, low, high).best()[1]
 
     width = 0.05 * (1 + abs(centre))
     ends: list[float | None] = []

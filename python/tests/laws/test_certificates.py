@@ -142,3 +142,12 @@ def test_a_term_of_no_effect_and_an_exponent_of_no_law_are_said():
     assert "fall with N to the power 14: no scaling law has an exponent above 2" in said
     wide = laws.fit("chinchilla", made(np.exp(rng.uniform(16, 22, 30)), d, 1))
     assert not any("hardly" in caution or "power" in caution for caution in wide.cautions)
+
+
+def test_curves_that_meet_every_point_are_certified():
+    """Of an objective of 1e-31 a further step of rounding promises any share."""
+    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(2e7, 5e9, 5), np.geomspace(5e8, 1e11, 4)))
+    exact = laws.get("chinchilla").simulate(TRUTH, N=n, D=d)
+    for law in ("chinchilla", "gamma"):
+        for objective in ("huber", "log_square", "raw_square"):
+            assert laws.fit(law, exact, objective=objective).certificate.is_minimum, (law, objective)

@@ -28,6 +28,11 @@ def test_local_and_global_minima_are_found_and_reported():
         assert any(one == pytest.approx(expected, rel=1e-3) for one in found), expected
     said = next(caution for caution in fit.cautions if "different minima" in caution)
     assert "R_D is 15.37 to" in said
+    profile = fit.profile("R_D", level=0.5, points=4)
+    for at, height in zip(profile.x, profile.value, strict=True):
+        # from the best minimum alone it is followed along the wrong valley
+        held = laws.fit("data_constrained", data, fixed=FIXED | {"R_D": at})
+        assert height <= held.value * (1 + 1e-6), at
 
 
 def test_the_published_values_lie_beside_a_local_minimum():

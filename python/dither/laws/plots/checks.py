@@ -202,8 +202,10 @@ def sensitivity(
 
 def starts(fit: Fit) -> Any:
     """Where every start ended, sorted: a staircase has a step for each minimum."""
-    how, _, _, threads = fit.settings
-    found = search.find(fit.law, fit.rows, fit.objective, fit.low, fit.high, starts=how, threads=threads)
+    asked = fit.settings
+    found = search.find(
+        fit.law, fit.rows, fit.objective, fit.low, fit.high, starts=asked.starts, threads=asked.threads
+    )
     values = np.sort(found.optima.value[0])
     figure, ((axes,),) = canvas(width=5.6)
     best = values[0] if values[0] > 0 else max(float(values[-1]), 1.0)  # of 0: in units of the worst
