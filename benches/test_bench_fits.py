@@ -202,6 +202,7 @@ def test_a_law_as_a_function():
         "this bench",
         function=lambda A, B, E, alpha, beta, N, D: E + A * N**-alpha + B * D**-beta,
         starts={name: (value,) for name, value in TRUTH.items()},
+        tries=1,
     )
     data = made("chinchilla", TRUTH, 240)
     print(f"\nthe same law as a function, one start {1e3 * seconds(lambda: laws.fit(law, data)):>31.2f} ms")
