@@ -6,7 +6,7 @@ errors from a Hessian do not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,9 @@ PARTS = (1, 8)
 FLAT = 1e-3
 """Share of its slope along directions in which the objective does not bend, from which a quantity is not
 identified."""
+
+WIDE = 100
+"""Ends of an interval of a scale whose ratio is higher are shown on a logarithmic axis."""
 
 OTHERS = 4
 """Minima from which a profile is followed at most."""
@@ -77,16 +80,35 @@ def profile(fit: Fit, name: str | Derived, *, level: float, points: int) -> Prof
     others = (fit.law.to_theta(fit.law.vector(params)) for _, params in fit.minima[1:OTHERS])
     begin = np.array([fit.theta, *(theta for theta in others if np.isfinite(theta).all())])
 
+    own = None if fit.weights is None else fit.weights[None]
+    data = Rows.of(fit.rows.x, fit.rows.y, np.ones((1, rows)) if own is None else own)
+    known = [(float(centre), fit.theta)]
+
+    def held(value: float, starts: Sequence[Floats]) -> tuple[Floats, float]:
+        low, high = fit.low.copy()[None], fit.high.copy()[None]
+        low[0, at] = high[0, at] = value
+        theta, height, _ = search.minimise(fit.law, data, np.array(starts), fit.objective, low, high).best()
+        return theta[0], float(height[0])
+
+    def lowest(value: float) -> float:
+        """From the fit's minima and from the nearest values that were solved; step by step from these where
+        that ends above the limit, since a search that begins far off the ridge stops short of it."""
+        best = held(value, [*begin, *_ahead(known, value)])
+        if not best[1] <= limit:
+            origin = min(known, key=lambda one: abs(one[0] - value))[0]
+            for step in np.linspace(origin, value, PARTS[-1] + 1)[1:].tolist():
+                end = held(step, _ahead(known, step))
+                known.append((step, end[0]))
+            best = min(best, end, key=lambda one: one[1])
+        known.append((value, best[0]))
+        return best[1]
+
     def optimum(values: Floats) -> Floats:
-        low, high = (np.repeat(b[None], len(values), axis=0) for b in (fit.low, fit.high))
-        low[:, at] = high[:, at] = values
-        own = (
-            np.ones((len(values), rows))
-            if fit.weights is None
-            else np.repeat(fit.weights[None], len(values), 0)
-        )
-        data = Rows.of(fit.rows.x, fit.rows.y, own)
-        return search.minimise(fit.law, data, begin, fit.objective, low, high).best()[1]
+        """From the centre outwards."""
+        heights = np.empty(len(values))
+        for i in np.argsort(np.abs(values - centre)).tolist():
+            heights[i] = lowest(float(values[i]))
+        return heights
 
     width = 0.05 * (1 + abs(centre))
     ends: list[float | None] = []
@@ -97,11 +119,26 @@ def profile(fit: Fit, name: str | Derived, *, level: float, points: int) -> Prof
         centre + 3 * width if ends[1] is None else ends[1],
     ]
     span = (reach[1] - reach[0]) * 0.25
-    x = np.clip(np.linspace(reach[0] - span, reach[1] + span, points), fit.low[at], fit.high[at])
+    first, last = np.clip([reach[0] - span, reach[1] + span], fit.low[at], fit.high[at])
     natural = np.exp if logarithmic else lambda v: v
     low, high = (None if e is None else float(natural(e)) for e in ends)
-    heights = optimum(x) if points else np.empty(0)
-    return Profile(name, natural(x), heights, level, float(limit), low, high)
+    # The logarithm of an E near 0 reaches so far down that the rest of the curve would have a point or two.
+    even = logarithmic and not (low and high and high > WIDE * low)
+    marks = [centre, *(e for e in ends if e is not None)][:points]
+    x = np.linspace(*((natural(first), natural(last)) if even else (first, last)), points - len(marks))
+    x = np.sort([*(np.log(x) if even else x), *marks])
+    return Profile(name, natural(x), optimum(x), level, float(limit), low, high)
+
+
+def _ahead(known: Sequence[tuple[float, Floats]], value: float) -> list[Floats]:
+    """Starts at a value: the optimum of the nearest that is known, and the line through the nearest two."""
+    near = sorted(known, key=lambda one: abs(one[0] - value))
+    (first, theta), *others = near
+    second = next(((at, other) for at, other in others if at != first), None)
+    if second is None:
+        return [theta]
+    at, other = second
+    return [theta, theta + (value - first) / (first - at) * (theta - other)]
 
 
 def _derived(fit: Fit, derived: Derived, level: float, points: int) -> Profile:

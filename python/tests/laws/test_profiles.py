@@ -165,3 +165,23 @@ def test_profiles_and_tests_of_few_runs_say_what_they_mean(runs: tuple[int, int]
     shares = {name: 100 * count / SWEEPS for name, count in covered.items()}
     print(f"\n{len(n)} runs, {objective}: {shares}, alpha = beta rejected {100 * rejected / SWEEPS:.1f} %")
     assert min(shares.values()) >= 90 and 100 * rejected / SWEEPS <= 9
+
+
+def test_a_profile_follows_its_ridge():
+    """Few runs of a narrow range of sizes: A and alpha move together over 20 decades, and a search that
+    begins off that ridge stops short (the interval of alpha ended at 3.35). Twice the limit is far beyond."""
+    rng = np.random.default_rng(3)
+    N, D = 10 ** rng.uniform(4, 5, 14), 10 ** rng.uniform(4.8, 6.3, 14)
+    truth = dict(A=40.0, B=800.0, E=1e-4, alpha=0.3, beta=0.4)
+    table = laws.get("chinchilla").simulate(truth, N=N, D=D, noise=0.03, seed=4)
+    fit = laws.fit("chinchilla", table, objective="log_square")
+    for name in ("alpha", "A", "E"):
+        found = fit.profile(name)
+        assert len(found.x) == 41 and np.all(np.diff(found.x) >= 0)
+        best = int(np.argmin(found.value))
+        falls, rises = np.diff(found.value[: best + 1]), np.diff(found.value[best:])
+        assert np.all(falls <= 1e-6 * fit.value) and np.all(rises >= -1e-6 * fit.value), name
+        for x, value in zip(found.x[::5], found.value[::5], strict=True):
+            own = laws.fit("chinchilla", table, objective="log_square", fixed={name: float(x)})
+            assert value <= own.value * (1 + 1e-6) or own.value > 2 * found.limit, (name, x)
+    assert fit.profile("alpha", points=0).high == pytest.approx(5.87, abs=0.01)

@@ -15,6 +15,7 @@ from dither.laws.engine import Floats
 from dither.laws.fitting import Fit
 from dither.laws.holdout import HoldOuts, runs_of, subset
 from dither.laws.plots.canvas import BAND, COLOURS, canvas, finished, legend, meaning
+from dither.laws.profiles import WIDE
 from dither.laws.scales import scales, size
 from dither.laws.sensitivity import sensitivities
 from dither.laws.uncertainty import Bootstrap
@@ -163,6 +164,8 @@ def profiles(fit: Fit, names: Sequence[str]) -> Any:
         axes.axhline(found.limit / fit.value, color=COLOURS[1], linestyle="--", label="95 %")
         axes.axvline(fit.params[name], color="#777777", linestyle=":", label="fit")
         axes.set(xlabel=name, ylabel="objective / its optimum")
+        if found.low and found.high and found.high / found.low > WIDE:
+            axes.set_xscale("log")
         legend(axes)
     return finished(figure)
 
