@@ -9,14 +9,19 @@
 //! fp32's digits do not end near 1.
 //!
 //! ```text
-//! ask for the records of the batch; check that all are there, and none twice
-//! 16 examples at a time: records to columns, one visit in vectors, columns to records
+//! ask for the first records of the batch; check that all are there, none twice, and the values
+//! 8 examples at a time: ask for later ones; records to columns, one visit in vectors, columns to records
 //! ```
 
-mod marking;
+mod checks;
+mod columns;
+mod fetching;
 
+use checks::check;
+use columns::{TOGETHER, gather, scatter};
 use dither_cpu::dispatch;
-use marking::mark;
+use dither_cpu::simd::{Level, level};
+use fetching::{AHEAD, ask, ask_columns};
 use std::mem::size_of;
 
 /// History of an example in one run. The layout is known to `dither.scores.engine`.
@@ -114,30 +119,22 @@ fn averaged(before: f32, p: f64, share: f64) -> (f64, f64) {
     (if now == 1.0 { -mean } else { mean }, delta * delta * (1.0 - share))
 }
 
-/// Examples that are visited together.
-const TOGETHER: usize = 16;
-
 /// The N values from `start` on.
 #[inline(always)]
 fn part<const N: usize>(values: &[f64], start: usize) -> &[f64; N] {
     values[start..].first_chunk().expect("as many values as examples")
 }
 
-/// The N visits from `start` on, of marked examples. Between the records, the arithmetic is one of vectors.
+/// The N visits from `start` on.
 #[inline(always)]
-fn visit<const N: usize>(histories: &mut Histories, visits: &Visits, start: usize) {
+fn visit<const N: usize, const SQUARES: bool>(histories: &mut Histories, visits: &Visits, start: usize) {
     let index: &[i64; N] = visits.index[start..].first_chunk().expect("N are left");
     let (p, right): (&[f64; N], &[f64; N]) = (part(visits.confidence, start), part(visits.correct, start));
     // Without margins their mean stays what it is: 0.
     let m = visits.margin.map_or(&[0.0; N], |margins| part(margins, start));
-    let (mut visits, mut correct, mut forgets, mut last_wrong) = ([0; N], [0; N], [0; N], [0; N]);
-    let (mut confidence, mut deviation, mut margin, mut margin_error) = ([0.0; N], [0.0; N], [0.0; N], [0.0; N]);
-    for i in 0..N {
-        let r = histories.records[index[i] as usize];
-        (visits[i], correct[i], forgets[i], last_wrong[i]) = (r.visits, r.correct, r.forgets, r.last_wrong);
-        (confidence[i], deviation[i]) = (r.confidence, r.deviation);
-        (margin[i], margin_error[i]) = (r.margin, r.margin_error);
-    }
+    let [mut visits, mut correct, mut forgets, mut last_wrong, a, b, c, d] =
+        gather::<N, SQUARES>(histories.records, index);
+    let [mut confidence, mut deviation, mut margin, mut margin_error] = [a, b, c, d].map(|x| x.map(f32::from_bits));
     let mut first = 0;
     for i in 0..N {
         // Whether a visit is correct is a coin toss to the processor: no branch depends on it.
@@ -158,18 +155,9 @@ fn visit<const N: usize>(histories: &mut Histories, visits: &Visits, start: usiz
         margin[i] = mean as f32;
         margin_error[i] = (mean - f64::from(margin[i])) as f32;
     }
-    for i in 0..N {
-        histories.records[index[i] as usize] = Record {
-            visits: visits[i],
-            correct: correct[i],
-            forgets: forgets[i],
-            last_wrong: last_wrong[i],
-            confidence: confidence[i],
-            deviation: deviation[i],
-            margin: margin[i],
-            margin_error: margin_error[i],
-        };
-    }
+    let [a, b, c, d] = [confidence, deviation, margin, margin_error].map(|x| x.map(f32::to_bits));
+    let columns = [visits, correct, forgets, last_wrong, a, b, c, d];
+    scatter::<N, SQUARES>(&columns, histories.records, index);
     if first != 0 {
         for i in 0..N {
             if visits[i] & FLAG != 0 && correct[i] == 1 {
@@ -179,30 +167,54 @@ fn visit<const N: usize>(histories: &mut Histories, visits: &Visits, start: usiz
     }
 }
 
+/// The means of loss, EL2N, and entropy over the N visits from `start` on, after `visit`.
+#[inline(always)]
+fn average_others(histories: &mut Histories, visits: &Visits, start: usize, end: usize) {
+    for i in start..end {
+        let example = visits.index[i] as usize;
+        let visit = histories.records[example].visits & !FLAG;
+        let share = 1.0 / f64::from(visit);
+        for (mean, values) in histories.rest[example].means.iter_mut().zip(visits.others) {
+            let before = f64::from(*mean);
+            // Where values are absent, the mean stays what it is.
+            let x = values.map_or(before, |values| values[i]);
+            *mean = dithered(before + (x - before) * share, visit);
+        }
+    }
+}
+
+/// All visits of a batch that was looked through.
+#[inline(always)]
+fn take<const SQUARES: bool>(histories: &mut Histories, visits: &Visits) {
+    let others = visits.others.iter().any(Option::is_some);
+    let n = visits.index.len();
+    // Loops, not closures, which would be compiled for the least of processors.
+    let mut start = 0;
+    while start < n {
+        let end = if start + TOGETHER <= n { start + TOGETHER } else { start + 1 };
+        if end - start == TOGETHER {
+            ask(histories, visits, start + AHEAD);
+            visit::<TOGETHER, SQUARES>(histories, visits, start);
+        } else {
+            visit::<1, SQUARES>(histories, visits, start);
+        }
+        if others {
+            average_others(histories, visits, start, end);
+        }
+        start = end;
+    }
+}
+
 #[inline(always)]
 fn update_body(histories: &mut Histories, visits: &Visits) -> Result<(), Refused> {
-    mark(histories, visits)?;
-    let n = visits.index.len();
-    let whole = n - n % TOGETHER;
-    // Loops, not closures, which would be compiled for the least of processors.
-    for start in (0..whole).step_by(TOGETHER) {
-        visit::<TOGETHER>(histories, visits, start);
+    ask_columns(visits);
+    for start in (0..AHEAD).step_by(TOGETHER) {
+        ask(histories, visits, start);
     }
-    for start in whole..n {
-        visit::<1>(histories, visits, start);
-    }
-    if visits.others.iter().any(Option::is_some) {
-        for (i, index) in visits.index.iter().enumerate() {
-            let example = *index as usize;
-            let visit = histories.records[example].visits & !FLAG;
-            let share = 1.0 / f64::from(visit);
-            for (mean, values) in histories.rest[example].means.iter_mut().zip(visits.others) {
-                let before = f64::from(*mean);
-                // Where values are absent, the mean stays what it is.
-                let x = values.map_or(before, |values| values[i]);
-                *mean = dithered(before + (x - before) * share, visit);
-            }
-        }
+    check(histories, visits)?;
+    match level() {
+        Level::Baseline => take::<false>(histories, visits),
+        Level::Avx2 | Level::Avx512 => take::<true>(histories, visits),
     }
     Ok(())
 }

@@ -1,4 +1,6 @@
+use super::checks::SHORT;
 use super::*;
+use dither_cpu::simd::limit;
 
 struct Run(Vec<Record>, Vec<Rest>);
 
@@ -39,17 +41,26 @@ fn counts_follow_their_definitions() {
     assert_eq!((run.0[0], run.1[0]), (Record::default(), Rest::default()));
 }
 
-/// Batches of every length around that of the vectors, in any order, give the bits of one visit at a time.
+/// Batches of every length around that of the vectors, and around that where examples are told apart by marks, in any
+/// order, give the bits of one visit at a time.
 #[test]
 fn batches_give_the_bits_of_single_visits() {
-    let n = 5 * TOGETHER + 3;
+    let n = 10 * TOGETHER + 3;
+    for level in [Level::Baseline, Level::Avx2, Level::Avx512] {
+        limit(level);
+        bits_of_single_visits(n, (0..=n).chain((0..20).map(|k| n - k)));
+        bits_of_single_visits(SHORT + 9, [SHORT - 1, SHORT, SHORT + 1, SHORT + 9].into_iter().cycle().take(24));
+    }
+}
+
+fn bits_of_single_visits(n: usize, lengths: impl Iterator<Item = usize>) {
     let (mut whole, mut single) = (Run::new(n), Run::new(n));
     let mut state = 1u64;
     let mut draw = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 11) as f64 / (1u64 << 53) as f64
     };
-    for length in (0..=n).chain((0..20).map(|k| n - k)) {
+    for length in lengths {
         let mut index: Vec<i64> = (0..n as i64).collect();
         (1..n).for_each(|i| index.swap(i, (draw() * (i + 1) as f64) as usize));
         let mut column = |k: usize| -> f64 { if k < 2 { draw() } else { draw() * 4.0 - 2.0 } };
@@ -147,6 +158,66 @@ fn dither_leaves_what_fp32_holds() {
     }
     let up = (1..=1000).filter(|visit| dithered(1.0 + f64::from(f32::EPSILON) * 0.3, *visit) > 1.0).count();
     assert!((295..=305).contains(&up), "{up} of 1000");
+}
+
+/// In registers and one by one.
+#[test]
+fn records_become_columns_and_come_back() {
+    let records: Vec<Record> = (0..40u32)
+        .map(|k| {
+            let f = |x: u32| f32::from_bits(0x3f80_0000 + 100 * k + x);
+            let [confidence, deviation, margin, margin_error] = [4, 5, 6, 7].map(f);
+            let [visits, correct, forgets, last_wrong] = [0, 1, 2, 3].map(|x| 100 * k + x);
+            Record { visits, correct, forgets, last_wrong, confidence, deviation, margin, margin_error }
+        })
+        .collect();
+    let index: [i64; TOGETHER] = std::array::from_fn(|i| (i as i64 * 7 + 3) % 40);
+    let columns = gather::<TOGETHER, false>(&records, &index);
+    for (i, example) in index.iter().enumerate() {
+        let word = |k: usize| 100 * *example as u32 + k as u32 + if k < 4 { 0 } else { 0x3f80_0000 };
+        assert!((0..8).all(|k| columns[k][i] == word(k)));
+    }
+    let back = |squares: bool| {
+        let mut out = vec![Record::default(); 40];
+        match squares {
+            true => scatter::<TOGETHER, true>(&columns, &mut out, &index),
+            false => scatter::<TOGETHER, false>(&columns, &mut out, &index),
+        }
+        out
+    };
+    let expected = |k: usize| if index.contains(&(k as i64)) { records[k] } else { Record::default() };
+    assert_eq!(back(false), (0..40).map(expected).collect::<Vec<_>>());
+    if level() >= Level::Avx2 {
+        assert_eq!(gather::<TOGETHER, true>(&records, &index), columns);
+        assert_eq!(back(true), back(false));
+    }
+}
+
+/// Where an example comes twice, whatever lies between, and however the places of examples fall together.
+#[test]
+fn long_batches_are_refused_whole() {
+    let n = 3 * SHORT as i64;
+    let mut run = Run::new(n as usize * 5);
+    for length in [2, 17, SHORT, SHORT + 1, n as usize] {
+        let (half, ones) = (vec![0.5; length], vec![1.0; length]);
+        for stride in [1, 2, 3, 5] {
+            let mut index: Vec<i64> = (0..length as i64).map(|i| i * stride).collect();
+            for (place, value, why) in [
+                (length - 1, index[0], Refused::Twice(length - 1)),
+                (length / 2, index[length - 1], Refused::Twice(length - 1)),
+                (length - 1, -1, Refused::Outside(length - 1)),
+                (length / 2, n * 5, Refused::Outside(length / 2)),
+                (length / 2, i64::MIN, Refused::Outside(length / 2)),
+            ] {
+                let was = std::mem::replace(&mut index[place], value);
+                if value != was {
+                    assert_eq!(run.visit(&index, &half, &ones), Err(why), "{length} {stride} {place}");
+                }
+                index[place] = was;
+            }
+        }
+    }
+    assert!(run.0.iter().all(|r| *r == Record::default()) && run.1.iter().all(|r| *r == Rest::default()));
 }
 
 #[test]
