@@ -24,7 +24,8 @@ def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels:
     nearest. Memory: 2^24 distances at a time.
 
     Embeddings far from 0 lose their mean first, which leaves distances what they are: what is common to all
-    would cost fp32 its digits.
+    would cost fp32 its digits. So would several tight clusters: where rows lie within a thousandth of their
+    length from the mean, neighbours there change places (rank correlation with fp64 .87; .9996 at a hundredth).
 
     Raises UserError for k < 1, empty data, shapes that do not agree, NaN.
     """
