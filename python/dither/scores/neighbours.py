@@ -24,8 +24,9 @@ def knn_shapley(embeddings: Any, labels: Any, test_embeddings: Any, test_labels:
     nearest. Memory: 2^24 distances at a time.
 
     Embeddings far from 0 lose their mean first, which leaves distances what they are: what is common to all
-    would cost fp32 its digits. So would several tight clusters: where rows lie within a thousandth of their
-    length from the mean, neighbours there change places (rank correlation with fp64 .87; .9996 at a hundredth).
+    would cost fp32 its digits. Several tight clusters cost them still: with radii a thousandth of their
+    distance from the mean, neighbours inside change places (rank correlation with fp64 .87; at a hundredth
+    .9996).
 
     Raises UserError for k < 1, empty data, shapes that do not agree, NaN.
     """
