@@ -98,29 +98,30 @@ def _most_reliable(rows: Sequence[Row]) -> str:
 
 
 def _reliability(rows: Sequence[Row]) -> str:
-    cells = []
+    cells, notes = [], []
     for row in rows:
         r = row.reliability
         measured = ("-", "-", "-", "-") if r is None else (
-            f"{r.r1:.3f}", f"{r.half:.3f} ({r.half_runs} against {r.half_runs})",
+            f"{r.r1:.3f}", f"{r.half:.3f} ({r.half_runs} + {r.half_runs})",
             str(r.needed) if r.needed > 0 else "never", f"{r.snr:.1f}",
         )  # fmt: skip
-        span = " .. ".join(f"{v:.4g}" for v in (row.low, row.median, row.high))
-        note = row.why or ("many ties: more runs than this" if r is not None and r.tied > 0.5 else "")
-        cells.append((row.score, row.direction, str(row.runs), f"{row.examples:,}", span, *measured, note))
+        span = " .. ".join(f"{v:.3g}" for v in (row.low, row.median, row.high))
+        cells.append((row.score, row.direction, str(row.runs), f"{row.examples:,}", span, *measured))
+        ties = "many ties, so that more runs are needed than this"
+        if note := row.why or (ties if r is not None and r.tied > 0.5 else ""):
+            notes.append(html.paragraph(f"{row.score}: {note}", "lead"))
     headings = (
         "score",
         "high is",
         "runs",
         "examples",
-        "least .. median .. greatest",
+        "least .. median .. most",
         "r1",
         "half",
         "needed",
         "SNR",
-        "",
     )
-    return html.table(headings, cells, text_columns=(0, 1, 9))
+    return html.table(headings, cells, text_columns=(0, 1)) + "".join(notes)
 
 
 def _agreement(table: ScoreTable, rows: Sequence[Row]) -> Iterator[str]:
@@ -244,9 +245,8 @@ def _bias(table: ScoreTable, by: str, about: Material) -> Iterator[str]:
         f"{len(second)} of {b}; {significant:,} of {len(ids):,} examples stand at a false discovery "
         f"rate of {bias.rate:g}",
     )
-    top = np.argsort(bias.p, kind="stable")[:SHOWN_TEXTS]
-    sign = -1.0 if direction(by) == "easy" else 1.0
-    apart = bias.difference
+    apart, sign = bias.difference, -1.0 if direction(by) == "easy" else 1.0
+    top = np.lexsort((-np.abs(apart), bias.p))[:SHOWN_TEXTS]  # few runs allow few values of p
     cells = [
         (str(ids[i]), a if sign * apart[i] > 0 else b, f"{abs(apart[i]):,.0f}", f"{bias.p[i]:.2g}")
         for i in top

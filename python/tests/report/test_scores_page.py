@@ -76,11 +76,14 @@ def test_the_figures_are_those_of_the_functions(folder):
     text = page("--planted", "planted.npy", "--groups", "a=a-*", "b=b-*", "--score", "el2n")
     measured = reliability(table.values("el2n"))
     row = next(r for r in rows(text, "Reliability") if r[0] == "el2n")
-    assert row[5] == f"{measured.r1:.3f}" and row[6].startswith(f"{measured.half:.3f} (4 against 4)")
+    assert row[5] == f"{measured.r1:.3f}" and row[6].startswith(f"{measured.half:.3f} (4 + 4)")
     found = {r[0]: r for r in rows(text, "Planted label errors")}
     assert set(found) == {"el2n", "confidence_mean"}  # variability has no direction
     assert found["el2n"][2] == f"{auc(table.mean_rank('el2n'), PLANTED):.3f}"
-    told = {r[0]: r[1] for r in rows(text, "Harder for a or for b")}
+    harder = rows(text, "Harder for a or for b")
+    order = [(float(p), -int(apart.replace(",", ""))) for _, _, apart, p in harder]
+    assert order == sorted(order) and len({p for p, _ in order}) < len(order)  # ties of p by ranks
+    told = {r[0]: r[1] for r in harder}
     assert told["7"] == "b" and rows(text, "Most unstable, by el2n")[0][0] == "7"
     assert rows(text, "Hardest, by el2n")[0][0] == str(np.argmax(table.mean_rank("el2n")))
     assert rows(text, "Easiest, by el2n")[0][0] == str(np.argmin(table.mean_rank("el2n")))
