@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LEAST = 0.5
 """Share of the resamples that must have a map."""
 
+FITTED = 2
+"""Numbers of a map, K and kappa: residuals of n pairs are too small by sqrt((n - 2) / n)."""
+
 
 @dataclass(frozen=True)
 class Mapped:
@@ -78,7 +81,9 @@ def through(
     value = float(one.predict(middle))
     floors = _floors(one.fit_x, runs_x, one.E_x), _floors(one.fit_y, runs_y, one.E_y)
     maps = [_again(one, runs_x[i], float(floors[0][i]), float(floors[1][i])) for i in range(n)]
-    scatter = np.exp(rng.choice(np.log(one.pairs.y / one.predict(one.pairs.x)), n))
+    rows = len(one.pairs.y)
+    residuals = np.log(one.pairs.y / one.predict(one.pairs.x)) * np.sqrt(rows / max(rows - FITTED, 1))
+    scatter = np.exp(rng.choice(residuals, n))
     found = _mapped(maps, xs) * scatter
     failed = int(np.sum(~np.isfinite(found)))
     if failed > (1 - LEAST) * n:

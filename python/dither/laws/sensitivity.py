@@ -32,8 +32,10 @@ def sensitivities(
 
     other_N: name -> sizes of all rows under another definition (without embeddings, active, ...).
     checkpoints: name -> the table of the same runs under another policy (all checkpoints, ...; see
-    `dither.laws.checkpoints`), with the law's own names and `loss`. UserError for sizes of another length.
+    `dither.laws.checkpoints`), with the law's own names and `loss`; and `weights`, where the fit has any.
+    UserError for sizes of another length, and for a table without weights under a fit that has them.
     """
+    from dither.laws.fitting import fit as fit_table
     from dither.laws.fitting import fit_arrays
 
     found = {"as fitted": fit}
@@ -55,10 +57,12 @@ def sensitivities(
         arrays = fit.law.arrays({**fit.arrays, "N": values})
         again(f"N: {name}", fit.objective, arrays, every)
     for name, data in (checkpoints or {}).items():
-        taken = table.select(data, {name: name for name in (*fit.law.variables, "loss")})
-        loss = taken.pop("loss")
-        arrays = fit.law.arrays(taken)
-        found[f"checkpoints: {name}"] = fit_arrays(fit.law, arrays, loss, fit.objective, None, *fit.settings)
+        weights = None if fit.weights is None else table.select(data, {"weights": "weights"})["weights"]
+        kind, (starts, bounds, fixed, threads) = fit.objective, fit.settings
+        found[f"checkpoints: {name}"] = fit_table(
+            fit.law, data, objective=kind.name, delta=kind.delta, weights=weights,
+            starts=starts, bounds=bounds, fixed=fixed, threads=threads,
+        )  # fmt: skip
     return found
 
 

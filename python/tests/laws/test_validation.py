@@ -82,6 +82,22 @@ def test_sensitivities_are_fits_to_other_choices():
         laws.sensitivities(fit, checkpoints={"all": {"N": body, "D": body}})
 
 
+def test_checkpoints_keep_their_weights():
+    data = sweep()
+    counted, early = 1.0 + np.arange(42) % 3, {**data, "loss": data["loss"] * 1.01}
+    fit = laws.fit("chinchilla", data, weights=counted)
+    found = laws.sensitivities(fit, checkpoints={"early": {**early, "weights": counted}})[
+        "checkpoints: early"
+    ]
+    assert found.params == pytest.approx(laws.fit("chinchilla", early, weights=counted).params, rel=1e-4)
+    assert found.params["B"] != pytest.approx(laws.fit("chinchilla", early).params["B"], rel=1e-3)
+    with pytest.raises(UserError, match="no column 'weights'"):
+        laws.sensitivities(fit, checkpoints={"early": early})
+    with pytest.raises(UserError, match=r"losses that are missing.*rows 4"):
+        lost = {**early, "loss": np.where(np.arange(42) == 3, np.nan, early["loss"]), "weights": counted}
+        laws.sensitivities(fit, checkpoints={"early": lost})
+
+
 def test_a_floor_that_is_not_there_is_no_number():
     fit = laws.fit(
         "chinchilla", sweep(0.03, 5, BUDGETS[:3], A=450.0, B=2000.0, E=1e-4, alpha=0.34, beta=0.36)
