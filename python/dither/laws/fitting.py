@@ -228,7 +228,7 @@ def fit(
 
     Raises UserError for missing or unusable columns, and for fewer rows than free parameters.
     """
-    law = get(law) if isinstance(law, str) else law
+    law = law if isinstance(law, AnyLaw) else get(law)
     if threads < 1:
         raise UserError(f"a fit needs one thread or more, not {threads}")
     for name in columns:
@@ -316,5 +316,5 @@ def get(name: str) -> AnyLaw:
     from dither.laws.catalogue import LAWS
 
     if name not in LAWS:
-        raise UserError(f"unknown law {name!r}{suggest(name, LAWS)}; laws are {', '.join(LAWS)}")
+        raise UserError(f"unknown law {name!r}{suggest(str(name), LAWS)}; laws are {', '.join(LAWS)}")
     return LAWS[name]

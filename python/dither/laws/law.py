@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,7 @@ class Law:
         return tuple(parameter.name for parameter in self.parameters)
 
     def vector(self, params: Mapping[str, float]) -> Floats:
-        """Named parameters as a vector. UserError for a missing or unknown name."""
+        """Named parameters as a vector. UserError for a missing or unknown name, and for no number."""
         for name in params:
             if name not in self.names:
                 raise UserError(
@@ -88,6 +88,9 @@ class Law:
         missing = [name for name in self.names if name not in params]
         if missing:
             raise UserError(f"{self.name} needs a value of {', '.join(missing)}")
+        for name in self.names:
+            if not isinstance(params[name], SupportsFloat):
+                raise UserError(f"{name} of {self.name} must be a number, not {params[name]!r}")
         return np.array([params[name] for name in self.names], dtype=np.float64)
 
     def named(self, vector: Any) -> dict[str, float]:
@@ -154,9 +157,12 @@ class Law:
         return factor
 
     def predict(self, params: Mapping[str, float], **variables: Any) -> Floats:
-        """The law's value; variables broadcast against each other."""
-        arrays = self.arrays(variables)
-        return self.curve(self.vector(params), arrays)
+        """The law's value; variables broadcast against each other. UserError for a parameter that is NaN."""
+        arrays, vector = self.arrays(variables), self.vector(params)
+        for name, value in zip(self.names, vector, strict=True):
+            if np.isnan(value):
+                raise UserError(f"{name} of {self.name} must be a number, not nan")
+        return self.curve(vector, arrays)
 
     def curve(self, vector: Floats, arrays: dict[str, Floats]) -> Floats:
         """The law's value from a vector of parameters and checked variables."""
@@ -172,7 +178,7 @@ class Law:
         arrays = self.arrays(variables)
         if not 0 <= noise < np.inf:
             raise UserError(f"noise is a standard deviation, not {noise:g}")
-        loss = self.curve(self.vector(params), arrays)
+        loss = self.predict(params, **arrays)
         rng = np.random.default_rng(seed)
         return {**arrays, "loss": loss * np.exp(noise * rng.standard_normal(loss.shape))}
 

@@ -38,6 +38,19 @@ def test_maps_of_losses(name):
         laws.loss_to_loss(RUNS, RUNS, **arguments)
 
 
+def test_laws_and_parameters_that_are_none():
+    for law in (None, 3, ("chinchilla",)):
+        with pytest.raises(UserError, match="unknown law"):
+            laws.fit(law, RUNS)
+    good = dict(A=450.0, B=2000.0, E=1.8, alpha=0.34, beta=0.36)
+    for bad in (NAN, None, "1.8", [1.8]):
+        with pytest.raises(UserError, match="E of chinchilla must be a number"):
+            LAW.predict({**good, "E": bad}, **AT)
+    assert LAW.predict({**good, "E": np.float32(1.8)}, **AT) == pytest.approx(
+        LAW.predict(good, **AT), rel=1e-6
+    )
+
+
 def test_losses_that_no_map_takes():
     for bad in ({**RUNS, "N": 0 * N}, {**RUNS, "loss": NAN * N}, {**RUNS, "loss": -RUNS["loss"]}):
         with pytest.raises(
