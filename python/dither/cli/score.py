@@ -88,7 +88,7 @@ def subsets_table(a: Arguments) -> ScoreTable:
     for path in runs.left_out:
         print(f"left out, for it is not finished: {path}")
     if a.influence:
-        values = runs.influence().astype(np.float32)
+        values = runs.influence(dtype=np.float32)
         test_ids = runs.ids if runs.test_ids is None else runs.test_ids
         with replacing(Path(a.influence)) as aside, aside.open("wb") as file:
             np.savez(file, influence=values, ids=runs.ids, test_ids=test_ids)

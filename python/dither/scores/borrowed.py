@@ -44,7 +44,7 @@ class Borrowed:
         return self.strides[0]
 
 
-def _is_torch(x: Any) -> bool:
+def is_torch(x: Any) -> bool:
     return hasattr(x, "data_ptr") and type(x).__module__.partition(".")[0] == "torch"
 
 
@@ -52,7 +52,7 @@ def to_numpy(x: Any, what: str = "the array") -> np.ndarray:
     """`x` as numpy: where it lies, but for torch's bf16, which becomes fp32 (numpy has no such dtype).
 
     UserError for what is no array, and for masked elements, which numpy would take for values."""
-    if _is_torch(x):
+    if is_torch(x):
         x = x.detach().cpu()
         return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy(force=True)
     if is_arrow(x):
@@ -75,7 +75,7 @@ def borrow(x: Any, ndim: int, what: str) -> Borrowed:
 
     Raises UserError for another number of axes, TypeError for what is not an array of real numbers.
     """
-    if _is_torch(x):
+    if is_torch(x):
         x = x.detach().cpu()
         word = WORDS.get(str(x.dtype).removeprefix("torch."))
         if word is None:
@@ -110,7 +110,7 @@ def dense(x: Borrowed, what: str) -> Borrowed:
     if x.shape[0] <= 1 or x.stride == x.shape[1]:
         return x
     rows: Any = x.owner
-    return borrow(rows.contiguous() if _is_torch(rows) else np.ascontiguousarray(rows), 2, what)
+    return borrow(rows.contiguous() if is_torch(rows) else np.ascontiguousarray(rows), 2, what)
 
 
 def pieces(n: int, width: int) -> Iterator[slice]:

@@ -4,6 +4,7 @@ What is no column (data, provenance, the dynamics scores that a run tracked) sta
 the Arrow schema, which Parquet keeps and frames of pandas and polars lose; the scores are then told from the
 columns. A score that a run has and that is NaN for all its examples is told from one that it has not by NaN
 and null in Arrow and polars; pandas knows one of them, so its frames say in `attrs` which columns a run has.
+A run without examples has no row, and is in none of them.
 """
 
 from __future__ import annotations

@@ -117,9 +117,9 @@ def retrain(
     seeds: how many, or which. full: train on all n as well.
     confidence: of the intervals together (Bonferroni over the selections).
     record: a .jsonl file that gets a line for every training that ends; the same call goes on from it. What a
-        `train` of other code left there is not taken.
-    tag: what stands for `train` in the record, in place of its code: name there what its code does not show,
-        such as the data and the settings that it reads.
+        `train` of other code, or with other arrays, left there is not taken.
+    tag: what stands for `train` in the record, in place of its code and arrays: name there what these do not
+        show, such as files and settings in a dict that it reads.
 
     Selections of one size share their random partners. Raises UserError for fewer than 2 seeds, positions
     that are no examples or repeated, a result that is not finite, and a record that another process writes.

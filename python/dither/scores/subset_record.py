@@ -26,6 +26,8 @@ from dither.scores.subsets import influence, memorization
 from dither.scores.table import ScoreTable
 
 FILE, TESTS = "scores.parquet", "tests.parquet"
+BLOCK = 1 << 24
+"""Values of influence that are worked out at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +88,18 @@ class SubsetRuns:
         """(n,): see `dither.scores.memorization`."""
         return memorization(self.member, self.correct, dialect)
 
-    def influence(self, dialect: str | None = None) -> Floats:
-        """(n, m): of every example on every test; on the examples themselves where there are no tests."""
-        return influence(self.member, self.correct if self.tests is None else self.tests, dialect)
+    def influence(self, dialect: str | None = None, dtype: Any = np.float64) -> np.ndarray:
+        """(n, m): of every example on every test; on the examples themselves where there are no tests.
+
+        Memory: the result in `dtype`, and 2^24 values of fp64 at a time.
+        """
+        tests = self.correct if self.tests is None else self.tests
+        out = np.empty((len(self.ids), tests.shape[1]), dtype)
+        step = max(1, BLOCK // max(1, tests.shape[1]))
+        for start in range(0, len(out), step):
+            rows = slice(start, start + step)
+            out[rows] = influence(self.member[:, rows], tests, dialect)
+        return out
 
     def agreement(self) -> float | None:
         """Spearman correlation of the memorization by one half of the runs with that by the other; None where

@@ -80,6 +80,7 @@ def subset_runs(
     kept = {seed: subset(n, fraction, seed) for seed in seeds}
     # The ids are looked at before any training.
     ScoreTable.of_run("ids", {MEMBER: _member(kept[seeds[0]], n)}, ids=ids)
+    named = None if test_ids is None else _named(test_ids)
     folder = Path(folder)
     make_folder(folder)
     check_place(folder / FILE)
@@ -87,6 +88,7 @@ def subset_runs(
     ended = [seed for seed, place in places.items() if (place / FILE).is_file()]
     for seed in ended:
         _check_same(places[seed], kept[seed], n, ids)
+        _check_tests(places[seed], named)
     tests, begun = _tests(places[ended[0]]) if ended else None, time.monotonic()
     waiting = [seed for seed in seeds if seed not in ended]
     for count, seed in enumerate(waiting, start=1):
@@ -98,6 +100,11 @@ def subset_runs(
         if (ended or count > 1) and tests != before:
             raise UserError(
                 f"train() with seed {seed} gave {tests or 'no'} tests, and {before or 'none'} before"
+            )
+        if named is not None and tests != len(named):
+            raise UserError(
+                f"train() with seed {seed} gave {tests or 'no'} tests, and test_ids= names {len(named)}; the "
+                "run is not kept"
             )
         name, member = places[seed].name, _member(kept[seed], n)
         about = {"fraction": float(fraction), "examples": int(n), "seed": int(seed)}
@@ -151,6 +158,21 @@ def _check_same(place: Path, kept: Ints, n: int, ids: Any) -> None:
         or not np.array_equal(found.columns[MEMBER], run.columns[MEMBER])
     ):
         raise UserError(f"{place} holds a run of another subset or of other examples; name another folder")
+
+
+def _named(test_ids: Any) -> np.ndarray:
+    """Ids of tests, ascending."""
+    return ScoreTable.of_run("ids", {"correct": np.zeros(to_numpy(test_ids).size)}, ids=test_ids).ids
+
+
+def _check_tests(place: Path, named: np.ndarray | None) -> None:
+    """UserError where a run that ended has other tests than these; None are those at 0, 1, ..."""
+    file = place / TESTS
+    if not file.is_file():
+        return
+    found = ScoreTable.load(file).ids
+    if not np.array_equal(found, np.arange(len(found)) if named is None else named):
+        raise UserError(f"{file} holds tests of other ids than test_ids=; give those, or name another folder")
 
 
 def _tests(place: Path) -> int | None:

@@ -255,7 +255,7 @@ class ScoreTable:
         return table
 
     def save(self, path: str | Path) -> Path:
-        """Write a .parquet file; it appears whole or not at all."""
+        """Write a .parquet file; it appears whole or not at all. Runs without examples are not in it."""
         path = Path(path)
         if path.suffix != ".parquet":
             raise UserError(f"a table of scores is a .parquet file, not {path.name}")

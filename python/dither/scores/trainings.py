@@ -13,17 +13,22 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dither.errors import UserError
 from dither.files import alone
-from dither.scores.borrowed import Ints
+from dither.scores.borrowed import Ints, is_torch, to_numpy
 
 Train = Callable[[Ints, int], float]
+PART = 1 << 28
+"""Bytes of an array that are looked at."""
 
 
 def code_of(train: Any) -> str:
     """A hash of what a function does, as far as its code shows: byte code, constants and defaults, and the
-    numbers, texts and functions that it encloses or its module names. Data, settings in a dict, and what it
-    reads elsewhere are not seen."""
+    numbers, texts, arrays (numpy, torch) and functions that it encloses or its module names. What stands in a
+    list, a dict or an object, and what it reads elsewhere, is not seen; of an array beyond 256 MiB so many
+    rows are, spread evenly."""
     return hashlib.sha256(_told(train, {}, set()).encode()).hexdigest()[:16]
 
 
@@ -31,6 +36,8 @@ def _told(x: Any, names: Mapping[str, Any], seen: set[int]) -> str:
     """names: globals of the function that is looked at. seen: functions that were told."""
     if _is_plain(x):
         return repr(x)
+    if _is_array(x):
+        return _of_array(x)
     if isinstance(x, tuple):
         return f"({', '.join(_told(i, names, seen) for i in x)})"
     if isinstance(x, frozenset):
@@ -58,9 +65,22 @@ def _is_plain(x: Any) -> bool:
     return x is None or isinstance(x, (bool, int, float, complex, str, bytes))
 
 
+def _is_array(x: Any) -> bool:
+    """Of numbers or texts, so that its bytes are its values."""
+    return is_torch(x) or (isinstance(x, np.ndarray) and x.dtype.kind != "O")
+
+
+def _of_array(x: Any) -> str:
+    shape, some = tuple(x.shape), x
+    if x.ndim and x.nbytes > PART:
+        some = x[np.linspace(0, len(x) - 1, max(1, PART * len(x) // x.nbytes)).astype(np.int64)]
+    return f"array {shape} {x.dtype} {hashlib.sha256(to_numpy(some).tobytes()).hexdigest()}"
+
+
 def _is_part(x: Any, module: Any) -> bool:
-    """Whether what a function names is part of what it does: a value, or a function of its own module."""
-    return _is_plain(x) or (isinstance(x, types.FunctionType) and x.__module__ == module)
+    """Whether what a function names is part of what it does: a value, an array, or a function of its own
+    module."""
+    return _is_plain(x) or _is_array(x) or (isinstance(x, types.FunctionType) and x.__module__ == module)
 
 
 def _content(cell: types.CellType) -> Any:

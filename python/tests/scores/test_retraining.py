@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from dither.errors import UserError
@@ -201,6 +202,54 @@ def test_the_code_of_a_function():
     for train in kinds[-3:]:
         assert train([], 2) == train([], 2)  # byte code that was run is the same
     assert len(set(hashes)) == len(kinds) and hashes == [code_of(kind) for kind in kinds]
+
+
+def test_the_arrays_of_a_function(monkeypatch):
+    """Those it encloses, and those of its module, by their bytes; where they lie does not count."""
+    x, y = np.arange(12.0).reshape(3, 4), torch.arange(12, dtype=torch.bfloat16)
+
+    def enclosing(array):
+        return lambda kept, seed: float(array[0]) + seed
+
+    kinds = [
+        x,
+        x.copy(order="F"),
+        x.T,
+        x.ravel(),
+        x.astype(np.float32),
+        -0.0 * x,
+        y,
+        y.float(),
+        x[:0],
+        x[0, 0],
+    ]
+    hashes = [code_of(enclosing(array)) for array in kinds]
+    assert hashes[0] == hashes[1] and len(set(hashes)) == len(kinds) - 1
+    assert code_of(enclosing(y.clone())) == hashes[6]
+    objects = np.array([object()]), np.array([object()])  # whose bytes are addresses
+    assert len({code_of(enclosing(array)) for array in objects}) == 1
+    modules: list[dict] = [{"__name__": "mine", "DATA": array} for array in (x, x + 1)]
+    for module in modules:
+        exec("def train(kept, seed):\n    return DATA[kept].sum()\n", module)
+    assert code_of(modules[0]["train"]) != code_of(modules[1]["train"])
+    # Of what is large some rows count, the first and the last among them, and its shape.
+    monkeypatch.setattr("dither.scores.trainings.PART", 64)
+    long = np.zeros((100, 4))
+    ends = [long.copy() for _ in range(3)]
+    ends[0][0], ends[1][-1], ends[2][1] = 1, 1, 1
+    changed = [code_of(enclosing(array)) != code_of(enclosing(long)) for array in (*ends, long[:99])]
+    assert changed == [True, True, False, True]
+
+
+def test_a_record_does_not_take_results_of_other_data(tmp_path):
+    record = tmp_path / "t.jsonl"
+
+    def results(data):
+        found = retrain(lambda kept, seed: float(data[kept].mean()), {"a": [1, 2]}, 5, seeds=2, record=record)
+        return found.comparisons["a"].results
+
+    assert results(np.arange(5.0)) == (1.5, 1.5) and results(np.arange(5.0) * 2) == (3.0, 3.0)
+    assert results(np.arange(5.0)) == (1.5, 1.5) and len(record.read_text().splitlines()) == 8
 
 
 def test_two_writers_of_a_record_are_refused(tmp_path):

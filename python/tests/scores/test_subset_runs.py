@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +222,51 @@ def test_what_train_gives_is_looked_at(tmp_path):
         quiet(lambda kept, seed: (right, right[:5]) if seed == 0 else right, folder=tmp_path / "u")
     with pytest.raises(UserError, match="seed 2 gave 4 tests, and 5 before"):
         quiet(lambda kept, seed: (right, right[: 5 - (seed == 2)]), folder=tmp_path / "u", runs=[0, 2])
+
+
+def test_names_of_tests_are_looked_at(tmp_path):
+    names: Any = [f"t{i}" for i in range(TESTS)]
+    bad: Any
+    other: Any
+    found: Any
+    for bad, words in (
+        (["a", "a"], "occurs twice"),
+        ([None, "a"], "empty cells"),
+        (3, "integers or strings"),
+    ):
+        with pytest.raises(UserError, match=words):
+            quiet(None, folder=tmp_path / "a", test_ids=bad)  # before anything is trained
+    with pytest.raises(UserError, match="gave 30 tests, and test_ids= names 29; the run is not kept"):
+        quiet(folder=tmp_path / "a", test_ids=names[1:])
+    right = np.ones(N, bool)
+    with pytest.raises(UserError, match="gave no tests, and test_ids= names 30"):
+        quiet(lambda kept, seed: right, folder=tmp_path / "a", test_ids=names)
+    assert not list((tmp_path / "a").iterdir())
+    found = quiet(folder=tmp_path / "a", runs=2, test_ids=names)
+    assert found.test_ids is not None and found.test_ids.tolist() == sorted(names)
+    for other in (None, names[1:], range(TESTS), [*names[1:], "t0x"]):
+        with pytest.raises(UserError, match="tests of other ids than test_ids="):
+            quiet(None, folder=tmp_path / "a", runs=3, test_ids=other)
+    assert len(quiet(folder=tmp_path / "a", runs=3, test_ids=names).names) == 3
+
+
+def test_influence_is_worked_out_in_pieces(tmp_path, monkeypatch):
+    found: Any = quiet(folder=tmp_path / "a")
+    whole, shares = found.influence(), replace(found, tests=found.tests * 0.5)
+    of_shares = shares.influence("feldman")
+    n = 2000
+    large = replace(
+        found, ids=np.arange(n), member=np.resize(found.member, (8, n)), tests=np.resize(found.tests, (8, n))
+    )
+    monkeypatch.setattr("dither.scores.subset_record.BLOCK", 100 * TESTS)
+    np.testing.assert_array_equal(found.influence(), whole)
+    np.testing.assert_allclose(shares.influence("feldman"), of_shares, atol=1e-15)
+    np.testing.assert_array_equal(found.influence(dtype=np.float32), whole.astype(np.float32))
+    tracemalloc.start()
+    values = large.influence(dtype=np.float32)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert values.nbytes == 4 * n * n and peak < 1.1 * values.nbytes  # in fp64 alone it is 2
 
 
 def test_what_cannot_be_meant_is_refused(tmp_path):
