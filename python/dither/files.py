@@ -112,40 +112,43 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def locked(handle: int, *, wait: bool = False) -> bool:
+    """Lock an open file until it is closed, by this process or by its death; False where another has it.
+    There are no locks on Windows: True."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def alone(path: Path, *, wait: bool = True) -> Iterator[None]:
     """One process or thread at a time is in the `with` block of a path. wait=False: UserError where another
     is.
 
-    A lock file lies beside the path meanwhile; one that a killed process left holds nobody up. Without a lock
-    on Windows.
+    A lock file lies beside the path meanwhile; one that a killed process left holds nobody up.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
     lock = path.with_name(f".{path.name}.lock")
     while True:
         try:
             handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            mine = os.fstat(handle).st_ino
-            if lock.stat().st_ino == mine:
-                break
-        except FileNotFoundError:
-            pass  # as where it is another file now: whoever had it before has removed it
-        except BlockingIOError:
+        if not locked(handle, wait=wait):
             os.close(handle)
-            raise UserError(
-                f"{path} is in use by another process; wait for it or name another file"
-            ) from None
-        os.close(handle)
+            raise UserError(f"{path} is in use by another process; wait for it or name another file")
+        with contextlib.suppress(FileNotFoundError):
+            if lock.stat().st_ino == os.fstat(handle).st_ino:
+                break
+        os.close(handle)  # whoever had it before has removed it
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):  # Windows keeps what is open
+            lock.unlink(missing_ok=True)
         os.close(handle)

@@ -24,7 +24,7 @@ import numpy as np
 from dither.checkpoints.layouts.base import Part, PlannedFile
 from dither.checkpoints.summary import Observer, Row
 from dither.errors import UserError
-from dither.files import disk_errors, sync, write_json
+from dither.files import disk_errors, locked, sync, write_json
 
 JOURNAL, LOCK, SUMMARY = "journal.jsonl", ".lock", "dither.json"
 SYNC_BYTES = 1 << 24
@@ -60,15 +60,9 @@ class Job:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self.work.mkdir(exist_ok=True)
             self._lock = os.open(self.work / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            import fcntl
-
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # Windows: no lock
-        except BlockingIOError:
+        if not locked(self._lock):
             os.close(self._lock)
-            raise UserError(f"{self.work} is being written by another process; wait for it") from None
+            raise UserError(f"{self.work} is being written by another process; wait for it")
         try:
             with self._disk():
                 self._load()

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from dither.errors import UserError
-from dither.files import disk_errors, write_json, write_text
+from dither.files import disk_errors, locked, write_json, write_text
 from dither.train import config as configuration
 from dither.train.config import RunConfig
 from dither.train.toml import dump_toml, to_dict
@@ -63,17 +63,11 @@ class RunDirectory:
             raise UserError(
                 f"{self.path} cannot be written ({error.strerror}); name another directory"
             ) from None
-        try:
-            import fcntl
-        except ImportError:
-            return self  # Windows: no lock
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locked(self._lock):
             os.close(self._lock)
             raise UserError(
                 f"{self.path} is in use by another process; wait for it or name another directory"
-            ) from None
+            )
         return self
 
     def __exit__(
