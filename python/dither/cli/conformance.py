@@ -28,9 +28,9 @@ class Arguments:
     module: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE")] = None
     """an importable module or a .py file with cast(x, format) or blocks(x, preset); or one of dither's own
     adapters: gfloat_casts, ml_dtypes_casts, torch_float8, torchao_mx"""
-    json: Path | None = None
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """write the report to this file too"""
-    write_vectors: Path | None = None
+    write_vectors: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """write the vectors as JSON lines into this folder"""
 
 

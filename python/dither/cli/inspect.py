@@ -17,7 +17,7 @@ from dither.checkpoints.summary import Row
 from dither.cli.bars import make_bar
 from dither.cli.formats import plain_table
 from dither.cli.quantize import Globs, print_kept, size
-from dither.cli.terminal import console, parse
+from dither.cli.terminal import Count, File, console, parse
 from dither.files import check_place, disk_errors, write_json, write_text
 from dither.report import inspection as report
 
@@ -44,11 +44,11 @@ class Arguments:
     """leave the tensors whose name matches GLOB out; may be given several times"""
     only: Globs = ()
     """measure the tensors whose name matches GLOB, and no others; may be given several times"""
-    html: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    html: File = None
     """write a page with the heat map there"""
-    json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    json: File = None
     """write all figures there; `dither quantize CKPT --to FILE.json` takes the mix from it"""
-    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    seed: Count = None
     """for stochastic rounding"""
 
 

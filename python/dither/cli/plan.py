@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from dither.cli.fit import Pairs
+from dither.cli.law_tables import Pairs
 from dither.cli.plans import OWN, WHAT
-from dither.cli.terminal import parse
+from dither.cli.terminal import File, Name, Number, parse
 from dither.errors import UserError, suggest
 from dither.files import finite, write_json
 
@@ -48,27 +48,27 @@ class Arguments:
     """parameters of the law, in place of published ones, as A=400,B=2000,E=1.7,alpha=.35,beta=.37"""
     view: str = "full"
     """own runs: the evaluation that counts: full, recipe or cast"""
-    cast: str | None = None
+    cast: Name = None
     """own runs: the quantizer of the cast"""
     rounding: str = "nearest_even"
     """own runs: how the weights of the cast were rounded: nearest_even, or stochastic"""
     gap: Pairs = ()
     """critical, memory: parameters of post_training, as CT=.06,gD=.5,gN=.5,rate=.5"""
-    gap_data: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    gap_data: File = None
     """critical, memory: a table of own gaps, not --gap: N, D, P (bits), gap (the rise of the loss)"""
-    flops: float | None = None
+    flops: Number = None
     """training FLOPs, 6 N D"""
-    loss_target: float | None = None
+    loss_target: Number = None
     """loss to be reached (nats/token)"""
     served: float = 0.0
     """tokens of inference"""
-    size: float | None = None
+    size: Number = None
     """parameters"""
-    tokens: float | None = None
+    tokens: Number = None
     """training tokens"""
-    bits: float | None = None
+    bits: Number = None
     """bits of a weight"""
-    memory: float | None = None
+    memory: Number = None
     """bytes of the weights"""
     domains: tuple[str, ...] = ()
     """mixture: the table's columns of shares"""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dither import laws
-from dither.cli.fit import evaluation, levels, load, mapping, numbers
+from dither.cli.law_tables import evaluation, levels, load, mapping, numbers
 from dither.errors import UserError
 from dither.laws import decisions, planning, rivals
 from dither.laws.runs import check_same_text

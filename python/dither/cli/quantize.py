@@ -15,7 +15,7 @@ from dither.checkpoints import dequantize, quantize
 from dither.checkpoints.summary import Row, Summary
 from dither.cli.bars import make_bar
 from dither.cli.formats import plain_table
-from dither.cli.terminal import console, parse
+from dither.cli.terminal import Count, console, parse
 from dither.errors import UserError
 
 Globs = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="GLOB")]
@@ -46,7 +46,7 @@ class Arguments:
     """quantize the tensors whose name matches GLOB, and no others; may be given several times"""
     dequantize: Annotated[str | None, tyro.conf.arg(metavar="DTYPE")] = None
     """bf16, fp16 or fp32: write a quantized checkpoint back as plain safetensors of that dtype"""
-    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    seed: Count = None
     """for stochastic rounding"""
     dry_run: bool = False
     """show what would be written and how large it is; write nothing"""

@@ -10,11 +10,9 @@ from typing import Annotated
 import tyro
 
 from dither import report
-from dither.cli.fit import pairs
-from dither.cli.terminal import parse
+from dither.cli.law_tables import pairs
+from dither.cli.terminal import File, Name, parse
 from dither.errors import UserError, require
-
-File = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Arguments:
     """what `dither train` or `dither compare` wrote to, or a .parquet table of `dither score`"""
     out: Annotated[str | None, tyro.conf.arg(metavar="FILE.html")] = None
     """of a table: the page (default: the name of the table)"""
-    score: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    score: Name = None
     """the score that examples are shown by (default: the one that runs agree on most)"""
     images: File = None
     """.npy of images, row i for the id i"""

@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from dither.cli.formats import plain_table
-from dither.cli.terminal import console, parse
+from dither.cli.terminal import File, console, parse
 from dither.errors import UserError, require
 from dither.files import alone, check_place, replacing
 from dither.scores import ScoreTable, SubsetRuns, overview
@@ -40,9 +40,9 @@ class Arguments:
     """runs, files and folders, any number"""
     scores: tuple[str, ...] = ()
     """names of dither.scores.SCORES (default: loss, confidence, entropy, margin, el2n)"""
-    labels: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    labels: File = None
     """labels of all runs: .npy, or .parquet with a column label"""
-    ids: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    ids: File = None
     """ids of the examples: .npy, or .parquet with a column id (default 0, 1, 2, ...)"""
     tokens: Annotated[int, tyro.conf.arg(metavar="INT")] = 0
     """of a run: score this many training tokens with the trained weights (default: what the run tracked)"""

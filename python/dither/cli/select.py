@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from dither.cli.terminal import parse
+from dither.cli.terminal import Count, File, Name, Number, parse
 from dither.errors import UserError, require, suggest
 from dither.files import replacing
 from dither.scores import ScoreTable
@@ -23,7 +23,6 @@ from dither.scores.sources import labels_of
 from dither.scores.table import mean_of_ranks
 
 SUFFIXES = (".txt", ".npy", ".parquet")
-Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Arguments:
     """the way to choose"""
     keep: Annotated[str | None, tyro.conf.arg(metavar="SHARE|COUNT")] = None
     """a share (0.3) or a count (2000)"""
-    out: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    out: File = None
     """.txt (an id a line), .npy or .parquet (ids and the reduced score); default: standard output"""
     force: bool = False
     """replace the file where it exists"""
@@ -54,11 +53,11 @@ class Arguments:
     """rank (mean of ranks within runs) or value (mean of values, which a run's scale can dominate)"""
     direction: Annotated[str | None, tyro.conf.arg(metavar="hard|easy")] = None
     """what a high value means, hard or easy: for scores that dither does not know, or that are neither"""
-    dialect: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    dialect: Name = None
     """how the score is read, such as data-diet for forgetting"""
     drop_unscored: bool = False
     """leave out examples without a value; otherwise they are an error"""
-    labels: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    labels: File = None
     """class_floor: .npy by id, or .parquet with id and label; default: those the table holds"""
     low: Number = None
     """band: from this quantile, 0 the easiest"""
@@ -72,17 +71,17 @@ class Arguments:
     """softmax"""
     eps: Number = None
     """linear: weight of the easiest"""
-    strata: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    strata: Count = None
     """coverage"""
-    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    seed: Count = None
     """softmax, linear, coverage, random"""
     examples_per_parameter: Number = None
     """budget: how plentiful the kept data are"""
     threshold: Number = None
     """budget: from here on the hardest are kept, below it the easiest"""
-    seen: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    seen: Count = None
     """repetition: examples that training will see"""
-    utilities: tuple[float, ...] | None = None
+    utilities: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="FLOAT ...")] = None
     """repetition: exponents b < 0 of the strata, easiest first"""
     half_life: Number = None
     """repetition: epochs after which a stratum is worth half"""

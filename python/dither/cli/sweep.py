@@ -12,7 +12,7 @@ import tyro
 from dither.cli.compare import show
 from dither.cli.overrides import Overrides, given, split_method_options
 from dither.cli.place import RUNS
-from dither.cli.terminal import console, parse
+from dither.cli.terminal import Count, console, parse
 from dither.train import load_grid, sweep
 from dither.train.claims import FAILED
 from dither.train.sweep import RunState, counts, status
@@ -31,7 +31,7 @@ class Arguments:
     """the TOML file: shared sections, [grid] with "section.key" = [values], [[run]] tables"""
     out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """the folder of the runs; by default runs/ and the name of the file"""
-    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    workers: Count = None
     """processes at a time; by default one a core"""
     dry_run: bool = False
     """list the runs and train none"""

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 from rich.console import Console
 
 Arguments = TypeVar("Arguments")
+
+# Options that may be left out: in --help they are called by what one gives.
+Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
+Count = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
+File = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 
 
 def parse(command: str, kind: type[Arguments], arguments: Sequence[str]) -> Arguments:
