@@ -33,11 +33,22 @@ def test_pairs_of_a_seed_are_left_out():
     assert flattered.between > found.between + 0.05 and abs(found.corrected - 1) < 0.02
 
 
+def test_agreement_within_is_the_mean_over_pairs_of_runs():
+    a, b = runs(TRUTH, 1.0, 3), runs(TRUTH, 2.0, 2)
+    found, every = condition_effect(a, b), spearman(np.concatenate([a, b]))
+    assert found.within[0] == pytest.approx((every[0, 1] + every[0, 2] + every[1, 2]) / 3, abs=1e-12)
+    assert found.within[1] == pytest.approx(every[3, 4], abs=1e-12)
+    assert found.between == pytest.approx(every[:3, 3:].mean(), abs=1e-12)
+    assert f"within {found.within[0]:.3f} and {found.within[1]:.3f}, between" in str(found)
+
+
 def test_the_share_of_classes():
     y = RNG.integers(0, 5, len(TRUTH))
     assert class_share(runs(TRUTH, 0.1), y) < 0.01
     assert class_share(runs(y.astype(float) * 100, 0.1), y) > 0.95
     assert class_share(np.ones((1, 4)), [0, 0, 1, 1]) == 0
+    assert class_share([[1, 2, 3]], [0, 1, 2]) == pytest.approx(1)
+    assert class_share([[1, 2, 3, 4]], [0, 1, 0, 1]) == pytest.approx(0.2)  # 1/4 of 5/4
 
 
 def test_refusals():

@@ -45,6 +45,21 @@ def test_the_prediction_is_too_high_for_ties_and_says_so():
     assert found.predicted > found.half + 0.02 and found.tied == 1 and "ties" in str(found)
 
 
+def test_runs_that_are_needed():
+    assert reliability(runs(4, 500, 1e-3)).needed == 1
+    low, high = (reliability(runs(6, 2000, 0.7), target=t) for t in (0.5, 0.9))
+    assert low.needed == 1 < high.needed == int(np.ceil(9 * (1 - high.r1) / high.r1))
+    against = np.stack([np.arange(9.0), -np.arange(9.0)])
+    assert reliability(against).needed == -1 and "no number of runs" in str(reliability(against))
+    for target in (0.0, 1.0, np.nan):
+        with pytest.raises(UserError, match="between 0 and 1"):
+            reliability(runs(4, 50, 1.0), target=target)
+    for r1, count in ((0.5, 0), (0.5, -1), (1.1, 2), (-1.1, 2)):
+        with pytest.raises(UserError, match="is a correlation"):
+            spearman_brown(r1, count)
+    assert spearman_brown(1.0, 3) == 1 and spearman_brown(1 + 1e-12, 1) == pytest.approx(1)
+
+
 def test_variance_components_are_unbiased():
     """40 simulations of truth variance 1 and noise variance .49: means within 4 standard errors."""
     pairs = [
@@ -153,6 +168,22 @@ def test_fingerprints_tell_groups_apart_only_where_they_differ():
     assert abs(np.mean([f.accuracy for f in none]) - 0.5) < 0.06 and none[0].chance == 0.5
     # Nothing to choose by: every run lies between the groups.
     assert fingerprints(np.ones((5, 9)), np.ones((5, 9)), (1, 3)).accuracy == (0.5, 0.5)
+
+
+def test_fingerprints_look_at_the_noise_of_either_group():
+    """One example of 400 is steady, its ranks 80 apart (sd 10); others are 82 apart by chance (sd 115)."""
+    rng = np.random.default_rng(8)
+    a, b = rng.random((2, 12, 400))
+    a[:, 7], b[:, 7] = 0.6, 0.4
+    assert fingerprints(a, b, counts=(1,)).accuracy[0] > 0.97
+
+
+def test_drawn_splits_count_the_observed_one():
+    a, b = runs(12, 30, 1.0, 5), runs(12, 30, 1.0, 6)
+    b[:, 3] += 100
+    found = architecture_bias(a, b, permutations=99)
+    assert found.permutations == 99 and found.p.min() == found.p[3] == 0.01
+    assert np.allclose(found.p * 100, np.round(found.p * 100))
 
 
 def test_auc_is_scikits_and_more_runs_find_more_noise():

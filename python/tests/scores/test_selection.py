@@ -36,6 +36,14 @@ def test_every_policy_keeps_the_number_asked_for(scores, keep, policy):
     assert (np.diff(kept) > 0).all() and (kept >= 0).all() and (kept < len(scores)).all()
 
 
+def test_ends_of_what_is_allowed():
+    s = np.arange(10.0)
+    assert selection.band(s, 0, 0.5).tolist() == [0, 1, 2, 3, 4] and len(selection.band(s, 0.5, 1)) == 5
+    assert len(selection.band(s, 0, 1)) == 10 and len(selection.band(s, 0.3, 0.3)) == 0
+    assert len(selection.coverage(s, 4, strata=1)) == 4
+    assert len(selection.repetition_aware(s, 20, [-0.1], 5.0, scale=1)) == 10  # one stratum: all
+
+
 def test_class_floor():
     labels = np.repeat([0, 1], [90, 10])
     scores = np.concatenate([np.arange(90) + 100, np.arange(10)])

@@ -346,6 +346,14 @@ def test_values_of_examples_that_some_run_lacks():
     assert np.isnan(words.values("el2n", ids=words.ids_of_any)).tolist() == [[0, 1, 0], [1, 0, 1]]
 
 
+def test_nan_is_equal_to_itself_and_labels_may_be_unknown():
+    some = ScoreTable.of_run("a", {"s": [np.nan, 1.0], "label": [3, 4]}, ids=[5, 7])
+    assert some.merge(some).fingerprint() == some.fingerprint()
+    with pytest.raises(UserError, match="different values"):
+        some.merge(ScoreTable.of_run("a", {"s": [np.nan, np.nan], "label": [3, 4]}, ids=[5, 7]))
+    assert some.labels([7, 6, 5, 9]).tolist() == [4, -1, 3, -1]
+
+
 def test_one_name_is_one_name():
     t = parts()[3].merge(parts()[4])
     assert list(t.select("b").runs) == ["b"] and list(t.select(["b", "c"]).runs) == ["b", "c"]

@@ -54,6 +54,24 @@ def test_a_step_that_is_none_leaves_nothing_behind_and_a_state_that_is_none_is_r
         tracker.load_state_dict({})
 
 
+def test_values_at_hand_are_looked_at_as_logits_are():
+    """Of a visit: the last value is kept, its step does not fall, and what comes from logits is refused."""
+    values = dict(confidence=np.full(2, 0.5), correct=np.ones(2))
+    last = Tracker(3, ["correctness", "el2n", "loss"])
+    for k, index in enumerate(([0, 1], [1, 2])):
+        last.visit(np.array(index), **values, el2n=np.full(2, 0.1 + k), loss=np.full(2, 0.2 + k), step=k)
+    assert last.table().values("el2n").tolist() == [[0.1, 1.1, 1.1]]
+    assert last.table().values("loss").tolist() == [[0.2, 1.2, 1.2]]
+    plain = Tracker(3, ["correctness"])
+    plain.visit(np.array([0, 1]), **values, step=5)
+    with pytest.raises(UserError, match="step=4 comes after step 5, and example 1"):
+        plain.visit(np.array([1, 2]), **values, step=4)
+    assert plain.table().values("correctness")[0, :2].tolist() == [1, 1] and plain.step == 5
+    plain.visit(np.array([1, 2]), **values, step=5)
+    with pytest.raises(UserError, match=r"settled comes from logits: use update\(\)"):
+        Tracker(3, ["settled"]).visit(np.array([1, 2]), **values)
+
+
 @pytest.mark.parametrize("scores", [["aum"], ["aum", "margin"]])
 def test_steps_do_not_fall_for_examples_that_were_visited(scores):
     """A loop that goes on from its checkpoint without the tracker's state would count visits twice."""
