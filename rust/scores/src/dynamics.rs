@@ -132,8 +132,9 @@ fn visit<const N: usize, const SQUARES: bool>(histories: &mut Histories, visits:
     let (p, right): (&[f64; N], &[f64; N]) = (part(visits.confidence, start), part(visits.correct, start));
     // Without margins their mean stays what it is: 0.
     let m = visits.margin.map_or(&[0.0; N], |margins| part(margins, start));
-    let [mut visits, mut correct, mut forgets, mut last_wrong, a, b, c, d] =
-        gather::<N, SQUARES>(histories.records, index);
+    // SAFETY: SQUARES at levels that have AVX2.
+    let columns = unsafe { gather::<N, SQUARES>(histories.records, index) };
+    let [mut visits, mut correct, mut forgets, mut last_wrong, a, b, c, d] = columns;
     let [mut confidence, mut deviation, mut margin, mut margin_error] = [a, b, c, d].map(|x| x.map(f32::from_bits));
     let mut first = 0;
     for i in 0..N {
@@ -157,7 +158,8 @@ fn visit<const N: usize, const SQUARES: bool>(histories: &mut Histories, visits:
     }
     let [a, b, c, d] = [confidence, deviation, margin, margin_error].map(|x| x.map(f32::to_bits));
     let columns = [visits, correct, forgets, last_wrong, a, b, c, d];
-    scatter::<N, SQUARES>(&columns, histories.records, index);
+    // SAFETY: as above.
+    unsafe { scatter::<N, SQUARES>(&columns, histories.records, index) };
     if first != 0 {
         for i in 0..N {
             if visits[i] & FLAG != 0 && correct[i] == 1 {
@@ -167,7 +169,7 @@ fn visit<const N: usize, const SQUARES: bool>(histories: &mut Histories, visits:
     }
 }
 
-/// The means of loss, EL2N, and entropy over the N visits from `start` on, after `visit`.
+/// The means of loss, EL2N and entropy over the visits from `start` to `end`, after `visit`.
 #[inline(always)]
 fn average_others(histories: &mut Histories, visits: &Visits, start: usize, end: usize) {
     for i in start..end {

@@ -9,9 +9,12 @@ const FIELDS: usize = 8;
 /// The fields of N records, in their order; floats by their bits.
 pub type Columns<const N: usize> = [[u32; N]; FIELDS];
 
-/// The records at `index`. `SQUARES`: the processor has AVX2.
+/// The records at `index`.
+///
+/// # Safety
+/// `SQUARES` only where the processor has AVX2.
 #[inline(always)]
-pub fn gather<const N: usize, const SQUARES: bool>(records: &[Record], index: &[i64; N]) -> Columns<N> {
+pub unsafe fn gather<const N: usize, const SQUARES: bool>(records: &[Record], index: &[i64; N]) -> Columns<N> {
     let mut columns = [[0; N]; FIELDS];
     #[cfg(target_arch = "x86_64")]
     if SQUARES && N == TOGETHER {
@@ -31,8 +34,15 @@ pub fn gather<const N: usize, const SQUARES: bool>(records: &[Record], index: &[
 }
 
 /// What `gather` gave, to where it was.
+///
+/// # Safety
+/// As `gather`.
 #[inline(always)]
-pub fn scatter<const N: usize, const SQUARES: bool>(columns: &Columns<N>, records: &mut [Record], index: &[i64; N]) {
+pub unsafe fn scatter<const N: usize, const SQUARES: bool>(
+    columns: &Columns<N>,
+    records: &mut [Record],
+    index: &[i64; N],
+) {
     #[cfg(target_arch = "x86_64")]
     if SQUARES && N == TOGETHER {
         // SAFETY: as in `gather`.

@@ -172,7 +172,8 @@ fn records_become_columns_and_come_back() {
         })
         .collect();
     let index: [i64; TOGETHER] = std::array::from_fn(|i| (i as i64 * 7 + 3) % 40);
-    let columns = gather::<TOGETHER, false>(&records, &index);
+    // SAFETY: no vectors.
+    let columns = unsafe { gather::<TOGETHER, false>(&records, &index) };
     for (i, example) in index.iter().enumerate() {
         let word = |k: usize| 100 * *example as u32 + k as u32 + if k < 4 { 0 } else { 0x3f80_0000 };
         assert!((0..8).all(|k| columns[k][i] == word(k)));
@@ -180,15 +181,18 @@ fn records_become_columns_and_come_back() {
     let back = |squares: bool| {
         let mut out = vec![Record::default(); 40];
         match squares {
-            true => scatter::<TOGETHER, true>(&columns, &mut out, &index),
-            false => scatter::<TOGETHER, false>(&columns, &mut out, &index),
+            // SAFETY: asked for below, where there is AVX2.
+            true => unsafe { scatter::<TOGETHER, true>(&columns, &mut out, &index) },
+            // SAFETY: no vectors.
+            false => unsafe { scatter::<TOGETHER, false>(&columns, &mut out, &index) },
         }
         out
     };
     let expected = |k: usize| if index.contains(&(k as i64)) { records[k] } else { Record::default() };
     assert_eq!(back(false), (0..40).map(expected).collect::<Vec<_>>());
     if level() >= Level::Avx2 {
-        assert_eq!(gather::<TOGETHER, true>(&records, &index), columns);
+        // SAFETY: there is AVX2.
+        assert_eq!(unsafe { gather::<TOGETHER, true>(&records, &index) }, columns);
         assert_eq!(back(true), back(false));
     }
 }
