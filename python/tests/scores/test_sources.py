@@ -1,5 +1,8 @@
 """Files and folders of logits become the tables that the functions give; errors name the file."""
 
+import os
+import pickle
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -113,6 +116,35 @@ def test_visits_that_do_not_fit_together_are_refused(folder):
         score_paths([folder], visits=True)
     with pytest.raises(UserError, match="aum is no score of one visit"):
         score_paths([folder / "1.npy"], ["aum"])
+
+
+class Trap:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (self.place,)
+
+
+@pytest.mark.parametrize("kind", ["bare", "npy", "npz", "labels", "ids in npz"])
+def test_nothing_is_unpickled(folder, kind):
+    sprung, trap = folder / "sprung", np.array([Trap(str(folder / "sprung"))], dtype=object)
+    file, z = folder / ("a.npz" if "npz" in kind else "a.npy"), logits(0)
+    np.save(folder / "a.npy", z)
+    if kind == "bare":
+        file.write_bytes(pickle.dumps(trap))
+    elif kind == "npy":
+        np.save(file, trap, allow_pickle=True)
+    elif kind == "labels":
+        (folder / "labels.npy").write_bytes(pickle.dumps(trap))
+    else:
+        columns = {"logits": trap} if kind == "npz" else {"logits": z, "ids": trap}
+        np.savez(file, allow_pickle=True, **columns)
+    with pytest.raises(UserError, match=r"no file of numbers|cannot be read"):
+        score_paths([file])
+    assert not sprung.exists()
 
 
 def test_the_overview_says_what_is_known_and_what_is_not(folder):
