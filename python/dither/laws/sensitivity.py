@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dither.errors import UserError
 from dither.laws import table
 from dither.laws.engine import Floats, Objective
 
@@ -57,12 +58,14 @@ def sensitivities(
         arrays = fit.law.arrays({**fit.arrays, "N": values})
         again(f"N: {name}", fit.objective, arrays, every)
     for name, data in (checkpoints or {}).items():
-        weights = None if fit.weights is None else table.select(data, {"weights": "weights"})["weights"]
-        kind, (starts, bounds, fixed, threads) = fit.objective, fit.settings
-        found[f"checkpoints: {name}"] = fit_table(
-            fit.law, data, objective=kind.name, delta=kind.delta, weights=weights,
-            starts=starts, bounds=bounds, fixed=fixed, threads=threads,
-        )  # fmt: skip
+        kind, settings = fit.objective, fit.settings._asdict()
+        try:
+            weights = None if fit.weights is None else table.select(data, {"weights": "weights"})["weights"]
+            found[f"checkpoints: {name}"] = fit_table(
+                fit.law, data, objective=kind.name, delta=kind.delta, weights=weights, **settings
+            )
+        except UserError as error:
+            raise UserError(f"checkpoints {name!r}: {error}") from None
     return found
 
 

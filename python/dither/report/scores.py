@@ -98,7 +98,7 @@ def _most_reliable(rows: Sequence[Row]) -> str:
 
 
 def _reliability(rows: Sequence[Row]) -> str:
-    cells, notes = [], []
+    cells, notes = [], {}
     for row in rows:
         r = row.reliability
         measured = ("-", "-", "-", "-") if r is None else (
@@ -109,7 +109,7 @@ def _reliability(rows: Sequence[Row]) -> str:
         cells.append((row.score, row.direction, str(row.runs), f"{row.examples:,}", span, *measured))
         ties = "many ties, so that more runs are needed than this"
         if note := row.why or (ties if r is not None and r.tied > 0.5 else ""):
-            notes.append(html.paragraph(f"{row.score}: {note}", "lead"))
+            notes.setdefault(note, []).append(row.score)
     headings = (
         "score",
         "high is",
@@ -121,7 +121,8 @@ def _reliability(rows: Sequence[Row]) -> str:
         "needed",
         "SNR",
     )
-    return html.table(headings, cells, text_columns=(0, 1)) + "".join(notes)
+    said = [html.paragraph(f"{', '.join(names)}: {note}") for note, names in notes.items()]
+    return html.table(headings, cells, text_columns=(0, 1)) + "".join(said)
 
 
 def _agreement(table: ScoreTable, rows: Sequence[Row]) -> Iterator[str]:

@@ -166,9 +166,11 @@ def _named(test_ids: Any) -> np.ndarray:
 
 
 def _check_tests(place: Path, named: np.ndarray | None) -> None:
-    """UserError where a run that ended has other tests than these; None are those at 0, 1, ..."""
+    """UserError where a run that ended has other tests than these; None are those at 0, 1, ..., or none."""
     file = place / TESTS
     if not file.is_file():
+        if named is not None:
+            raise UserError(f"{place} holds a run without tests, and test_ids= names {len(named)}")
         return
     found = ScoreTable.load(file).ids
     if not np.array_equal(found, np.arange(len(found)) if named is None else named):

@@ -26,9 +26,9 @@ PART = 1 << 28
 
 def code_of(train: Any) -> str:
     """A hash of what a function does, as far as its code shows: byte code, constants and defaults, and the
-    numbers, texts, arrays (numpy, torch) and functions that it encloses or its module names. What stands in a
-    list, a dict or an object, and what it reads elsewhere, is not seen; of an array beyond 256 MiB so many
-    rows are, spread evenly."""
+    numbers, texts, arrays (numpy, dense torch) and functions that it encloses or its module names. What is
+    in a list, a dict or an object, and what it reads elsewhere, is not seen; of an array beyond 256 MiB so
+    many rows are, spread evenly."""
     return hashlib.sha256(_told(train, {}, set()).encode()).hexdigest()[:16]
 
 
@@ -66,15 +66,19 @@ def _is_plain(x: Any) -> bool:
 
 
 def _is_array(x: Any) -> bool:
-    """Of numbers or texts, so that its bytes are its values."""
-    return is_torch(x) or (isinstance(x, np.ndarray) and x.dtype.kind != "O")
+    return is_torch(x) or isinstance(x, np.ndarray)
 
 
 def _of_array(x: Any) -> str:
-    shape, some = tuple(x.shape), x
-    if x.ndim and x.nbytes > PART:
-        some = x[np.linspace(0, len(x) - 1, max(1, PART * len(x) // x.nbytes)).astype(np.int64)]
-    return f"array {shape} {x.dtype} {hashlib.sha256(to_numpy(some).tobytes()).hexdigest()}"
+    told = f"array {tuple(x.shape)} {x.dtype}"
+    try:
+        if x.ndim and x.nbytes > PART:
+            x = x[np.linspace(0, len(x) - 1, max(1, PART * len(x) // x.nbytes)).astype(np.int64)]
+        values = np.asarray(to_numpy(x) if is_torch(x) else x)  # without a mask
+    except (TypeError, RuntimeError):
+        return told  # tensors that are sparse, quantized or nowhere
+    # The bytes of objects are addresses.
+    return told if values.dtype.hasobject else f"{told} {hashlib.sha256(values.tobytes()).hexdigest()}"
 
 
 def _is_part(x: Any, module: Any) -> bool:
@@ -110,9 +114,11 @@ class Trainings:
 
     def __init__(self, train: Train, path: Path | None, tag: str | None) -> None:
         self.train, self.path = train, path
-        self.tag = code_of(train) if tag is None else tag
         self.known: dict[tuple[str, int], float] = {}
-        if path is not None and path.exists():
+        if path is None:
+            return
+        self.tag = code_of(train) if tag is None else tag
+        if path.exists():
             self._read(path)
 
     def _read(self, path: Path) -> None:

@@ -93,7 +93,7 @@ def test_checkpoints_keep_their_weights():
     assert found.params["B"] != pytest.approx(laws.fit("chinchilla", early).params["B"], rel=1e-3)
     with pytest.raises(UserError, match="no column 'weights'"):
         laws.sensitivities(fit, checkpoints={"early": early})
-    with pytest.raises(UserError, match=r"losses that are missing.*rows 4"):
+    with pytest.raises(UserError, match=r"checkpoints 'early': .*losses that are missing.*rows 4"):
         lost = {**early, "loss": np.where(np.arange(42) == 3, np.nan, early["loss"]), "weights": counted}
         laws.sensitivities(fit, checkpoints={"early": lost})
 

@@ -99,6 +99,15 @@ def test_an_easy_score_is_read_the_other_way_round(folder):
     assert {r[0]: r[1] for r in rows(by_b, "Harder for a or for b")}["7"] == "b"
 
 
+def test_what_ails_several_scores_is_said_once(folder):
+    one = {"el2n": np.arange(9.0), "loss_mean": np.arange(9.0)}
+    ScoreTable.of_run("r", one).save("one.parquet")
+    assert page("--score", "el2n", table="one.parquet").count("<p>el2n, loss_mean: one run</p>") == 1
+    tied = ScoreTable.of_run("r", {**one, "forgetting": np.arange(9) // 4})
+    tied.merge(ScoreTable.of_run("s", {**one, "forgetting": np.arange(9) // 4})).save("two.parquet")
+    assert "<p>forgetting: many ties" in page("--score", "el2n", table="two.parquet")
+
+
 def test_texts_of_any_file_and_of_string_ids(folder):
     ids = [f"doc-{i}" for i in range(9)]
     with open("t.jsonl", "w") as file:

@@ -226,8 +226,17 @@ def test_the_arrays_of_a_function(monkeypatch):
     hashes = [code_of(enclosing(array)) for array in kinds]
     assert hashes[0] == hashes[1] and len(set(hashes)) == len(kinds) - 1
     assert code_of(enclosing(y.clone())) == hashes[6]
-    objects = np.array([object()]), np.array([object()])  # whose bytes are addresses
-    assert len({code_of(enclosing(array)) for array in objects}) == 1
+    objects = [np.array([object()]) for _ in range(2)]  # whose bytes are addresses
+    objects += [np.array([(1.0, object())], dtype=[("a", float), ("b", object)]) for _ in range(2)]
+    assert len({code_of(enclosing(array)) for array in objects}) == 2
+    masked = np.ma.masked_array([1.0, 2.0], [True, False])
+    for array in (
+        torch.eye(3).to_sparse(),
+        torch.empty(3, device="meta"),
+        masked,
+        torch.ones(2, requires_grad=True),
+    ):
+        assert code_of(enclosing(array)) == code_of(enclosing(array)) != code_of(enclosing(x))
     modules: list[dict] = [{"__name__": "mine", "DATA": array} for array in (x, x + 1)]
     for module in modules:
         exec("def train(kept, seed):\n    return DATA[kept].sum()\n", module)
@@ -239,6 +248,14 @@ def test_the_arrays_of_a_function(monkeypatch):
     ends[0][0], ends[1][-1], ends[2][1] = 1, 1, 1
     changed = [code_of(enclosing(array)) != code_of(enclosing(long)) for array in (*ends, long[:99])]
     assert changed == [True, True, False, True]
+
+
+def test_nothing_is_hashed_without_a_record(monkeypatch):
+    monkeypatch.setattr("dither.scores.trainings.code_of", None)
+    assert retrain(lambda kept, seed: float(seed), {"a": [1, 2]}, 5, seeds=2).comparisons["a"].results == (
+        0,
+        1,
+    )
 
 
 def test_a_record_does_not_take_results_of_other_data(tmp_path):

@@ -244,6 +244,9 @@ def test_names_of_tests_are_looked_at(tmp_path):
     assert not list((tmp_path / "a").iterdir())
     found = quiet(folder=tmp_path / "a", runs=2, test_ids=names)
     assert found.test_ids is not None and found.test_ids.tolist() == sorted(names)
+    quiet(lambda kept, seed: right, folder=tmp_path / "b", runs=2)
+    with pytest.raises(UserError, match="a run without tests, and test_ids= names 30"):
+        quiet(None, folder=tmp_path / "b", runs=3, test_ids=names)
     for other in (None, names[1:], range(TESTS), [*names[1:], "t0x"]):
         with pytest.raises(UserError, match="tests of other ids than test_ids="):
             quiet(None, folder=tmp_path / "a", runs=3, test_ids=other)
